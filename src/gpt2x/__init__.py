@@ -1,0 +1,80 @@
+"""GPT-2 in PyTorch, TensorFlow/Keras 3 and Flax NNX around one framework-neutral core.
+
+>>> from gpt2x import GPT2LMHeadModel, GPT2Tokenizer
+>>> model = GPT2LMHeadModel.from_pretrained("gpt2")
+>>> tokenizer = GPT2Tokenizer.from_pretrained("gpt2")
+
+`import gpt2x` imports no framework: a public name is resolved when it is first used (PEP 562), so
+`from gpt2x import GPT2LMHeadModel` imports PyTorch and nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2x.config import GPT2Config as GPT2Config
+
+__version__ = "0.1.0"
+
+# Where each name that needs no framework is defined.
+_CORE_NAMES: dict[str, str] = {
+    "GPT2Config": "gpt2x.config",
+    "GenerationConfig": "gpt2x.generation",
+    "TextStreamer": "gpt2x.generation",
+    "TextIteratorStreamer": "gpt2x.generation",
+    "GPT2Tokenizer": "gpt2x.tokenization",
+    "GPT2TokenizerFast": "gpt2x.tokenization",
+    "AddedToken": "gpt2x.tokenization",
+    "BatchEncoding": "gpt2x.tokenization",
+    "InvalidInputError": "gpt2x.errors",
+    "CheckpointError": "gpt2x.errors",
+    "WeightsError": "gpt2x.errors",
+    "MissingBackendError": "gpt2x.errors",
+}
+
+# The classes that every backend has, after its prefix (GPT2, TFGPT2, FlaxGPT2).
+_MODEL_CLASSES = (
+    "PreTrainedModel",
+    "Model",
+    "LMHeadModel",
+    "DoubleHeadsModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
+
+# Which backend defines each of the other names.
+_BACKEND_NAMES: dict[str, str] = {
+    **{"GPT2" + name: "pt" for name in _MODEL_CLASSES},
+    **{"TFGPT2" + name: "tf" for name in (*_MODEL_CLASSES, "MainLayer", "Tokenizer")},
+    **{"FlaxGPT2" + name: "flax" for name in _MODEL_CLASSES},
+}
+
+# A star import brings what needs no framework: one that brought everything would fail wherever a
+# framework is missing.
+__all__ = ["__version__", *_CORE_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what defines the public name `name`, and remember it.
+
+    Raises:
+        MissingBackendError: if that is a framework's class and the framework is not installed.
+        AttributeError: if there is no such name.
+    """
+    if name in _CORE_NAMES:
+        module = import_module(_CORE_NAMES[name])
+    elif name in _BACKEND_NAMES:
+        from gpt2x import backends
+
+        module = backends.load(_BACKEND_NAMES[name], wanted_by=name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_CORE_NAMES, *_BACKEND_NAMES})

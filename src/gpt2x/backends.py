@@ -1,0 +1,160 @@
+"""The three backends: what each needs, and how its modules are imported on demand.
+
+This is the one place of the framework-neutral core that names a framework. Lazy public names
+(`gpt2x.GPT2LMHeadModel`), `return_tensors=` and the command line all go through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import MissingBackendError, check_choice
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend of gpt2x.
+
+    Attributes:
+        name: its short name, as in `return_tensors=` and `--backend`: pt, tf or flax.
+        title: the framework's name, for people.
+        module: the package that implements it.
+        requires: the top-level modules that it cannot do without.
+        extra: the extra of gpt2x that installs them.
+        prefix: what its class names begin with.
+    """
+
+    name: str
+    title: str
+    module: str
+    requires: tuple[str, ...]
+    extra: str
+    prefix: str
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend("pt", "PyTorch", "gpt2x.pt", ("torch",), "pt", "GPT2"),
+        Backend("tf", "TensorFlow", "gpt2x.tf", ("tensorflow", "keras"), "tf", "TFGPT2"),
+        Backend("flax", "Flax", "gpt2x.flax", ("jax", "flax"), "flax", "FlaxGPT2"),
+    )
+}
+
+# `return_tensors=` speaks of JAX arrays as transformers does.
+_TENSORS = {"pt": "pt", "tf": "tf", "jax": "flax"}
+
+
+def get(name: str) -> Backend:
+    """Return the backend called `name`.
+
+    Raises:
+        InvalidInputError: if there is none of that name.
+    """
+    check_choice("backend", name, BACKENDS)
+    return BACKENDS[name]
+
+
+def is_installed(name: str) -> bool:
+    """Say whether the modules that backend `name` needs are installed, without importing them."""
+    return all(_is_findable(module) for module in get(name).requires)
+
+
+def installed() -> list[str]:
+    """Return the names of the backends that can be used here, in the order pt, tf, flax."""
+    return [name for name in BACKENDS if is_installed(name)]
+
+
+def default() -> str:
+    """Return the first backend that is installed.
+
+    Raises:
+        MissingBackendError: if none is.
+    """
+    for name in installed():
+        return name
+    choices = " or ".join(
+        f'`pip install "gpt2x[{b.extra}]"` ({b.title})' for b in BACKENDS.values()
+    )
+    raise MissingBackendError(
+        f"No framework is installed, and gpt2x needs one to run a model: {choices}."
+    )
+
+
+def require(name: str, wanted_by: str) -> None:
+    """Import the framework of backend `name`.
+
+    Args:
+        name: the backend.
+        wanted_by: what needs it; the error begins with it.
+
+    Raises:
+        MissingBackendError: if the framework is missing or cannot be imported. The message names
+            the extra to install.
+    """
+    backend = get(name)
+    for module in backend.requires:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MissingBackendError(
+                f"{wanted_by} needs {backend.title}, and `import {module}` failed ({error}). "
+                f'Install it with: pip install "gpt2x[{backend.extra}]"'
+            ) from error
+
+
+def load(name: str, wanted_by: str | None = None) -> ModuleType:
+    """Import and return the package of backend `name`.
+
+    Raises:
+        InvalidInputError: if there is no such backend.
+        MissingBackendError: if its framework is not installed.
+    """
+    backend = get(name)
+    require(name, wanted_by or backend.module)
+    return import_module(backend.module)
+
+
+def to_tensor(array: Any, kind: str) -> Any:
+    """Return `array`, of integers, floats or booleans, as a tensor of `kind`.
+
+    Args:
+        array: anything that numpy makes a rectangular array of.
+        kind: "np" (numpy), "pt" (torch.Tensor), "tf" (tf.Tensor) or "jax" (jax.Array). PyTorch
+            gets int64 from integers, TensorFlow and JAX int32, as transformers' tokenizers give.
+
+    Raises:
+        InvalidInputError: if `kind` is none of these.
+        MissingBackendError: if the framework of `kind` is not installed.
+    """
+    check_choice("return_tensors", kind, ["np", *_TENSORS])
+    array = np.asarray(array)
+    if kind == "np":
+        return array
+    require(_TENSORS[kind], f"return_tensors={kind!r}")
+    if kind == "pt":
+        import torch
+
+        return torch.from_numpy(np.array(array))
+    # JAX has no 64-bit integers by default, and TensorFlow's embedding lookups want 32.
+    array = array.astype(np.int32) if array.dtype == np.int64 else array
+    if kind == "tf":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(array)
+    import jax.numpy as jnp
+
+    return jnp.asarray(array)
+
+
+def _is_findable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a blocked module, or one that sys.modules holds as None
+        return False
