@@ -1,0 +1,266 @@
+"""What each field of a `GPT2Config` defaults to, and what it may hold.
+
+A check takes the value that a user or a file gave and returns the value that is stored (a Python
+int, float, str ..., so that it can be written as JSON); it raises InvalidInputError if there is
+none. Source of names and defaults: transformers 4.57, `PretrainedConfig` and `GPT2Config`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+from gpt2x.errors import InvalidInputError, check_choice
+
+Check = Callable[[str, Any], Any]
+
+#: Activation functions that every backend has (the parameter-free ones of transformers).
+ACTIVATIONS = (
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+)
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+SUMMARY_TYPES = ("last", "first", "mean", "cls_index", "attn")
+
+#: transformers' common names for GPT-2's; either is accepted wherever a field is named.
+ATTRIBUTE_MAP = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+#: Fields that are not GPT-2's own. They are written only where they differ from these defaults.
+COMMON_DEFAULTS: dict[str, Any] = {
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "return_dict": True,
+    "torchscript": False,
+    "dtype": None,
+    "pruned_heads": {},
+    "tie_word_embeddings": True,
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "is_decoder": False,
+    "cross_attention_hidden_size": None,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "architectures": None,
+    "finetuning_task": None,
+    "task_specific_params": None,
+    "problem_type": None,
+    "tokenizer_class": None,
+    "prefix": None,
+    "pad_token_id": None,
+    "sep_token_id": None,
+    "decoder_start_token_id": None,
+    "tf_legacy_loss": False,
+    "use_bfloat16": False,
+}
+
+#: Decoding options that configs held before generation_config.json existed.
+GENERATION_DEFAULTS: dict[str, Any] = {
+    "max_length": 20,
+    "min_length": 0,
+    "do_sample": False,
+    "early_stopping": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "return_dict_in_generate": False,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "remove_invalid_values": False,
+    "exponential_decay_length_penalty": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+}
+
+#: Fields that the models read where they are present and that have no default of their own.
+OPTIONAL_FIELDS = ("classifier_dropout", "hidden_dropout", "summary_last_dropout")
+
+
+def integer(minimum: int | None = None) -> Check:
+    """Check for an int (numpy integers become Python's; bool is not one) of at least `minimum`."""
+    wanted = "an integer" if minimum is None else f"an integer of at least {minimum}"
+
+    def check(name: str, value: Any) -> int:
+        try:
+            number = None if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = None
+        if number is None or (minimum is not None and number < minimum):
+            raise InvalidInputError(f"{name} must be {wanted}; got {value!r}.")
+        return number
+
+    return check
+
+
+def number(minimum: float, maximum: float | None = None) -> Check:
+    """Check for a real number in [minimum, maximum].
+
+    An int becomes a float: transformers 5 refuses a config.json whose layer_norm_epsilon is `1`.
+    """
+    wanted = f"at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+
+    def check(name: str, value: Any) -> float:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        # Negated, so that nan fails as well.
+        if not is_number or not (minimum <= value and (maximum is None or value <= maximum)):
+            raise InvalidInputError(f"{name} must be a number {wanted}; got {value!r}.")
+        return float(value)
+
+    return check
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False; got {value!r}.")
+    return value
+
+
+def choice(allowed: tuple[str, ...]) -> Check:
+    """Check for one of `allowed`."""
+
+    def check(name: str, value: Any) -> str:
+        check_choice(name, value, allowed)
+        return value
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Check for None or what `check` allows."""
+
+    def check_unless_none(name: str, value: Any) -> Any:
+        return None if value is None else check(name, value)
+
+    return check_unless_none
+
+
+def token_ids(name: str, value: Any) -> int | list[int]:
+    """Check for one token id or several. The vocabulary is not asked: files with -1 exist."""
+    if isinstance(value, list | tuple):
+        return [integer()(name, token_id) for token_id in value]
+    return integer()(name, value)
+
+
+def dtype_name(name: str, value: Any) -> str:
+    """Check for a floating dtype by name, or as torch, numpy, TensorFlow or JAX spell it."""
+    if not isinstance(value, str):
+        # torch: str(dtype) is 'torch.float32'; numpy, TensorFlow: .name; JAX: a class's __name__.
+        value = getattr(value, "name", None) or getattr(value, "__name__", None) or str(value)
+    value = value.rpartition(".")[2]
+    check_choice(name, value, DTYPES)
+    return value
+
+
+def pruned_heads(name: str, value: Any) -> dict[int, list[int]]:
+    """Check for head indices by layer. JSON turned the layers into strings: they are ints again."""
+    try:
+        return {int(layer): [operator.index(head) for head in value[layer]] for layer in value}
+    except (TypeError, ValueError, KeyError, IndexError):
+        raise InvalidInputError(
+            f"{name} must map each layer to a list of head indices; got {value!r}."
+        ) from None
+
+
+def id2label(name: str, value: Any) -> dict[int, str]:
+    """Check for labels by id. JSON turned the ids into strings: they become ints again."""
+    try:
+        return {int(index): value[index] for index in dict(value)}
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"{name} must be a dictionary from label ids to labels; got {value!r}."
+        ) from None
+
+
+def label2id(name: str, value: Any) -> dict[str, int]:
+    """Check for label ids by label."""
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(
+            f"{name} must be a dictionary from labels to label ids; got {value!r}."
+        )
+    return dict(value)
+
+
+_probability = number(0, 1)
+_token = optional(token_ids)
+
+#: The check of each field that has one; the others hold whatever they are given.
+CHECKS: dict[str, Check] = {
+    "vocab_size": integer(1),
+    "n_positions": integer(1),
+    "n_embd": integer(1),
+    "n_layer": integer(1),
+    "n_head": integer(1),
+    "n_inner": optional(integer(1)),
+    "activation_function": choice(ACTIVATIONS),
+    "resid_pdrop": _probability,
+    "embd_pdrop": _probability,
+    "attn_pdrop": _probability,
+    "layer_norm_epsilon": number(0),
+    "initializer_range": number(0),
+    "summary_type": choice(SUMMARY_TYPES),
+    "summary_use_proj": boolean,
+    "summary_activation": optional(choice(ACTIVATIONS)),
+    "summary_proj_to_labels": boolean,
+    "summary_first_dropout": _probability,
+    "scale_attn_weights": boolean,
+    "use_cache": boolean,
+    "bos_token_id": _token,
+    "eos_token_id": _token,
+    "scale_attn_by_inverse_layer_idx": boolean,
+    "reorder_and_upcast_attn": boolean,
+    "classifier_dropout": optional(_probability),
+    "hidden_dropout": optional(_probability),
+    "summary_last_dropout": optional(_probability),
+    "output_hidden_states": boolean,
+    "output_attentions": boolean,
+    "return_dict": boolean,
+    "torchscript": boolean,
+    "dtype": optional(dtype_name),
+    "pruned_heads": pruned_heads,
+    "tie_word_embeddings": boolean,
+    "add_cross_attention": boolean,
+    "problem_type": optional(choice(PROBLEM_TYPES)),
+    "pad_token_id": _token,
+    "sep_token_id": _token,
+    "decoder_start_token_id": _token,
+    "id2label": id2label,
+    "label2id": label2id,
+}
