@@ -1,0 +1,66 @@
+"""Which code points are letters, numbers and white space: one pinned table for every tokenizer.
+
+GPT-2 splits text with a pattern that asks for Unicode letters, numbers and white space. Each
+regular expression engine answers from the Unicode version that it was built with: `regex`, which
+OpenAI's code and transformers' slow tokenizer use, moves with every release; `tokenizers` and
+`tiktoken` carry another version, TensorFlow's RE2 an older one. Were the engines asked, text in a
+recent script would change its ids with the tokenizer class, and with an upgrade of a dependency. So
+no tokenizer of gpt2x asks its engine about a character beyond ASCII: all take the classes from this
+table.
+
+The table is **Unicode 16.0.0**, and stays so. `tokenizers` 0.22 and 0.23 (and with it transformers'
+fast tokenizers, version 5's only ones, and most servers) and `tiktoken` decide the same on every
+code point, so a folder saved here means the same ids there. GPT-2 itself saw no newer letter: its
+training text is from 2017.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from gpt2x.tokenization.unicode_ranges import LETTERS, NUMBERS, SPACES, UNICODE_VERSION
+
+__all__ = [
+    "LETTER",
+    "NUMBER",
+    "OTHER",
+    "SPACE",
+    "UNICODE_VERSION",
+    "character_classes",
+    "character_ranges",
+]
+
+OTHER, LETTER, NUMBER, SPACE = 0, 1, 2, 3
+
+_RANGES = {LETTER: LETTERS, NUMBER: NUMBERS, SPACE: SPACES}
+
+CODE_POINTS = 0x110000
+
+
+def character_ranges(character_class: int) -> list[tuple[int, int]]:
+    """Return the inclusive ranges of code points of LETTER, NUMBER or SPACE, ascending."""
+    ranges = []
+    for item in _RANGES[character_class].split():
+        first, _, last = item.partition("-")
+        ranges.append((int(first, 16), int(last or first, 16)))
+    return ranges
+
+
+@cache
+def character_classes() -> np.ndarray:
+    """Return the class of every code point: OTHER, LETTER, NUMBER or SPACE.
+
+    LETTER is the general category L, NUMBER the category N, SPACE the property White_Space.
+    Unassigned code points, private use and surrogates are OTHER.
+
+    Returns:
+        A read-only int8 array of shape [0x110000]; the same one on every call.
+    """
+    classes = np.full(CODE_POINTS, OTHER, np.int8)
+    for character_class in _RANGES:
+        for first, last in character_ranges(character_class):
+            classes[first : last + 1] = character_class
+    classes.flags.writeable = False
+    return classes
