@@ -1,0 +1,192 @@
+"""What every format's reader returns: named tensors that are read one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import ml_dtypes
+import numpy as np
+
+from gpt2x.errors import CheckpointError
+from gpt2x.weights import Shape, canonical_pytorch_name
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """One tensor of a file: its shape and dtype are known, its values stay in the file.
+
+    `read` returns a new array each time and allocates no more than the tensor itself; a layout
+    change (`transposed`, `mapped`) happens as it is read.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    reader: Callable[[], np.ndarray] = field(repr=False)
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> LazyTensor:
+        """Wrap an array that is in memory already."""
+        return cls(array.shape, array.dtype, lambda: array)
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its values take in memory."""
+        return self.size * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """Return the values; raises CheckpointError where the file cannot give them."""
+        array = self.reader()
+        assert array.shape == self.shape, (array.shape, self.shape)
+        assert array.dtype == self.dtype, (array.dtype, self.dtype)
+        return array
+
+    def mapped(self, shape: Shape, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
+        """The tensor that `change` makes of this one; `shape` is the shape it will have."""
+        return LazyTensor(tuple(shape), self.dtype, lambda: change(self.read()))
+
+    def transposed(self) -> LazyTensor:
+        """The transpose of a matrix, as a view of what is read."""
+        return self.mapped(self.shape[::-1], np.transpose)
+
+    def reshaped(self, *shape: int) -> LazyTensor:
+        """The same values in row-major order under another shape."""
+        return self.mapped(shape, lambda array: array.reshape(shape))
+
+    def astype(self, dtype: np.dtype[Any]) -> LazyTensor:
+        """The values converted to `dtype` as they are read."""
+        if dtype == self.dtype:
+            return self
+        return LazyTensor(self.shape, dtype, lambda: self.read().astype(dtype))
+
+
+def concatenated(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
+    """The tensors joined along `axis` as they are read; shapes must agree elsewhere."""
+    shape = list(tensors[0].shape)
+    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
+    return LazyTensor(
+        tuple(shape),
+        tensors[0].dtype,
+        lambda: np.concatenate([tensor.read() for tensor in tensors], axis=axis),
+    )
+
+
+class Checkpoint(Mapping[str, LazyTensor]):
+    """An open checkpoint: canonical name (see `gpt2x.weights`) -> tensor in canonical layout.
+
+    A context manager; tensors cannot be read once it is closed.
+
+    Attributes:
+        format: the format's name, as ``gpt2x convert --to`` spells it.
+        path: the folder or file it was opened from.
+        config: what the files say of the model, as a GPT2Config dictionary; None if nothing.
+        ignored: name in the file -> why it is not among the tensors (buffers, optimizer slots).
+        source_names: canonical name -> name in the file.
+        metadata: what else the file says of itself, such as safetensors' ``format``.
+        files: the files it reads.
+    """
+
+    def __init__(
+        self,
+        format: str,
+        path: Path,
+        tensors: Mapping[str, LazyTensor],
+        *,
+        config: dict[str, Any] | None = None,
+        ignored: Mapping[str, str] | None = None,
+        source_names: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        files: Iterable[Path] = (),
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.format = format
+        self.path = Path(path)
+        self.config = config
+        self.ignored = dict(ignored or {})
+        self.source_names = dict(source_names or {})
+        self.metadata = dict(metadata or {})
+        self.files = tuple(files) or (self.path,)
+        self._tensors = dict(tensors)
+        self._close = close
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.format} {str(self.path)!r}: {len(self)} tensors>"
+
+    def close(self) -> None:
+        """Close the files; calling it again does nothing."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RawFile(NamedTuple):
+    """The tensors of one file under the file's own names."""
+
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, Any]
+    close: Callable[[], None]
+
+
+@dataclass
+class CanonicalNames:
+    """Collects a file's tensors under canonical names; refuses a name that comes twice."""
+
+    path: Path
+    tensors: dict[str, LazyTensor] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    source_names: dict[str, str] = field(default_factory=dict)
+
+    def add(self, canonical: str, source: str, tensor: LazyTensor) -> None:
+        """Add one tensor; raises CheckpointError if another stood for the same parameter."""
+        if canonical in self.tensors:
+            raise CheckpointError(
+                f"{str(self.path)!r} holds the parameter {canonical!r} twice, as "
+                f"{self.source_names[canonical]!r} and as {source!r}; remove one of them."
+            )
+        self.tensors[canonical] = tensor
+        self.source_names[canonical] = source
+
+    def ignore(self, source: str, why: str) -> None:
+        """Note a name of the file that is no weight of the model."""
+        self.ignored[source] = why
+
+
+def name_pytorch_tensors(path: Path, tensors: Mapping[str, LazyTensor]) -> CanonicalNames:
+    """Name the tensors of a PyTorch state dict; the layouts are canonical already."""
+    names = CanonicalNames(path)
+    for source, tensor in tensors.items():
+        canonical = canonical_pytorch_name(source)
+        if canonical is None:
+            names.ignore(source, "causal-mask buffer")
+        else:
+            names.add(canonical, source, tensor)
+    return names

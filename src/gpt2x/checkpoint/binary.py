@@ -1,0 +1,88 @@
+"""Reading arrays at offsets of a file, with every size checked before anything is allocated.
+
+Plain reads and not memory maps: a mapped page counts as the process's memory until it is unmapped,
+which would double the peak while a model loads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.errors import CheckpointError
+from gpt2x.weights import Shape
+
+MAX_DIMENSIONS = 32  # far above any model's; numpy itself stops at 64
+MAX_ELEMENTS = 2**56  # numpy refuses shapes near 2**63 bytes, empty ones too
+
+
+def check_shape(shape: object, where: str) -> Shape:
+    """Return `shape` as a tuple of ints, or raise CheckpointError if it is no array's shape."""
+    if (
+        not isinstance(shape, list | tuple)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+        or math.prod(n for n in shape if n) > MAX_ELEMENTS
+    ):
+        raise CheckpointError(f"{where} has an impossible shape, {str(shape)[:100]}")
+    return tuple(shape)
+
+
+class BinaryFile:
+    """A file open for reading at offsets. `size` is its length in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self._stream = open(self.path, "rb")  # noqa: SIM115 (closed by `close`)
+        except OSError as error:
+            raise CheckpointError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+        self.size = os.fstat(self._stream.fileno()).st_size
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return `count` bytes from `offset`; raises CheckpointError if the file ends before."""
+        self._check_range(offset, count, "a header")
+        self._stream.seek(offset)
+        data = self._stream.read(count)
+        if len(data) != count:
+            raise self._truncated(offset, count, "a header")
+        return data
+
+    def tensor(
+        self, offset: int, shape: Shape, dtype: np.dtype[Any], what: str = "a tensor"
+    ) -> LazyTensor:
+        """The array stored row by row from `offset`; raises CheckpointError if it does not fit."""
+        self._check_range(offset, math.prod(shape) * dtype.itemsize, what)
+        return LazyTensor(
+            shape, dtype.newbyteorder("="), lambda: self.array(offset, shape, dtype, what)
+        )
+
+    def array(
+        self, offset: int, shape: Shape, dtype: np.dtype[Any], what: str = "a tensor"
+    ) -> np.ndarray:
+        """Read the array stored row by row from `offset`, in this machine's byte order."""
+        count = math.prod(shape) * dtype.itemsize
+        self._check_range(offset, count, what)
+        array = np.empty(shape, dtype)
+        self._stream.seek(offset)
+        if count and self._stream.readinto(array.reshape(-1).view(np.uint8)) != count:  # type: ignore[arg-type]
+            raise self._truncated(offset, count, what)
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+    def _check_range(self, offset: int, count: int, what: str) -> None:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise self._truncated(offset, count, what)
+
+    def _truncated(self, offset: int, count: int, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{str(self.path)!r} is truncated or corrupt: {what} should take {count} bytes from "
+            f"offset {offset}, but the file has {self.size}. Download or copy it again."
+        )

@@ -1,0 +1,130 @@
+"""Checkpoints split over several files, and the index file that transformers keeps beside them.
+
+The index is JSON: ``{"metadata": {"total_size": bytes}, "weight_map": {tensor: file}}``. All
+formats of transformers share it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2x.errors import CheckpointError, InvalidInputError
+
+MAX_JSON_BYTES = 100 * 2**20
+
+_PLAIN_NAME = re.compile(r"[^/\\:\0]*[^/\\:\0.]")  # no folder, no drive, not "." or ".."
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
+_UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)}
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of a size such as ``"5GB"`` (decimal), ``"200MiB"`` (binary) or a plain number.
+
+    >>> parse_size("5GB")
+    5000000000
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(size).strip().upper())
+    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise InvalidInputError(
+            f"max_shard_size is {size!r}; it must be a positive number of bytes or a string such "
+            "as '5GB' or '200MiB'."
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises CheckpointError if the file holds anything else."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{str(path)!r} is far too large for a JSON header; refused.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}.") from error
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{str(path)!r} must hold a JSON object.")
+    return data
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name, from an index file; only plain names beside the index pass."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is no index of shards.")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
+            raise CheckpointError(
+                f"{str(path)!r} names the shard {file!r}; a shard must be a file beside the index."
+            )
+    return weight_map
+
+
+def shard_files(weight_map: Mapping[str, str]) -> list[str]:
+    """The shards' file names, each once, in order."""
+    return sorted(set(weight_map.values()))
+
+
+def check_shards(
+    index: Path, weight_map: Mapping[str, str], found: Mapping[str, Iterable[str]]
+) -> None:
+    """Raise CheckpointError unless each shard holds the tensors that the index puts there.
+
+    `found` gives file name -> names of the tensors in it.
+    """
+    held = {file: set(names) for file, names in found.items()}
+    absent = [f"{name} ({file})" for name, file in weight_map.items() if name not in held[file]]
+    if absent:
+        raise CheckpointError(
+            f"The shards beside {str(index)!r} lack {len(absent)} of the tensors it lists: "
+            f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}. "
+            "The shards come from different saves, or one was cut short; download them again."
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write: its name, and the names of the tensors that go into it."""
+
+    file: str
+    names: tuple[str, ...]
+
+
+def plan_shards(sizes: Mapping[str, int], max_size: int, file: str) -> list[Shard]:
+    """Split tensors, in order, into files of at most `max_size` bytes (a larger tensor alone).
+
+    One file keeps the name `file`; several are called as transformers calls them.
+
+    >>> [shard.file for shard in plan_shards({"a": 6, "b": 6}, 10, "model.safetensors")]
+    ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > max_size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return [Shard(file, tuple(groups[0]))]
+    stem, dot, suffix = file.rpartition(".")
+    return [
+        Shard(f"{stem}-{number:05d}-of-{len(groups):05d}{dot}{suffix}", tuple(group))
+        for number, group in enumerate(groups, 1)
+    ]
+
+
+def index_json(shards: Iterable[Shard], total_size: int, total_parameters: int) -> str:
+    """The text of the index file for these shards."""
+    weight_map = {name: shard.file for shard in shards for name in shard.names}
+    metadata = {"total_parameters": total_parameters, "total_size": total_size}
+    index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    return json.dumps(index, indent=2) + "\n"

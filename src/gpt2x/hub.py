@@ -1,0 +1,244 @@
+"""A model's name or folder -> its files on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpt2x.errors import CheckpointError, InvalidInputError
+
+
+class ModelFiles:
+    """The files of one model: a local folder, or a repository of the Hugging Face Hub.
+
+    A folder never touches the network. Files of a repository come through huggingface-hub and its
+    cache; the first one fixes the commit, so that all of them belong together even if the
+    repository changes meanwhile.
+
+    Args:
+        name_or_path: a folder, or a repository such as ``"gpt2"`` or ``"user/model"``.
+        revision: branch, tag or commit of the repository; ``main`` by default.
+        subfolder: folder inside the folder or repository.
+        cache_dir: where downloads are kept; huggingface-hub's own cache by default.
+        token: access token; True or None use the one that ``hf auth login`` stored, False none.
+        local_files_only: take what the cache holds and do not ask the hub.
+        force_download: download again what the cache holds.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> None:
+        if not isinstance(name_or_path, str | Path) or str(name_or_path) == "":
+            raise InvalidInputError(
+                f"The model is {name_or_path!r}; it must be a folder or a name on the hub."
+            )
+        if local_files_only and force_download:
+            raise InvalidInputError(
+                "local_files_only=True and force_download=True contradict each other."
+            )
+        self.name = str(name_or_path)
+        self.subfolder = subfolder or ""
+        self._revision = revision
+        self._cache_dir = cache_dir
+        self._token = token
+        self._offline = local_files_only
+        self._local_files_only = local_files_only
+        self._force_download = force_download
+        self._commit: str | None = None
+        self._found: dict[str, Path | None] = {}
+        path = Path(name_or_path).expanduser()
+        self.folder = path / self.subfolder if path.is_dir() else None
+        if self.folder is None:
+            self._check_repository_name(path)
+        elif not self.folder.is_dir():
+            raise CheckpointError(f"{self.name!r} has no folder {self.subfolder!r}.")
+
+    def _check_repository_name(self, path: Path) -> None:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+        if path.is_file():
+            raise CheckpointError(f"{self.name!r} is a file; give the folder that holds the model.")
+        try:
+            validate_repo_id(self.name)
+        except HFValidationError as error:
+            raise CheckpointError(
+                f"There is no folder {self.name!r}, and it cannot be a model on the Hugging Face "
+                "Hub, whose names read 'model' or 'user/model'."
+            ) from error
+
+    def find(self, filename: str) -> Path | None:
+        """Return the local path of a file, downloaded if need be; None if the model has none.
+
+        Raises CheckpointError if the repository or revision does not exist, is not open to this
+        user, or cannot be reached while nothing of it is cached.
+        """
+        if self.folder is not None:
+            path = self.folder / filename
+            return path if path.is_file() else None
+        if filename not in self._found:
+            self._found[filename] = self._download(filename)
+        return self._found[filename]
+
+    def names(self) -> list[str]:
+        """The names of all files directly in the folder, or in the repository (one request)."""
+        if self.folder is not None:
+            return sorted(path.name for path in self.folder.iterdir() if path.is_file())
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        snapshot = self._snapshot()
+        if self._offline:
+            folder = snapshot / self.subfolder if snapshot else None
+            if folder is None or not folder.is_dir():
+                return []
+            return sorted(path.name for path in folder.iterdir() if path.is_file())
+        revision = self._commit or self._revision
+        try:
+            files = HfApi(token=self._token).list_repo_files(self.name, revision=revision)
+        except HfHubHTTPError:
+            return []  # a server without a listing: the names that are known must do
+        prefix = f"{self.subfolder}/" if self.subfolder else ""
+        inside = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        return sorted(name for name in inside if "/" not in name)
+
+    def _download(self, filename: str) -> Path | None:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        if self._is_known_absent(filename):
+            return None
+        try:
+            path = hf_hub_download(
+                self.name,
+                filename,
+                subfolder=self.subfolder or None,
+                revision=self._commit or self._revision,
+                cache_dir=self._cache_dir,
+                token=self._token,
+                local_files_only=self._offline,
+                force_download=self._force_download,
+                library_name="gpt2x",
+            )
+        except LocalEntryNotFoundError as error:
+            # No connection (or none allowed): from here on the cache answers alone.
+            self._offline = True
+            if self._snapshot() is None:
+                raise CheckpointError(self._unreachable()) from error
+            return None
+        except GatedRepoError as error:
+            raise CheckpointError(
+                f"Access to {self.name!r} is gated. Ask for it at {self._url()} and pass token=... "
+                "or run `hf auth login`."
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"{self.name!r} is neither a local folder nor a model at {self._url()}. Check the "
+                "spelling; for a private model pass token=... or run `hf auth login`."
+            ) from error
+        except RevisionNotFoundError as error:
+            raise CheckpointError(
+                f"{self.name!r} has no branch, tag or commit {self._revision!r}; see {self._url()}."
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except (HfHubHTTPError, ValueError) as error:
+            raise CheckpointError(
+                f"Cannot download {filename!r} of {self.name!r}: {error}"
+            ) from error
+        self._commit = self._commit or _commit_of(Path(path), filename, self.subfolder)
+        return Path(path)
+
+    def _is_known_absent(self, filename: str) -> bool:
+        """Whether an earlier look at this very commit found that it has no such file."""
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        if self._force_download or (self._commit is None and not self._offline):
+            return False
+        inside = f"{self.subfolder}/{filename}" if self.subfolder else filename
+        cached = try_to_load_from_cache(
+            self.name, inside, cache_dir=self._cache_dir, revision=self._commit or self._revision
+        )
+        return cached is _CACHED_NO_EXIST
+
+    def _snapshot(self) -> Path | None:
+        """The cache's folder for this revision, if it has one."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub.file_download import repo_folder_name
+
+        repository = Path(self._cache_dir or HF_HUB_CACHE).expanduser()
+        repository /= repo_folder_name(repo_id=self.name, repo_type="model")
+        commit = self._commit or self._revision or "main"
+        reference = repository / "refs" / commit
+        if reference.is_file():
+            commit = reference.read_text().strip()
+        snapshot = repository / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+
+    def _url(self) -> str:
+        from huggingface_hub.constants import ENDPOINT
+
+        return f"{ENDPOINT}/{self.name}"
+
+    def _unreachable(self) -> str:
+        revision = f" at revision {self._revision!r}" if self._revision else ""
+        if self._local_files_only:
+            return (
+                f"{self.name!r}{revision} is no local folder and not in the download cache, and "
+                "local_files_only=True forbids downloading it."
+            )
+        return (
+            f"{self.name!r}{revision} is no local folder and not in the download cache, and "
+            f"{self._url()} cannot be reached. Check the connection (and that HF_HUB_OFFLINE is "
+            "not set), or give the path of a folder."
+        )
+
+
+def _commit_of(path: Path, filename: str, subfolder: str) -> str | None:
+    """The commit in a cached file's path, ``.../snapshots/COMMIT/subfolder/filename``."""
+    depth = len(Path(subfolder, filename).parts)
+    parents = path.parents
+    if len(parents) > depth and parents[depth].name == "snapshots":
+        return parents[depth - 1].name
+    return None
+
+
+def resolve_files(
+    name_or_path: str | Path,
+    filenames: Iterable[str],
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> dict[str, Path | None]:
+    """Return file name -> local path, or None for a file that the model does not have.
+
+    See `ModelFiles` for the arguments and for what raises.
+    """
+    files = ModelFiles(
+        name_or_path,
+        revision=revision,
+        subfolder=subfolder,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    return {filename: files.find(filename) for filename in filenames}
