@@ -14,6 +14,7 @@ the same releases on the same kind of processor write the same arrays.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -26,38 +27,30 @@ os.environ["OMP_NUM_THREADS"] = "1"
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-# Each part, in the order in which it may rely on the parts before it.
-PARTS = ("models", "forward", "generation")
-
-
-def write_part(part: str, out: Path) -> None:
-    """Make one part of the golden files under ``out``; its framework is imported here only."""
-    if part == "models":
-        from generator.models import write_models
-
-        write_models(out)
-    elif part == "forward":
-        from generator.forward import write_forward
-
-        write_forward(out)
-    elif part == "generation":
-        from generator.generation import write_generation
-
-        write_generation(out)
+# Each part's function by module, in an order in which a part finds the files that it needs.
+PARTS = {
+    "models": "write_models",
+    "forward": "write_forward",
+    "heads": "write_heads",
+    "generation": "write_generation",
+}
 
 
 def main() -> None:
     """Parse the command line and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to make")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to make"
+    )
     arguments = parser.parse_args()
 
     import torch
 
     torch.set_num_threads(1)
     for part in arguments.only:
-        write_part(part, arguments.out)
+        module = importlib.import_module(f"generator.{part}")
+        getattr(module, PARTS[part])(arguments.out)
 
 
 if __name__ == "__main__":

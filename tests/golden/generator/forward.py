@@ -8,7 +8,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import ModelOutput
 
 from .files import Case, write_group
-from .models import load_model, random_floats, random_ids
+from .models import PAD, load_model, random_floats, random_ids
 
 FLAGS: dict[str, dict[str, Any]] = {
     "unscaled": {"scale_attn_weights": False},
@@ -196,7 +196,7 @@ def plain_cases(out: Path) -> dict[str, Case]:
     for side, mask in (("right", right), ("left", left)):
         cases[f"{side}_padded"] = forward_case(
             model,
-            {"input_ids": torch.where(mask.bool(), ids, 0), "attention_mask": mask},
+            {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
             reference={"position_ids": positions_of(mask)},
             **EVERYTHING,
         )
@@ -217,7 +217,7 @@ def past_cases(out: Path) -> dict[str, Case]:
     ids = random_ids(105, 3, 8)
     mask = padded_mask([8, 6, 4], 8, "left")
     embeddings = {"inputs_embeds": random_floats(106, 3, 8, 24, scale=0.5)}
-    padded = {"input_ids": torch.where(mask.bool(), ids, 0)}
+    padded = {"input_ids": torch.where(mask.bool(), ids, PAD)}
     return {
         "ids": past_case(model, {"input_ids": ids}, **EVERYTHING),
         "left_padded": past_case(model, padded, mask, **EVERYTHING),
@@ -266,7 +266,7 @@ def flag_cases(out: Path, folder: str, keep: tuple[str, ...]) -> dict[str, Case]
         )
         cases[f"{name}_left_padded"] = forward_case(
             model,
-            {"input_ids": torch.where(mask.bool(), ids, 0), "attention_mask": mask},
+            {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
             reference={"position_ids": positions_of(mask)},
             config=config,
             keep=("logits",),
@@ -294,7 +294,7 @@ def untied_cases(out: Path) -> dict[str, Case]:
         "ids": forward_case(model, {"input_ids": ids}, **EVERYTHING),
         "left_padded": forward_case(
             model,
-            {"input_ids": torch.where(mask.bool(), ids, 0), "attention_mask": mask},
+            {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
             reference={"position_ids": positions_of(mask)},
             keep=("logits",),
         ),
@@ -324,7 +324,7 @@ def cross_attention_cases(out: Path) -> dict[str, Case]:
         ),
         "left_padded": forward_case(
             model,
-            {"input_ids": torch.where(mask.bool(), ids, 0), "attention_mask": mask, **encoder},
+            {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask, **encoder},
             reference={"position_ids": positions_of(mask)},
         ),
     }
@@ -355,7 +355,7 @@ def loss_cases(out: Path, folder: str) -> dict[str, Case]:
         "labels_right_padded": forward_case(
             model,
             {
-                "input_ids": torch.where(mask.bool(), ids, 0),
+                "input_ids": torch.where(mask.bool(), ids, PAD),
                 "attention_mask": mask,
                 "labels": torch.where(mask.bool(), ids, -100),
             },

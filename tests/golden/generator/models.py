@@ -31,7 +31,8 @@ UNTIED: dict[str, Any] = {
     "eos_token_id": 100,
     "tie_word_embeddings": False,
 }
-PAD = 0  # no prompt holds it but as padding
+# No text holds it but as padding. Not 0: beam search of transformers 4 takes 0 for no pad id.
+PAD = 2
 
 # folder: class, config, seed of the weights
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -97,7 +98,7 @@ def load_model(
 
 
 def random_ids(seed: int, *shape: int, low: int = 3, high: int = 90) -> torch.Tensor:
-    """int64 ids without the padding, first and last special ids of any model here."""
+    """int64 ids without the padding and the special ids of any model here."""
     return torch.from_numpy(np.random.default_rng(seed).integers(low, high, shape))
 
 
