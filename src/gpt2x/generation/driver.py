@@ -1,0 +1,109 @@
+"""The loop of decoding, in the two ways in which it can be run.
+
+*Fused*: `fused` holds the prefill, all steps and their stop condition as one computation, which a
+backend may compile whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
+
+*Stepwise*: `stepwise` returns to the host after every step, for whatever must see a token before the
+next but one is computed (streaming), or needs concrete arrays (stopping criteria, grammars). The
+model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.strategies import Request, Settings, Strategy
+
+Cache = Any
+Step = Callable[..., tuple[Any, Request]]
+
+
+class Engine(Protocol):
+    """A model as the driver sees it: what each backend wraps around its own."""
+
+    def prefill(self) -> tuple[Array, Cache]:
+        """Run the prompts. Returns the logits after each prompt's last token, float32 [B, V], and a
+        cache with room for `max_length` columns.
+        """
+        ...
+
+    def decode(self, tokens: Array, cache: Cache, length: int | Scalar) -> tuple[Array, Cache]:
+        """Run one more token of each row, the text's column ``length - 1``: tokens int [R].
+
+        Returns the logits, float32 [R, V], and the cache that holds the token.
+        """
+        ...
+
+    def reorder(self, cache: Cache, parents: Array) -> Cache:
+        """Return the cache whose row r continues row parents[r], int [R]; R may differ from B."""
+        ...
+
+
+class Carry(NamedTuple):
+    """All that one step hands to the next."""
+
+    state: Any
+    request: Request
+    cache: Cache
+
+
+def start(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> Carry:
+    """Run the prompts, each once, give every row its own copy, and take the first step."""
+    logits, cache = engine.prefill()
+    if strategy.rows_per_prompt > 1:
+        rows = ops.shape(settings.prompt)[0]
+        origins = ops.arange(rows) // strategy.rows_per_prompt
+        logits, cache = ops.take(logits, origins), engine.reorder(cache, origins)
+    state = strategy.init(ops, settings, ops.shape(logits)[-1])
+    state, request = strategy.step(ops, state, logits, settings)
+    return Carry(state, request, cache)
+
+
+def advance(
+    ops: Ops,
+    strategy: Strategy,
+    engine: Engine,
+    settings: Settings,
+    carry: Carry,
+    step: Step | None = None,
+) -> Carry:
+    """Run the model on what the last step asked for, and take the next step."""
+    state, request, cache = carry
+    if strategy.reorders:
+        cache = engine.reorder(cache, request.parents)
+    logits, cache = engine.decode(request.tokens, cache, state.length)
+    state, request = (step or strategy.step)(ops, state, logits, settings)
+    return Carry(state, request, cache)
+
+
+def fused(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> Carry:
+    """Decode to the end in one loop."""
+    return ops.while_loop(
+        lambda carry: carry.state.running,
+        lambda carry: advance(ops, strategy, engine, settings, carry),
+        start(ops, strategy, engine, settings),
+    )
+
+
+def stepwise(
+    ops: Ops,
+    strategy: Strategy,
+    engine: Engine,
+    settings: Settings,
+    on_tokens: Callable[[Array], None] | None = None,
+    step: Step | None = None,
+) -> Carry:
+    """Decode to the end, calling `on_tokens` with each step's tokens (int [R]) as they are chosen.
+
+    `step` may be a compiled `strategy.step`, for later steps than the first.
+    """
+    carry = start(ops, strategy, engine, settings)
+    if on_tokens is not None:
+        on_tokens(carry.request.tokens)
+    while bool(carry.state.running):
+        carry = advance(ops, strategy, engine, settings, carry, step)
+        if on_tokens is not None:
+            on_tokens(carry.request.tokens)
+    return carry

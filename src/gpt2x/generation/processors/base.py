@@ -1,0 +1,182 @@
+"""What a logits processor is, and how a list of them is applied inside a decoding step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.registry import ops_for
+
+NEG_INF = float("-inf")
+Values = Mapping[str, Any]
+
+
+class Context(NamedTuple):
+    """The text so far, as processors see it."""
+
+    tokens: Array  # int [R, L]; columns at and beyond `length` hold no text yet
+    real: Array  # bool [R, L]; False where the prompt is padding
+    length: int | Scalar  # columns filled, prompt and its padding included
+
+    def filled(self, ops: Ops) -> Array:
+        """Return which columns hold text: bool [R, L]."""
+        columns = ops.arange(ops.shape(self.tokens)[1])
+        return self.real & (columns[None, :] < self.length)
+
+    def last(self, ops: Ops, count: int) -> tuple[Array, Array]:
+        """Return the last `count` tokens and whether each is text: int and bool [R, count]."""
+        columns = ops.arange(count) + (self.length - count)  # [count]
+        inside = columns >= 0
+        rows = ops.shape(self.tokens)[0]
+        index = ops.full((rows, 1), 0, "int") + ops.maximum(columns, 0)[None, :]
+        is_text = ops.take_along(ops.cast(self.real, "int"), index) > 0
+        return ops.take_along(self.tokens, index), is_text & inside[None, :]
+
+
+class LogitsProcessor:
+    """Base class of processors that users write: override `__call__`.
+
+    PyTorch calls ``processor(input_ids, scores)``; TensorFlow and Flax call
+    ``processor(input_ids, scores, cur_len)`` with `input_ids` as long as the buffer.
+    scores: float [R, V] -> float [R, V].
+    """
+
+    def __call__(self, input_ids: Array, scores: Array) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} must override __call__")
+
+
+class BuiltInProcessor(LogitsProcessor):
+    """A processor written over `Ops`, which works in every framework and under its compiler.
+
+    What shapes the computation is in `static`; everything else is in `values`, which a compiled
+    `generate` takes as arguments, so that changing them compiles nothing. `apply` must read its
+    parameters from those two arguments only.
+    """
+
+    static: tuple[Hashable, ...] = ()
+    values: Values = {}
+    host: ClassVar[bool] = False  # True if `apply` needs concrete arrays, so cannot be compiled
+
+    @staticmethod
+    def apply(
+        ops: Ops, scores: Array, context: Context, static: tuple[Hashable, ...], values: Values
+    ) -> Array:
+        """Return the processed scores, float [R, V]."""
+        raise NotImplementedError
+
+    def __call__(
+        self, input_ids: Array, scores: Array, cur_len: int | Scalar | None = None
+    ) -> Array:
+        """Process scores [R, V] after the tokens `input_ids[:, :cur_len]` (default: all)."""
+        ops = ops_for(scores)
+        rows, width = ops.shape(input_ids)
+        length = width if cur_len is None else cur_len
+        context = Context(ops.cast(input_ids, "int"), ops.full((rows, width), True, "bool"), length)
+        values = {name: to_device(ops, value) for name, value in self.values.items()}
+        return self.apply(ops, scores, context, self.static, values)
+
+
+class LogitsProcessorList(list):
+    """A list of processors, callable as one."""
+
+    def __call__(self, input_ids: Array, scores: Array, *args: Any, **kwargs: Any) -> Array:
+        for processor in self:
+            scores = processor(input_ids, scores, *args, **kwargs)
+        return scores
+
+
+class Identity:
+    """Holds an object so that it compares and hashes by identity, whatever its own methods say."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class UserProcessor(BuiltInProcessor):
+    """A user's processor, called as its framework calls it (see `LogitsProcessor`)."""
+
+    def __init__(self, function: Callable[..., Array], with_length: bool) -> None:
+        self.static = (Identity(function), with_length)
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        function, with_length = static
+        if with_length:
+            return function.value(context.tokens, scores, context.length)
+        return function.value(context.tokens[:, : context.length], scores)
+
+
+class Processors(NamedTuple):
+    """The static part of a list of processors: what each is, without its values."""
+
+    kinds: tuple[tuple[type[BuiltInProcessor], tuple[Hashable, ...]], ...]
+
+    @classmethod
+    def of(cls, processors: Sequence[BuiltInProcessor]) -> Processors:
+        return cls(tuple((type(processor), processor.static) for processor in processors))
+
+    @property
+    def host(self) -> bool:
+        """Whether any of them needs concrete arrays."""
+        return any(kind.host for kind, _ in self.kinds)
+
+    def __call__(
+        self, ops: Ops, scores: Array, context: Context, values: Sequence[Values]
+    ) -> Array:
+        """Apply all in order; `values` holds those of each processor."""
+        for (kind, static), own in zip(self.kinds, values, strict=True):
+            scores = kind.apply(ops, scores, context, static, own)
+        return scores
+
+
+def to_device(ops: Ops, value: Any) -> Any:
+    """Turn a host value (number, or numpy array) into a scalar or an array of the framework."""
+    if isinstance(value, bool | int | float):
+        kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+        return ops.scalar(value, kind)
+    if hasattr(value, "dtype") and type(value).__module__ == "numpy":
+        kind = {"b": "bool", "i": "int", "f": "float"}[value.dtype.kind]
+        return ops.constant(value, kind)
+    return value  # already the framework's, for example a traced temperature
+
+
+def when(ops: Ops, condition: bool | Scalar, change: Callable[[], Array], scores: Array) -> Array:
+    """Return `change()` if the condition holds, else the scores; free where that is known False."""
+    return scores if condition is False else ops.where(condition, change(), scores)
+
+
+def token_counts(ops: Ops, tokens: Array, counted: Array, scores: Array) -> Array:
+    """Count each row's tokens where `counted`: int and bool [R, N] -> float, shape of `scores`."""
+    columns = ops.where(counted, tokens, 0)  # padding may be any id, even one beyond V
+    return ops.scatter_add(
+        ops.full(ops.shape(scores), 0.0, "float"), columns, ops.cast(counted, "float")
+    )
+
+
+def token_mask(ops: Ops, token_ids: Array, scores: Array) -> Array:
+    """Return which columns of scores [R, V] are among `token_ids` (int [N]): bool [1, V]."""
+    columns = token_ids[None, :]
+    zeros = ops.full((1, ops.shape(scores)[1]), 0.0, "float")
+    return ops.scatter_add(zeros, columns, ops.cast(columns >= 0, "float")) > 0
+
+
+def check_number(
+    name: str, value: Any, allowed: str, holds: Callable[[Any], bool], integer: bool = False
+) -> None:
+    """Raise InvalidInputError unless a number given on the host satisfies `holds`.
+
+    Arrays and traced scalars pass: their values are not known here.
+    """
+    kinds = (int,) if integer else (int, float)
+    if isinstance(value, bool | str | type(None) | list | tuple) or (
+        isinstance(value, int | float) and (not isinstance(value, kinds) or not holds(value))
+    ):
+        raise InvalidInputError(f"`{name}` must be {allowed}, but is {value!r}.")

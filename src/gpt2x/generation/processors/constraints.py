@@ -1,0 +1,207 @@
+"""Processors that force, forbid or favour tokens by position: lengths, bos and eos, suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.processors.base import (
+    NEG_INF,
+    BuiltInProcessor,
+    Identity,
+    check_number,
+    token_mask,
+    when,
+)
+from gpt2x.generation.tokens import token_list
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+
+def _token_array(name: str, value: Any) -> np.ndarray:
+    return np.array(token_list(name, value), np.int32)
+
+
+def _forbid(ops: Ops, scores: Array, token_ids: Array) -> Array:
+    return ops.where(token_mask(ops, token_ids, scores), NEG_INF, scores)
+
+
+def _force(ops: Ops, scores: Array, token_ids: Array) -> Array:
+    allowed = token_mask(ops, token_ids, scores)
+    blank = ops.full(ops.shape(scores), NEG_INF, "float")
+    return ops.where(allowed, 0.0, blank)
+
+
+class MinLengthLogitsProcessor(BuiltInProcessor):
+    """Forbid eos until the text, prompt included, has `min_length` tokens."""
+
+    def __init__(self, min_length: int, eos_token_id: int | Sequence[int]) -> None:
+        check_number(
+            "min_length", min_length, "an integer of at least 0", lambda n: n >= 0, integer=True
+        )
+        self.values = {"min_length": min_length, "eos": _token_array("eos_token_id", eos_token_id)}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        too_short = context.length < values["min_length"]
+        return when(ops, too_short, lambda: _forbid(ops, scores, values["eos"]), scores)
+
+
+class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
+    """Forbid eos until `min_new_tokens` tokens follow the prompt."""
+
+    def __init__(
+        self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: int | Sequence[int]
+    ) -> None:
+        check_number(
+            "min_new_tokens",
+            min_new_tokens,
+            "an integer of at least 0",
+            lambda n: n >= 0,
+            integer=True,
+        )
+        super().__init__(prompt_length_to_skip + min_new_tokens, eos_token_id)
+
+
+class ForcedBOSTokenLogitsProcessor(BuiltInProcessor):
+    """Force a token right after a prompt of one token."""
+
+    def __init__(self, bos_token_id: int) -> None:
+        self.values = {"bos": _token_array("forced_bos_token_id", bos_token_id)}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return when(ops, context.length == 1, lambda: _force(ops, scores, values["bos"]), scores)
+
+
+class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
+    """Force an eos token where only one more token fits in `max_length`."""
+
+    def __init__(self, max_length: int, eos_token_id: int | Sequence[int]) -> None:
+        self.values = {
+            "max_length": max_length,
+            "eos": _token_array("forced_eos_token_id", eos_token_id),
+        }
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        is_last = context.length == values["max_length"] - 1
+        return when(ops, is_last, lambda: _force(ops, scores, values["eos"]), scores)
+
+
+class SuppressTokensLogitsProcessor(BuiltInProcessor):
+    """Forbid some tokens everywhere."""
+
+    def __init__(self, suppress_tokens: Sequence[int]) -> None:
+        self.values = {"tokens": _token_array("suppress_tokens", suppress_tokens)}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return _forbid(ops, scores, values["tokens"])
+
+
+class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
+    """Forbid some tokens where the text has exactly `begin_index` tokens."""
+
+    def __init__(self, begin_suppress_tokens: Sequence[int], begin_index: int) -> None:
+        self.values = {
+            "tokens": _token_array("begin_suppress_tokens", begin_suppress_tokens),
+            "begin_index": begin_index,
+        }
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        at_begin = context.length == values["begin_index"]
+        return when(ops, at_begin, lambda: _forbid(ops, scores, values["tokens"]), scores)
+
+
+class ExponentialDecayLengthPenalty(BuiltInProcessor):
+    """Make eos ever more likely beyond `start` new tokens: add |score| * (factor ** excess - 1)."""
+
+    def __init__(
+        self,
+        exponential_decay_length_penalty: tuple[int, float],
+        eos_token_id: int | Sequence[int],
+        input_ids_seq_length: int,
+    ) -> None:
+        try:
+            start, factor = exponential_decay_length_penalty
+        except (TypeError, ValueError):
+            raise InvalidInputError(
+                "`exponential_decay_length_penalty` must be a pair (start, decay factor), but is "
+                f"{exponential_decay_length_penalty!r}."
+            ) from None
+        check_number(
+            "exponential_decay_length_penalty[0]", start, "an integer", lambda n: True, integer=True
+        )
+        check_number(
+            "exponential_decay_length_penalty[1]", factor, "a number above 0", lambda f: f > 0
+        )
+        self.values = {
+            "start": input_ids_seq_length + start,
+            "factor": float(factor) if isinstance(factor, int) else factor,
+            "eos": _token_array("eos_token_id", eos_token_id),
+        }
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        excess = context.length - values["start"]
+
+        def favour() -> Array:
+            growth = values["factor"] ** ops.cast(excess, "float") - 1.0
+            # A forbidden eos stays forbidden: -inf + inf would be NaN.
+            raised = token_mask(ops, values["eos"], scores) & (scores > NEG_INF)
+            return scores + ops.where(raised, abs(scores), 0.0) * growth
+
+        return when(ops, excess > 0, favour, scores)
+
+
+class InfNanRemoveLogitsProcessor(BuiltInProcessor):
+    """Replace NaN by 0 and infinities by the largest and smallest finite float32."""
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        finite = ops.minimum(ops.maximum(scores, -LARGEST_FLOAT), LARGEST_FLOAT)
+        return ops.where(scores == scores, finite, 0.0)
+
+
+class LogitNormalization(BuiltInProcessor):
+    """Normalise the scores, so that they are log-probabilities of what is still allowed."""
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return ops.log_softmax(scores)
+
+
+class PrefixConstrainedLogitsProcessor(BuiltInProcessor):
+    """Allow only the tokens that a function names for the text so far.
+
+    prefix_allowed_tokens_fn: called with the prompt's index in the batch and that row's tokens
+    (an array of the framework, [length]); returns a list of token ids.
+    """
+
+    host = True
+
+    def __init__(
+        self, prefix_allowed_tokens_fn: Callable[[int, Array], Sequence[int]], num_beams: int
+    ) -> None:
+        self.static = (Identity(prefix_allowed_tokens_fn), num_beams)
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        function, rows_per_prompt = static
+        allowed = np.zeros(ops.shape(scores), np.bool_)
+        for row in range(allowed.shape[0]):
+            prompt = row // rows_per_prompt
+            tokens = function.value(prompt, context.tokens[row, : context.length])
+            if len(tokens) == 0:
+                raise InvalidInputError(
+                    "`prefix_allowed_tokens_fn` must allow at least one token, but returned an "
+                    f"empty list for prompt {prompt}."
+                )
+            allowed[row, np.asarray(tokens)] = True
+        return ops.where(ops.constant(allowed, "bool"), scores, NEG_INF)

@@ -1,0 +1,170 @@
+"""Processors that look at the tokens so far: repetitions, n-grams, biased and banned sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.processors.base import (
+    NEG_INF,
+    BuiltInProcessor,
+    check_number,
+    token_counts,
+)
+from gpt2x.generation.tokens import token_list
+
+
+def _penalise(ops: Ops, scores: Array, repeated: Array, penalty: Array) -> Array:
+    """Divide positive scores by the penalty and multiply negative ones with it."""
+    return ops.where(repeated, ops.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
+    """Make the tokens of the text so far less likely (penalty > 1), once each (CTRL,
+    arXiv:1909.05858). Padding does not count as text.
+    """
+
+    def __init__(self, penalty: float) -> None:
+        check_number("repetition_penalty", penalty, "a number above 0", lambda value: value > 0)
+        self.values = {"penalty": penalty}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        counts = token_counts(ops, context.tokens, context.filled(ops), scores)
+        return _penalise(ops, scores, counts > 0, values["penalty"])
+
+
+class EncoderRepetitionPenaltyLogitsProcessor(BuiltInProcessor):
+    """Make the tokens of the prompt more likely (penalty > 1), as against hallucination."""
+
+    def __init__(self, penalty: float, prompt_length: int) -> None:
+        check_number(
+            "encoder_repetition_penalty", penalty, "a number above 0", lambda value: value > 0
+        )
+        self.values = {"penalty": 1 / penalty, "prompt_length": prompt_length}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        prompt = context._replace(length=values["prompt_length"])
+        counts = token_counts(ops, prompt.tokens, prompt.filled(ops), scores)
+        return _penalise(ops, scores, counts > 0, values["penalty"])
+
+
+class NoRepeatNGramLogitsProcessor(BuiltInProcessor):
+    """Ban every token that would complete an n-gram which the text already holds."""
+
+    def __init__(self, ngram_size: int) -> None:
+        check_number(
+            "no_repeat_ngram_size", ngram_size, "an integer above 0", lambda n: n > 0, integer=True
+        )
+        self.static = (ngram_size,)
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return _ban_ngrams(ops, scores, context, static[0], context.length)
+
+
+class EncoderNoRepeatNGramLogitsProcessor(BuiltInProcessor):
+    """Ban every token that would complete an n-gram which the prompt holds."""
+
+    def __init__(self, ngram_size: int, prompt_length: int) -> None:
+        check_number(
+            "encoder_no_repeat_ngram_size",
+            ngram_size,
+            "an integer above 0",
+            lambda n: n > 0,
+            integer=True,
+        )
+        self.static = (ngram_size,)
+        self.values = {"prompt_length": prompt_length}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return _ban_ngrams(ops, scores, context, static[0], values["prompt_length"])
+
+
+def _ban_ngrams(ops, scores, context, size, length):  # type: ignore[no-untyped-def]
+    """Ban what would complete an n-gram of `size` that lies within the first `length` tokens."""
+    capacity = ops.shape(context.tokens)[1]
+    windows = capacity - size + 1
+    if windows <= 0:
+        return scores
+    text = context._replace(length=length).filled(ops)  # [R, L]
+    tail, tail_is_text = context.last(ops, size - 1)  # [R, n-1]
+    matches = text[:, size - 1 :]  # [R, windows]: the window's last token is text
+    for offset in range(size - 1):
+        matches = (
+            matches
+            & text[:, offset : offset + windows]
+            & (context.tokens[:, offset : offset + windows] == tail[:, offset : offset + 1])
+            & tail_is_text[:, offset : offset + 1]
+        )
+    banned = token_counts(ops, context.tokens[:, size - 1 :], matches, scores) > 0
+    return ops.where(banned, NEG_INF, scores)
+
+
+class SequenceBiasLogitsProcessor(BuiltInProcessor):
+    """Add a bias to the last token of each given sequence where the rest of it has just been said.
+
+    sequence_bias: a dict from tuples of token ids to floats, or a list of [ids, bias] pairs.
+    """
+
+    def __init__(self, sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Any]) -> None:
+        if isinstance(sequence_bias, Mapping):
+            pairs = list(sequence_bias.items())
+        else:
+            pairs = [tuple(pair) for pair in sequence_bias]
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise InvalidInputError(
+                "`sequence_bias` must be a non-empty dict from tuples of token ids to floats, or a "
+                f"list of [token ids, bias] pairs, but is {sequence_bias!r}."
+            )
+        sequences = [token_list("sequence_bias", sequence) for sequence, _ in pairs]
+        for _, bias in pairs:
+            check_number("sequence_bias", bias, "made of numbers", lambda value: True)
+        self._set_values(sequences, [float(bias) for _, bias in pairs])
+
+    def _set_values(self, sequences: list[list[int]], biases: list[float]) -> None:
+        width = max(len(sequence) for sequence in sequences)
+        prefixes = np.full((len(sequences), width - 1), -1, np.int32)  # right-aligned; -1: any
+        for row, sequence in enumerate(sequences):
+            prefixes[row, width - len(sequence) :] = sequence[:-1]
+        self.values = {
+            "prefixes": prefixes,
+            "last": np.array([sequence[-1] for sequence in sequences], np.int32),
+            "bias": np.array(biases, np.float32),
+        }
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        prefixes, last, bias = values["prefixes"], values["last"], values["bias"]
+        width = ops.shape(prefixes)[1]
+        tail, is_text = context.last(ops, width)  # [R, width]
+        same = is_text[:, None, :] & (tail[:, None, :] == prefixes[None, :, :])
+        matches = ops.all(same | (prefixes < 0)[None, :, :], axis=-1)  # [R, S]
+        columns = ops.where(matches, last[None, :], 0)
+        return ops.scatter_add(scores, columns, ops.where(matches, bias[None, :], 0.0))
+
+
+class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
+    """Ban sequences of tokens. A sequence that is nothing but an eos token is not banned."""
+
+    def __init__(
+        self,
+        bad_words_ids: Sequence[Sequence[int]],
+        eos_token_id: int | Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(bad_words_ids, list | tuple) or not bad_words_ids:
+            raise InvalidInputError(
+                "`bad_words_ids` must be a non-empty list of lists of token ids, but is "
+                f"{bad_words_ids!r}."
+            )
+        sequences = [token_list("bad_words_ids", sequence) for sequence in bad_words_ids]
+        eos = [] if eos_token_id is None else token_list("eos_token_id", eos_token_id)
+        banned = [sequence for sequence in sequences if sequence not in [[token] for token in eos]]
+        # An empty list still needs arrays: a prefix that no text has.
+        self._set_values(banned or [[0, 0]], [NEG_INF if banned else 0.0] * max(1, len(banned)))

@@ -1,0 +1,213 @@
+"""Processors of sampling: temperature, and the filters that cut the tail of the distribution.
+
+Each works on any set of candidates [R, C] as well as on the whole vocabulary, because none of them
+looks at which token a column stands for. No filter sorts: a threshold comes from `top_k`, from
+comparing all pairs of a few candidates, or from bisection over the bits of the scores.
+"""
+
+from __future__ import annotations
+
+from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.processors.base import NEG_INF, BuiltInProcessor, check_number
+
+# Up to this many candidates, comparing all pairs is cheaper than 32 passes of bisection.
+PAIRWISE_LIMIT = 256
+SMALLEST_MASS = 1e-30
+
+
+class TemperatureLogitsWarper(BuiltInProcessor):
+    """Divide the scores by the temperature: below 1 sharpens, above 1 flattens."""
+
+    def __init__(self, temperature: float) -> None:
+        check_number(
+            "temperature",
+            temperature,
+            "a number above 0 (for greedy decoding set `do_sample=False`)",
+            lambda value: value > 0,
+        )
+        self.values = {
+            "temperature": float(temperature) if isinstance(temperature, int) else temperature
+        }
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        return scores / values["temperature"]
+
+
+class TopKLogitsWarper(BuiltInProcessor):
+    """Keep the k most likely tokens, and those that tie with the last of them (arXiv:1805.04833)."""
+
+    def __init__(self, top_k: int, min_tokens_to_keep: int = 1) -> None:
+        check_number("top_k", top_k, "an integer above 0", lambda k: k > 0, integer=True)
+        self.top_k = max(top_k, min_tokens_to_keep) if isinstance(top_k, int) else top_k
+        self.values = {"top_k": self.top_k}
+        self.static = (candidate_width(self.top_k) if isinstance(top_k, int) else None,)
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        width = min_size(ops.shape(scores)[1], static[0])
+        best, _ = ops.top_k(scores, width)
+        return ops.where(scores < kth_best(ops, best, values["top_k"]), NEG_INF, scores)
+
+
+class TopPLogitsWarper(BuiltInProcessor):
+    """Keep the smallest set of the most likely tokens with a total probability of at least p
+    (nucleus sampling, arXiv:1904.09751). Tokens of equal probability stay or go together.
+    """
+
+    def __init__(self, top_p: float, min_tokens_to_keep: int = 1) -> None:
+        check_number("top_p", top_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self.static = (min_tokens_to_keep,)
+        self.values = {"top_p": float(top_p) if isinstance(top_p, int) else top_p}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        probabilities = ops.exp(ops.log_softmax(scores))
+        kept = leading_mass(ops, scores, probabilities, values["top_p"])
+        return _keep(ops, scores, kept, static[0])
+
+
+class MinPLogitsWarper(BuiltInProcessor):
+    """Keep the tokens with at least `min_p` times the probability of the likeliest
+    (arXiv:2407.01082).
+    """
+
+    def __init__(self, min_p: float, min_tokens_to_keep: int = 1) -> None:
+        check_number("min_p", min_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self.static = (min_tokens_to_keep,)
+        self.values = {"min_p": float(min_p) if isinstance(min_p, int) else min_p}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        relative = ops.exp(scores - ops.max(scores, axis=-1)[:, None])  # probability / largest
+        return _keep(ops, scores, relative >= values["min_p"], static[0])
+
+
+class TypicalLogitsWarper(BuiltInProcessor):
+    """Keep the tokens whose surprise is nearest to the expected one, up to a total probability of
+    `mass` (locally typical sampling, arXiv:2202.00666).
+    """
+
+    def __init__(self, mass: float = 0.9, min_tokens_to_keep: int = 1) -> None:
+        check_number("typical_p", mass, "a number between 0 and 1", lambda value: 0 < value < 1)
+        self.static = (min_tokens_to_keep,)
+        self.values = {"typical_p": mass}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        log_probabilities = ops.log_softmax(scores)
+        probabilities = ops.exp(log_probabilities)
+        possible = log_probabilities > NEG_INF
+        surprise = ops.where(possible, -log_probabilities, 0.0)
+        entropy = ops.sum(surprise * probabilities, axis=-1)[:, None]
+        closeness = ops.where(possible, -abs(surprise - entropy), NEG_INF)
+        kept = leading_mass(ops, closeness, probabilities, values["typical_p"])
+        if static[0] > 1:
+            kept = kept | (
+                closeness >= kth_best(ops, ops.top_k(closeness, static[0])[0], static[0])
+            )
+        return ops.where(kept, scores, NEG_INF)
+
+
+class EpsilonLogitsWarper(BuiltInProcessor):
+    """Keep the tokens with a probability of at least epsilon (arXiv:2210.15191)."""
+
+    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+        check_number("epsilon_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
+        self.static = (min_tokens_to_keep,)
+        self.values = {"epsilon": epsilon}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        probabilities = ops.exp(ops.log_softmax(scores))
+        return _keep(ops, scores, probabilities >= values["epsilon"], static[0])
+
+
+class EtaLogitsWarper(BuiltInProcessor):
+    """Keep the tokens with a probability of at least
+    ``eta = min(epsilon, sqrt(epsilon) * exp(-entropy))`` (arXiv:2210.15191).
+    """
+
+    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+        check_number("eta_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
+        self.static = (min_tokens_to_keep,)
+        self.values = {"epsilon": epsilon}
+
+    @staticmethod
+    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+        log_probabilities = ops.log_softmax(scores)
+        probabilities = ops.exp(log_probabilities)
+        finite = ops.where(log_probabilities > NEG_INF, log_probabilities, 0.0)
+        entropy = -ops.sum(probabilities * finite, axis=-1)[:, None]
+        scaled = ops.exp(-entropy) * values["epsilon"] ** 0.5
+        eta = ops.minimum(scaled, values["epsilon"])
+        return _keep(ops, scores, probabilities >= eta, static[0])
+
+
+def candidate_width(top_k: int) -> int:
+    """Return how many candidates to carry for `top_k`: room for as many ties, rounded up to a
+    power of two so that few different widths are ever compiled.
+    """
+    return max(64, 1 << (2 * top_k - 1).bit_length())
+
+
+def min_size(columns: int | Scalar, width: int | None) -> int:
+    """Return `width` where that is narrower than the columns; None means all columns."""
+    return columns if width is None or columns < width else width
+
+
+def kth_best(ops: Ops, best: Array, k: int | Scalar) -> Array:
+    """Return the k-th column of descending scores [R, W], or the last if k > W: float [R, 1]."""
+    rows, width = ops.shape(best)
+    column = ops.minimum(ops.full((rows, 1), k, "int"), width) - 1
+    return ops.take_along(best, column)
+
+
+def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
+    """Return which columns lead, in descending `order`, until their weights add up to `mass`.
+
+    A column is kept if the columns strictly before it weigh less than `mass`.
+    order, weights: float [R, C] (weights >= 0) -> bool [R, C].
+    """
+    mass = ops.maximum(ops.full((1, 1), mass, "float"), SMALLEST_MASS)
+    if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
+        precedes = order[:, None, :] > order[:, :, None]  # [R, C, C]: column j before column i
+        before = ops.sum(ops.where(precedes, weights[:, None, :], 0.0), axis=-1)
+        return before < mass
+    return _bisect(ops, order, weights, mass[:, 0])
+
+
+def _at_most(size: int | Scalar, limit: int) -> bool:
+    return isinstance(size, int) and size <= limit
+
+
+def _bisect(ops: Ops, order: Array, weights: Array, mass: Array) -> Array:
+    """Find each row's highest threshold that keeps enough weight, one bit of it at a time."""
+    bits = ops.float_bits(order)
+    keys = ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
+
+    def enough(threshold: Array) -> Array:
+        kept = ops.where(keys >= threshold[:, None], weights, 0.0)
+        return ops.sum(kept, axis=-1) >= mass
+
+    lowest = ops.max(keys, axis=-1) * 0 - 0x7FFFFFFF - 1  # [R], int32
+    threshold = ops.where(enough(lowest * 0), lowest * 0, lowest)  # decides the sign
+
+    def next_bit(state: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
+        threshold, bit = state
+        raised = threshold + bit
+        return ops.where(enough(raised), raised, threshold), bit // 2
+
+    first_bit = ops.scalar(1 << 30, "int")
+    threshold, _ = ops.while_loop(lambda state: state[1] > 0, next_bit, (threshold, first_bit))
+    return keys >= threshold[:, None]
+
+
+def _keep(ops: Ops, scores: Array, kept: Array, min_tokens_to_keep: int) -> Array:
+    """Mask what is not kept, but never the `min_tokens_to_keep` most likely tokens."""
+    if min_tokens_to_keep > 1:
+        best, _ = ops.top_k(scores, min_tokens_to_keep)
+        kept = kept | (scores >= best[:, -1:])
+    else:
+        kept = kept | (scores >= ops.max(scores, axis=-1)[:, None])
+    return ops.where(kept, scores, NEG_INF)

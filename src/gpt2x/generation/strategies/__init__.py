@@ -1,0 +1,16 @@
+"""Decoding strategies: pure functions over `Ops`, one module for each family."""
+
+from gpt2x.generation.strategies.base import Request, Settings, Strategy
+from gpt2x.generation.strategies.beam import BeamSearch, BeamState
+from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
+
+__all__ = [
+    "BeamSearch",
+    "BeamState",
+    "Greedy",
+    "Request",
+    "RowState",
+    "Sample",
+    "Settings",
+    "Strategy",
+]

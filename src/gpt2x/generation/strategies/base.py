@@ -1,0 +1,129 @@
+"""What a decoding strategy is: a pure `init` and `step` over a state of fixed shapes.
+
+A strategy neither loops nor touches the model or its cache. Each step takes the model's logits for
+the tokens that it asked for last, and returns a new state and the next request. The driver
+(`gpt2x.generation.driver`) loops; a backend may compile the loop, since shapes never change.
+
+Letters: B prompts, K beams, R rows given to the model (B, B x returned sequences or B x K),
+L capacity of the token buffer, N steps for which scores are kept, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.processors import Context, Processors
+from gpt2x.generation.processors.base import Identity
+
+State = Any
+
+
+class Settings(NamedTuple):
+    """All that a strategy needs and that may change without compiling anything anew."""
+
+    prompt: Array  # int [R, T], T >= prompt_length; columns beyond it are ignored
+    real: Array  # bool [R, L]; False where the prompt is padding
+    prompt_length: int | Scalar  # columns of the prompt, padding included
+    max_length: int | Scalar  # columns at which generation ends, at most L
+    eos: Array  # int [E]; may be empty
+    fill: int | Scalar  # token that fills the columns after an eos
+    keys: Any  # two word arrays [R], the streams of random numbers; () if nothing is random
+    processors: Sequence[Any]  # values of `Strategy.processors`
+    warpers: Sequence[Any]  # values of `Strategy.warpers`
+    top_k: int | Scalar  # candidates to keep; only read if `Strategy.width` > 0
+    length_penalty: float | Scalar  # exponent of the length in a beam's score
+
+
+class Request(NamedTuple):
+    """What the model is to compute next."""
+
+    tokens: Array  # int [R]: the next input of each row
+    parents: Any  # int [R]: the row whose past each row continues; () if its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """The static part of a strategy: everything that shapes the computation; hashable.
+
+    capacity: columns L of the token buffer.
+    steps: N, the most steps for which scores, logits or beam indices are kept.
+    rows_per_prompt: R / B.
+    num_eos: E, the number of eos tokens.
+    criteria: functions ``(input_ids [R, length], scores) -> bool [R]`` that stop rows; they run
+        on the host, so such a strategy cannot be compiled.
+    """
+
+    capacity: int
+    steps: int
+    rows_per_prompt: int = 1
+    num_eos: int = 0
+    processors: Processors = Processors(())
+    keep_scores: bool = False
+    keep_logits: bool = False
+    criteria: tuple[Identity, ...] = ()
+
+    reorders = False  # whether requests name parents
+
+    @property
+    def host(self) -> bool:
+        """Whether steps call functions that need concrete arrays."""
+        return bool(self.criteria) or self.processors.host
+
+    def init(self, ops: Ops, settings: Settings, vocab_size: int) -> State:
+        """Return the state before the first step."""
+        raise NotImplementedError
+
+    def step(
+        self, ops: Ops, state: State, logits: Array, settings: Settings
+    ) -> tuple[State, Request]:
+        """Take the logits of the last position of each row, float [R, V]."""
+        raise NotImplementedError
+
+    def sequences(self, ops: Ops, state: State, settings: Settings) -> Array:
+        """Return the best text so far, prompt included: int [returned rows, L]."""
+        raise NotImplementedError
+
+    # ---- shared parts of init and step --------------------------------------------------------
+
+    def prompt_buffer(self, ops: Ops, settings: Settings, fill: int | Scalar) -> Array:
+        """Return the token buffer [R, L]: the prompt, then `fill`."""
+        rows, width = ops.shape(settings.prompt)
+        rest = ops.full((rows, self.capacity - width), 0, "int")
+        buffer = ops.concat([settings.prompt, rest], axis=1)
+        columns = ops.arange(self.capacity)[None, :]
+        return ops.where(columns < settings.prompt_length, buffer, fill)
+
+    def record(self, ops: Ops, kept: bool, rows: int | Scalar, vocab_size: int) -> Any:
+        """Return a buffer [N, R, V] for scores or logits, or () if they are not kept."""
+        return ops.full((self.steps, rows, vocab_size), 0.0, "float") if kept else ()
+
+    def is_eos(self, ops: Ops, tokens: Array, settings: Settings) -> Array:
+        """Return which tokens are eos: int [R, C] -> bool [R, C]."""
+        if self.num_eos == 0:
+            return tokens != tokens
+        return ops.any(tokens[:, :, None] == settings.eos[None, None, :], axis=-1)
+
+    def stopped_by_criteria(self, ops: Ops, tokens: Array, scores: Any) -> Array:
+        """Ask the criteria about texts int [R, length]: bool [R]."""
+        rows = ops.shape(tokens)[0]
+        stopped = ops.full((rows,), False, "bool")
+        for criterion in self.criteria:
+            stopped = stopped | as_rows(ops, criterion.value(tokens, scores), rows)
+        return stopped
+
+
+def context_of(tokens: Array, length: int | Scalar, settings: Settings) -> Context:
+    return Context(tokens, settings.real, length)
+
+
+def as_rows(ops: Ops, stop: Any, rows: int) -> Array:
+    """Return a criterion's answer, a bool or bool [R], as bool [R]."""
+    if isinstance(stop, bool):
+        return ops.full((rows,), stop, "bool")
+    return ops.cast(stop, "bool")
+
+
+Criterion = Callable[[Array, Any], Any]

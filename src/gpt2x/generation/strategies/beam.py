@@ -1,0 +1,184 @@
+"""Beam search, with the rules of transformers' PyTorch implementation.
+
+Every step scores all continuations of the K running beams of a prompt and takes the best
+``max(2, 1 + E) * K`` of them: enough for K to go on even if every beam could end in each of the E
+eos tokens. Of these, only the best K may finish. Finished texts are ranked by
+``sum of log-probabilities / generated tokens ** length_penalty``; the best K of them are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
+
+# A score that no real text has. Finite, so that it can be added to and compared; scores that
+# carry it are equal to within float32, and all lose.
+LOST = -1.0e9
+
+
+class BeamState(NamedTuple):
+    running: bool | Scalar  # whether any prompt is to continue
+    length: int | Scalar  # columns filled in `open_tokens`
+    open_tokens: Array  # int [B, K, L]: the running beams
+    open_scores: Array  # float [B, K]: their sums of log-probabilities, descending
+    open_origins: Array  # int [B, K, N]: at each step, the row that each beam came from
+    tokens: Array  # int [B, K, L]: the best finished texts
+    ranks: Array  # float [B, K]: their length-normalised scores, descending
+    origins: Array  # int [B, K, N]
+    finished: Array  # bool [B, K]: whether each of `tokens` holds a finished text
+    improvable: Array  # bool [B]: whether a running beam may still beat a finished one
+    scores: Any  # float [N, R, V] or ()
+    logits: Any  # float [N, R, V] or ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamSearch(Strategy):
+    """Keep the `num_beams` likeliest texts.
+
+    early_stopping: True ends a prompt once it has K finished texts; False ends it once the best
+        running beam, at its present length, scores below the worst finished text; "never" ends it
+        once no running beam can beat the worst finished text at any length.
+    num_return_sequences: how many of the K best texts to return.
+    """
+
+    num_beams: int
+    num_return_sequences: int = 1
+    early_stopping: bool | Literal["never"] = False
+
+    reorders = True
+
+    def init(self, ops: Ops, settings: Settings, vocab_size: int) -> BeamState:
+        rows = ops.shape(settings.prompt)[0]
+        prompts, beams = rows // self.num_beams, self.num_beams
+        buffer = self.prompt_buffer(ops, settings, settings.fill)
+        tokens = ops.reshape(buffer, (prompts, beams, self.capacity))
+        origins = ops.full((prompts, beams, self.steps), -1, "int")
+        # All beams of a prompt start equal: only the first may be continued in the first step.
+        first = (ops.arange(beams) == 0)[None, :] & ops.full((prompts, 1), True, "bool")
+        return BeamState(
+            running=ops.scalar(True, "bool"),
+            length=settings.prompt_length,
+            open_tokens=tokens,
+            open_scores=ops.where(first, 0.0, ops.full((prompts, beams), LOST, "float")),
+            open_origins=origins,
+            tokens=tokens + 0,
+            ranks=ops.full((prompts, beams), LOST, "float"),
+            origins=origins + 0,
+            finished=ops.full((prompts, beams), False, "bool"),
+            improvable=ops.full((prompts,), True, "bool"),
+            scores=self.record(ops, self.keep_scores, rows, vocab_size),
+            logits=self.record(ops, self.keep_logits, rows, vocab_size),
+        )
+
+    def step(
+        self, ops: Ops, state: BeamState, logits: Array, settings: Settings
+    ) -> tuple[BeamState, Request]:
+        prompts, beams, _ = ops.shape(state.open_tokens)
+        rows, vocab_size = ops.shape(logits)
+        step = state.length - settings.prompt_length
+        length = state.length + 1
+
+        # 1. Score every continuation: [R, V].
+        context = context_of(
+            ops.reshape(state.open_tokens, (rows, self.capacity)), state.length, settings
+        )
+        scores = self.processors(ops, ops.log_softmax(logits), context, settings.processors)
+        kept_scores, kept_logits = state.scores, state.logits
+        if self.keep_scores:
+            kept_scores = ops.write(kept_scores, step, scores, axis=0)
+        if self.keep_logits:
+            kept_logits = ops.write(kept_logits, step, logits, axis=0)
+
+        # 2. Take the best C of each prompt: [B, C].
+        totals = ops.reshape(scores, (prompts, beams, vocab_size)) + state.open_scores[:, :, None]
+        count = max(2, 1 + self.num_eos) * beams
+        best, index = ops.top_k(ops.reshape(totals, (prompts, beams * vocab_size)), count)
+        origin, token = index // vocab_size, index % vocab_size
+        texts = ops.write(_pick(ops, state.open_tokens, origin), state.length, token, axis=2)
+        row = origin + (ops.arange(prompts) * beams)[:, None]
+        origins = ops.write(_pick(ops, state.open_origins, origin), step, row, axis=2)
+
+        # 3. Which of them end here?
+        ends = self.is_eos(ops, token, settings) | (length >= settings.max_length)
+        if self.criteria:
+            flat = ops.reshape(texts, (prompts * count, self.capacity))[:, :length]
+            kept = kept_scores[: step + 1] if self.keep_scores else None
+            stopped = self.stopped_by_criteria(ops, flat, kept)
+            ends = ends | ops.reshape(stopped, (prompts, count))
+
+        # 4. The best K that do not end run on.
+        open_scores, chosen = ops.top_k(best + ops.cast(ends, "float") * LOST, beams)
+        open_tokens = _pick(ops, texts, chosen)
+        open_origins = _pick(ops, origins, chosen)
+        parents = ops.reshape(ops.take_along(row, chosen), (rows,))
+        tokens = ops.reshape(ops.take_along(token, chosen), (rows,))
+
+        # 5. Those of the best K that end compete with the finished texts.
+        may_finish = ends & (ops.arange(count) < beams)[None, :]
+        closed = ~state.improvable[:, None]
+        if self.early_stopping is True:
+            closed = closed | ops.all(state.finished, axis=-1)[:, None]
+        ranks = best / ops.cast(length - settings.prompt_length, "float") ** settings.length_penalty
+        ranks = ranks + ops.cast(closed, "float") * LOST + ops.cast(~may_finish, "float") * LOST
+        ranks, winners = ops.top_k(ops.concat([state.ranks, ranks], axis=1), beams)
+        finished = ops.concat([state.finished, may_finish], axis=1)
+        finished = ops.take_along(ops.cast(finished, "int"), winners) > 0
+        done_tokens = _pick(ops, ops.concat([state.tokens, texts], axis=1), winners)
+        done_origins = _pick(ops, ops.concat([state.origins, origins], axis=1), winners)
+
+        # 6. Is there any point in going on?
+        improvable = state.improvable & self._can_improve(
+            ops, open_scores, ranks, finished, length, settings
+        )
+        running = ops.any(improvable) & ops.any(~ends)
+        if self.early_stopping is True:
+            running = running & ops.any(~finished)
+
+        state = BeamState(
+            running=running,
+            length=length,
+            open_tokens=open_tokens,
+            open_scores=open_scores,
+            open_origins=open_origins,
+            tokens=done_tokens,
+            ranks=ranks,
+            origins=done_origins,
+            finished=finished,
+            improvable=improvable,
+            scores=kept_scores,
+            logits=kept_logits,
+        )
+        return state, Request(tokens, parents)
+
+    def _can_improve(
+        self,
+        ops: Ops,
+        open_scores: Array,
+        ranks: Array,
+        finished: Array,
+        length: int | Scalar,
+        settings: Settings,
+    ) -> Array:
+        """Return whether the best running beam could beat the worst finished text: bool [B]."""
+        best_length = length - settings.prompt_length
+        if self.early_stopping == "never":
+            # With a positive penalty the exponent favours long texts: assume the longest.
+            longest = settings.max_length - settings.prompt_length
+            best_length = ops.where(settings.length_penalty > 0.0, longest, best_length)
+        attainable = open_scores[:, :1] / ops.cast(best_length, "float") ** settings.length_penalty
+        worst = -ops.max(-ranks, axis=-1)[:, None]
+        return ops.any(attainable > ops.where(finished, worst, LOST), axis=-1)
+
+    def sequences(self, ops: Ops, state: BeamState, settings: Settings) -> Array:
+        best = state.tokens[:, : self.num_return_sequences]
+        return ops.reshape(best, (ops.shape(best)[0] * self.num_return_sequences, self.capacity))
+
+
+def _pick(ops: Ops, x: Array, index: Array) -> Array:
+    """Pick beams of each prompt: x [B, M, L], index int [B, C] -> [B, C, L]."""
+    prompts, beams, width = ops.shape(x)
+    flat = ops.reshape(x, (prompts * beams, width))
+    return ops.take(flat, index + (ops.arange(prompts) * beams)[:, None])

@@ -1,0 +1,29 @@
+"""Small helpers on token ids given by users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import InvalidInputError
+
+
+def token_list(name: str, value: Any) -> list[int]:
+    """Return one id, or a sequence or array of ids, as a non-empty list of non-negative ints.
+
+    Raises InvalidInputError that names the argument.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    items = [value] if isinstance(value, int | np.integer) else value
+    if not isinstance(items, list | tuple) or not items:
+        raise InvalidInputError(
+            f"`{name}` must hold a token id or a non-empty list of token ids, but holds {value!r}."
+        )
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | np.integer) or item < 0:
+            raise InvalidInputError(
+                f"`{name}` must hold token ids (integers of at least 0), but holds {item!r}."
+            )
+    return [int(item) for item in items]
