@@ -4,10 +4,10 @@
     python tools/train_demo_model.py --minutes 50
 
 The text is that of `demo_corpus.py`. A byte-level BPE of 4,096 tokens is learnt from the training
-documents, then a GPT-2 of 3.5 million parameters with AdamW, in bfloat16 over float32 weights. The learning rate follows a cosine
-over the minutes given, so that a slow machine ends as orderly as a fast one, on fewer tokens. The
-run continues from `.demo-model/` when it was interrupted, and whenever the validation loss has
-fallen, the folder that it exports is complete and usable.
+documents, then a GPT-2 of 3.5 million parameters with AdamW, in bfloat16 over float32 weights. The
+learning rate follows a cosine over the minutes given, so that a slow machine ends as orderly as a
+fast one, on fewer tokens. The run continues from `.demo-model/` when it was interrupted, and
+whenever the validation loss has fallen, the folder that it exports is complete and usable.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_corpus import documents
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from demo_corpus import documents
 from gpt2x import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ def evaluate(model: GPT2LMHeadModel, tokens: np.ndarray) -> float:
 
 
 def learning_rate(progress: float) -> float:
-    """Return the rate after `progress` (0 to 1) of the time: warm-up, then a cosine to a twentieth."""
+    """Return the rate when `progress` (0 to 1) of the time is over: warm-up, then a cosine."""
     if progress < WARM_UP:
         return PEAK_RATE * max(progress, 1e-4) / WARM_UP
     fraction = min(1.0, (progress - WARM_UP) / (1 - WARM_UP))

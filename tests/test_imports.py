@@ -1,0 +1,228 @@
+"""The dependency rule: pt | tf | flax -> core -> numpy, never upward and never sideways."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt2x
+from gpt2x import backends
+
+PACKAGE = Path(gpt2x.__file__).parent
+FRAMEWORKS = {
+    "pt": {"torch"},
+    "tf": {"tensorflow", "keras"},
+    "flax": {"jax", "jaxlib", "flax", "optax", "orbax"},
+}
+EVERY_FRAMEWORK = set().union(*FRAMEWORKS.values())
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# Stops the import of the modules named in sys.argv[1:].
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
+    """Yield the absolute name of each module imported anywhere in `tree`, for type checks apart."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports(ast.Module(node.orelse, []), package)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imports(node, package)
+
+
+def run(code: str, *blocked: str) -> str:
+    """Return what `code` prints in a fresh interpreter that cannot import the modules `blocked`."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER + code, *blocked], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the top-level modules that `code` loads in a fresh interpreter."""
+    output = run(f"{code}\nprint('loaded', *{{name.partition('.')[0] for name in sys.modules}})")
+    return set(output.splitlines()[-1].split()[1:])
+
+
+def test_imports_are_found_where_they_hide():
+    source = """
+import os.path
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import torch
+else:
+    import json
+def f():
+    try:
+        from ..errors import InvalidInputError
+        import jax.numpy as jnp
+    except ImportError:
+        from . import tf
+"""
+    assert set(imports(ast.parse(source), ["gpt2x", "cli"])) == {
+        "os.path",
+        "typing",
+        "typing.TYPE_CHECKING",
+        "json",
+        "gpt2x.errors",
+        "gpt2x.errors.InvalidInputError",
+        "jax.numpy",
+        "gpt2x.cli",
+        "gpt2x.cli.tf",
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_module_imports_only_what_its_layer_may(path):
+    layer = path.parts[0]
+    allowed_frameworks = FRAMEWORKS.get(layer, set())
+    if path == Path("backends.py"):
+        allowed_frameworks = EVERY_FRAMEWORK
+    package = ["gpt2x", *path.parent.parts]
+    for name in imports(ast.parse((PACKAGE / path).read_text("utf-8")), package):
+        top, *rest = name.split(".")
+        assert top not in EVERY_FRAMEWORK - allowed_frameworks, f"{path} imports {name}"
+        if top == "gpt2x" and rest:
+            assert rest[0] not in set(FRAMEWORKS) - {layer}, f"{path} imports {name}"
+
+
+def test_the_package_alone_loads_no_framework_and_no_library_but_numpy():
+    loaded = loaded_by("import gpt2x")
+    assert loaded.isdisjoint(EVERY_FRAMEWORK)
+    before = loaded_by("")
+    assert loaded - before - set(sys.stdlib_module_names) <= {"gpt2x", "numpy"}
+
+
+def test_the_package_costs_little_more_than_numpy():
+    def seconds(code: str) -> float:
+        began = time.perf_counter()
+        run(code)
+        return time.perf_counter() - began
+
+    numpy, package = (
+        min(seconds(code) for _ in range(3)) for code in ("import numpy", "import gpt2x")
+    )
+    assert package < 1.5 * numpy + 0.1
+
+
+@pytest.mark.parametrize("name", sorted(gpt2x._CORE_NAMES))
+def test_a_core_name_resolves_without_any_framework(name):
+    code = f"from gpt2x import {name}; print({name}.__name__)"
+    assert run(code, *EVERY_FRAMEWORK).strip() == name
+
+
+@pytest.mark.parametrize("backend", backends.installed())
+def test_a_backend_loads_its_own_framework_alone(backend):
+    name = backends.get(backend).prefix + "LMHeadModel"
+    loaded = loaded_by(f"from gpt2x import {name}")
+    assert loaded & EVERY_FRAMEWORK <= FRAMEWORKS[backend]
+    assert set(backends.get(backend).requires) <= loaded
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, backend in gpt2x._BACKEND_NAMES.items() if backends.is_installed(backend)]
+)
+def test_a_public_name_of_an_installed_backend_resolves(name):
+    assert getattr(gpt2x, name).__name__ == name
+
+
+@pytest.mark.parametrize("backend", sorted(FRAMEWORKS))
+def test_a_missing_framework_names_the_extra(backend):
+    name = backends.get(backend).prefix + "LMHeadModel"
+    code = f"""
+import gpt2x
+from gpt2x import backends
+assert {backend!r} not in backends.installed()
+try:
+    from gpt2x import {name}
+except ImportError as error:
+    assert type(error) is gpt2x.MissingBackendError
+    print(error)
+"""
+    message = run(code, *FRAMEWORKS[backend])
+    assert message.startswith(f"{name} needs {backends.get(backend).title}")
+    assert f'pip install "gpt2x[{backend}]"' in message
+
+
+def test_without_any_framework_the_error_names_every_extra():
+    code = """
+from gpt2x import backends
+try:
+    backends.default()
+except ImportError as error:
+    print(error)
+"""
+    message = run(code, *EVERY_FRAMEWORK)
+    for backend in FRAMEWORKS:
+        assert f'pip install "gpt2x[{backend}]"' in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "framework"), [("pt", "torch"), ("tf", "tensorflow"), ("jax", "jax")]
+)
+def test_return_tensors_without_the_framework_names_the_extra(kind, framework):
+    code = f"""
+from gpt2x.backends import to_tensor
+try:
+    to_tensor([[1, 2]], {kind!r})
+except ImportError as error:
+    print(error)
+"""
+    message = run(code, framework)
+    assert message.startswith(f"return_tensors={kind!r} needs")
+    assert "pip install" in message
+
+
+@pytest.mark.parametrize("kind", ["np", "pt", "tf", "jax"])
+def test_return_tensors_gives_the_framework_its_own_tensors(kind):
+    module = {"np": "numpy", "pt": "torch", "tf": "tensorflow", "jax": "jax"}[kind]
+    pytest.importorskip(module)
+    tensor = backends.to_tensor([[1, 2], [3, 4]], kind)
+    dtype = {"np": "int64", "pt": "torch.int64", "tf": "<dtype: 'int32'>", "jax": "int32"}[kind]
+    origin = {"np": "numpy", "pt": "torch", "tf": "tensorflow", "jax": "jaxlib"}[kind]
+    assert type(tensor).__module__.startswith(origin)
+    assert str(tensor.dtype) == dtype
+    np.testing.assert_array_equal(np.asarray(tensor), [[1, 2], [3, 4]])
+
+
+def test_unknown_names_of_backends_and_tensors_are_refused():
+    with pytest.raises(ValueError, match="backend is 'torch'; allowed are 'pt', 'tf', 'flax'"):
+        backends.get("torch")
+    with pytest.raises(
+        ValueError, match="return_tensors is 'pd'; allowed are 'np', 'pt', 'tf', 'jax'"
+    ):
+        backends.to_tensor([1], "pd")
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'GPT3LMHeadModel'"):
+        gpt2x.GPT3LMHeadModel  # noqa: B018
+    assert not hasattr(gpt2x, "GPT3LMHeadModel")
+
+
+def test_dir_lists_every_public_name():
+    assert {*gpt2x._CORE_NAMES, *gpt2x._BACKEND_NAMES, "__version__"} <= set(dir(gpt2x))
