@@ -33,6 +33,7 @@ PARTS = {
     "forward": "write_forward",
     "heads": "write_heads",
     "generation": "write_generation",
+    "formats": "write_formats",
 }
 
 
@@ -46,7 +47,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import torch
+    import transformers
 
+    transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     for part in arguments.only:
         module = importlib.import_module(f"generator.{part}")

@@ -31,6 +31,16 @@ UNTIED: dict[str, Any] = {
     "eos_token_id": 100,
     "tie_word_embeddings": False,
 }
+SMALL: dict[str, Any] = {
+    "vocab_size": 37,
+    "n_positions": 16,
+    "n_embd": 12,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_inner": 20,
+    "bos_token_id": 35,
+    "eos_token_id": 36,
+}
 # No text holds it but as padding. Not 0: beam search of transformers 4 takes 0 for no pad id.
 PAD = 2
 
@@ -57,6 +67,13 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "token_classification": ("GPT2ForTokenClassification", {**PLAIN, "num_labels": 4}, 7),
     "question_answering": ("GPT2ForQuestionAnswering", PLAIN, 8),
+    "small": (
+        "GPT2LMHeadModel",
+        {**SMALL, "add_cross_attention": True, "tie_word_embeddings": False},
+        9,
+    ),
+    "small_double_heads": ("GPT2DoubleHeadsModel", SMALL, 10),
+    "small_classification": ("GPT2ForSequenceClassification", {**SMALL, "num_labels": 3}, 11),
 }
 
 # Large enough that logits are peaked (so that greedy choices are no near ties), and that a bias
