@@ -16,24 +16,27 @@ from gpt2x.errors import CheckpointError
 from gpt2x.weights import Shape, canonical_pytorch_name
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class LazyTensor:
     """One tensor of a file: its shape and dtype are known, its values stay in the file.
 
-    `read` returns a new array each time and allocates no more than the tensor itself; a layout
-    change (`transposed`, `mapped`) happens as it is read.
+    `read` returns a new array each time and allocates little more than that array; a layout change
+    (`transposed`, `mapped`) happens as it is read. `rows`, where a format can give part of a
+    tensor, returns the slice from one index to another along the first axis.
     """
 
     shape: Shape
     dtype: np.dtype[Any]
     reader: Callable[[], np.ndarray] = field(repr=False)
+    rows: Callable[[int, int], np.ndarray] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, array: np.ndarray) -> LazyTensor:
         """Wrap an array that is in memory already."""
-        return cls(array.shape, array.dtype, lambda: array)
+        return cls(array.shape, array.dtype, lambda: array, lambda first, last: array[first:last])
 
     @property
     def size(self) -> int:
@@ -45,12 +48,38 @@ class LazyTensor:
         """How many bytes its values take in memory."""
         return self.size * self.dtype.itemsize
 
-    def read(self) -> np.ndarray:
-        """Return the values; raises CheckpointError where the file cannot give them."""
+    def read(self, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+        """Return the values, converted to `dtype` if one is given.
+
+        Raises CheckpointError where the file cannot give them.
+        """
+        if dtype is not None and dtype != self.dtype:
+            return self._read_as(dtype)
         array = self.reader()
         assert array.shape == self.shape, (array.shape, self.shape)
         assert array.dtype == self.dtype, (array.dtype, self.dtype)
         return array
+
+    def blocks(self, nbytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+        """Yield the values in slices along the first axis, of about `nbytes` where it can."""
+        if self.rows is None or self.nbytes <= nbytes:
+            yield self.read()
+            return
+        step = max(1, nbytes * self.shape[0] // self.nbytes)
+        for start in range(0, self.shape[0], step):
+            yield self.rows(start, min(start + step, self.shape[0]))
+
+    def _read_as(self, dtype: np.dtype[Any]) -> np.ndarray:
+        # By blocks, so that the array before conversion is never whole in memory.
+        converted = np.empty(self.shape, dtype)
+        if self.rows is None or not self.shape:
+            converted[...] = self.read()
+            return converted
+        start = 0
+        for block in self.blocks():
+            converted[start : start + len(block)] = block
+            start += len(block)
+        return converted
 
     def mapped(self, shape: Shape, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
         """The tensor that `change` makes of this one; `shape` is the shape it will have."""
@@ -68,7 +97,7 @@ class LazyTensor:
         """The values converted to `dtype` as they are read."""
         if dtype == self.dtype:
             return self
-        return LazyTensor(self.shape, dtype, lambda: self.read().astype(dtype))
+        return LazyTensor(self.shape, dtype, lambda: self.read(dtype))
 
 
 def concatenated(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:

@@ -61,8 +61,16 @@ class BinaryFile:
     ) -> LazyTensor:
         """The array stored row by row from `offset`; raises CheckpointError if it does not fit."""
         self._check_range(offset, math.prod(shape) * dtype.itemsize, what)
+        row = math.prod(shape[1:]) * dtype.itemsize
+
+        def rows(first: int, last: int) -> np.ndarray:
+            return self.array(offset + first * row, (last - first, *shape[1:]), dtype, what)
+
         return LazyTensor(
-            shape, dtype.newbyteorder("="), lambda: self.array(offset, shape, dtype, what)
+            shape,
+            dtype.newbyteorder("="),
+            lambda: self.array(offset, shape, dtype, what),
+            rows if shape else None,
         )
 
     def array(

@@ -177,8 +177,8 @@ def _find_foreign(files: ModelFiles, format: str | None) -> tuple[Path, str] | N
             continue
         if len(matches) > 1:
             raise CheckpointError(
-                f"{files.name!r} holds several checkpoints ({', '.join(matches)}); give the path of "
-                "one."
+                f"{files.name!r} holds several checkpoints ({', '.join(matches)}); give the path "
+                "of one."
             )
         path = files.find(matches[0])
         if path is not None:

@@ -252,7 +252,7 @@ def _decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
-_Operation = Callable[[PickleMachine], None]
+_Operation = Callable[[PickleMachine], object]
 _OPERATIONS: dict[bytes, _Operation] = {
     pickle.PROTO: lambda m: m._protocol(),
     pickle.FRAME: lambda m: m._number("<Q"),

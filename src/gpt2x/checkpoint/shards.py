@@ -122,9 +122,12 @@ def plan_shards(sizes: Mapping[str, int], max_size: int, file: str) -> list[Shar
     ]
 
 
-def index_json(shards: Iterable[Shard], total_size: int, total_parameters: int) -> str:
-    """The text of the index file for these shards."""
+def index_json(
+    shards: Iterable[Shard], total_size: int, total_parameters: int, aliases: Mapping[str, str]
+) -> str:
+    """The text of the index file; an alias is in the shard of the tensor that it repeats."""
     weight_map = {name: shard.file for shard in shards for name in shard.names}
+    weight_map |= {alias: weight_map[name] for alias, name in aliases.items()}
     metadata = {"total_parameters": total_parameters, "total_size": total_size}
     index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
     return json.dumps(index, indent=2) + "\n"

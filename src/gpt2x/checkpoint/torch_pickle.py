@@ -42,6 +42,7 @@ from gpt2x.checkpoint.pickle_machine import (
     plain_key,
 )
 from gpt2x.errors import CheckpointError
+from gpt2x.weights import Shape
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -194,8 +195,8 @@ class _Reader:
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise CheckpointError("it refers to objects outside the file")
         _, kind, key, _, numel, *rest = identity
-        name = getattr(kind, "name", kind)
-        if name not in _DTYPE_OF_STORAGE:
+        name = getattr(kind, "name", None)
+        if not isinstance(name, str) or name not in _DTYPE_OF_STORAGE:
             raise CheckpointError(f"it holds a storage of the unknown type {str(name)[:80]!r}")
         dtype = _DTYPE_OF_STORAGE[name]
         (numel,) = check_shape((numel,), "a storage")
@@ -249,16 +250,38 @@ class _Reader:
                 f"a tensor of shape {list(shape)} does not fit its storage of {available} elements"
             )
 
-        def read() -> np.ndarray:
-            raw = storage.read(offset * dtype.itemsize, span * dtype.itemsize).view(dtype)
-            flat = raw.byteswap() if self._swapped else raw
-            if not numel:
-                return np.empty(shape, dtype)
+        def elements(first: int, count: int) -> np.ndarray:
+            start = (offset + first) * dtype.itemsize
+            raw = storage.read(start, count * dtype.itemsize).view(dtype)
+            return raw.byteswap() if self._swapped else raw
+
+        if numel == 0 or strides == _row_major(shape, strides):
+            row = numel // max(shape[0], 1) if shape else 1
+            return LazyTensor(
+                shape,
+                dtype,
+                lambda: elements(0, numel).reshape(shape),
+                lambda first, last: elements(first * row, (last - first) * row).reshape(
+                    last - first, *shape[1:]
+                ),
+            )
+
+        def strided() -> np.ndarray:
             steps = [step * dtype.itemsize for step in strides]
-            view = np.lib.stride_tricks.as_strided(flat, shape, steps)
+            view = np.lib.stride_tricks.as_strided(elements(0, span), shape, steps)
             return np.require(view, requirements="C")
 
-        return LazyTensor(shape, dtype, read)
+        return LazyTensor(shape, dtype, strided)
+
+
+def _row_major(shape: Shape, strides: Shape) -> Shape:
+    """The strides of a contiguous array; where an axis has length 1, any stride will do."""
+    steps, step = list(strides), 1
+    for axis in reversed(range(len(shape))):
+        if shape[axis] != 1:
+            steps[axis] = step
+        step *= shape[axis]
+    return tuple(steps)
 
 
 class _ZipReader(_Reader):

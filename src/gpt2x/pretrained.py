@@ -1,0 +1,446 @@
+"""`from_pretrained` and `save_pretrained`, as far as they need no framework.
+
+The three backends share it: `resolve` turns a name and transformers' keywords into a config and an
+open checkpoint, `plan_load` decides which tensor goes where and what is missing or left over,
+`save_folder` writes a folder that transformers reads. A backend only makes the model and moves
+arrays::
+
+    with resolve(cls.__name__, "gpt2", revision="main") as source:
+        model = cls(source.config)
+        plan = plan_load(source.checkpoint, source.config, cls.head, owner=cls.__name__)
+        for name, array in plan.arrays(source.dtype):
+            ...  # `array` is in canonical layout; PYTORCH, TENSORFLOW or FLAX of weights.py maps it
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from gpt2x.checkpoint import safetensors, shards, torch_writer
+from gpt2x.checkpoint.base import BFLOAT16, Checkpoint, LazyTensor
+from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.checkpoint.infer import infer_config, same_values
+from gpt2x.checkpoint.opening import FLAX as FLAX_FILE
+from gpt2x.checkpoint.opening import PYTORCH as PYTORCH_FILE
+from gpt2x.checkpoint.opening import SAFETENSORS as SAFETENSORS_FILE
+from gpt2x.checkpoint.opening import TENSORFLOW as TENSORFLOW_FILE
+from gpt2x.checkpoint.opening import WeightsFile, open_model_files
+from gpt2x.config import GPT2Config
+from gpt2x.config_fields import dtype_name
+from gpt2x.errors import InvalidInputError, WeightsError, unknown_arguments
+from gpt2x.hub import ModelFiles
+from gpt2x.weights import HEAD_MODULES, PYTORCH, Head, Shape, parameter_shapes
+
+GENERATION_CONFIG_NAME = "generation_config.json"
+
+# Keywords that transformers takes and that change nothing here: every load is frugal with memory,
+# nothing is initialised twice, and no file can run code.
+_WITHOUT_EFFECT = ("low_cpu_mem_usage", "_fast_init", "weights_only", "trust_remote_code")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a floating dtype's name; bfloat16 is ml_dtypes'."""
+    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
+
+
+@dataclass
+class Pretrained:
+    """A model found by name: what it is, and its open weights. A context manager.
+
+    Attributes:
+        name: the folder or hub name it was asked for by.
+        config: its config, with the caller's overrides.
+        checkpoint: its weights; None where a state dict was given in their place.
+        dtype: name of the dtype that the model is wanted in.
+        generation_config: path of its generation_config.json, or None.
+        files: where its other files (the tokenizer's) can be found.
+    """
+
+    name: str
+    config: GPT2Config
+    checkpoint: Checkpoint
+    dtype: str
+    generation_config: Path | None
+    files: ModelFiles
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.checkpoint.close()
+
+
+def resolve(
+    owner: str,
+    name_or_path: str | os.PathLike[str],
+    *,
+    config: GPT2Config | str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+    from_tf: bool = False,
+    from_flax: bool = False,
+    from_pt: bool = False,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Find a model by folder or hub name; read its config and open its weights.
+
+    The arguments are transformers'. The format is detected: `from_tf` and `from_flax` only look for
+    their format first, `from_pt` changes nothing. `dtype` (older name `torch_dtype`) is a dtype of
+    any framework or its name, ``"auto"`` for that of the config or else of the weights; the default
+    is float32, as in transformers 4. Every other keyword is a field of the config to override.
+
+    Args:
+        owner: name of the calling class, for messages.
+        name_or_path: folder or name on the hub.
+        config: a config to use, or where to read it, in place of the model's own.
+
+    Raises:
+        CheckpointError: if the model, its config or its weights cannot be found or read.
+        InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
+    """
+    overrides = {k: v for k, v in overrides.items() if k not in _WITHOUT_EFFECT}
+    if "use_auth_token" in overrides:
+        warnings.warn("use_auth_token= is now called token=.", FutureWarning, stacklevel=3)
+        token = overrides.pop("use_auth_token") if token is None else token
+    if dtype is not None and torch_dtype is not None:
+        raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
+    where = {
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": token,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    files = ModelFiles(os.fspath(name_or_path), subfolder=subfolder, **where)  # type: ignore[arg-type]
+    first = TENSORFLOW_FILE if from_tf else FLAX_FILE if from_flax else PYTORCH_FILE
+    checkpoint = open_model_files(
+        files,
+        variant=variant,
+        use_safetensors=use_safetensors,
+        first=first.format if from_tf or from_flax else None,
+    )
+    try:
+        found = _find_config(owner, files, checkpoint, config, where, overrides)
+        return Pretrained(
+            name=files.name,
+            config=found,
+            checkpoint=checkpoint,
+            dtype=_wanted_dtype(torch_dtype if dtype is None else dtype, found, checkpoint),
+            generation_config=files.find(GENERATION_CONFIG_NAME),
+            files=files,
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _find_config(
+    owner: str,
+    files: ModelFiles,
+    checkpoint: Checkpoint,
+    config: GPT2Config | str | os.PathLike[str] | None,
+    where: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> GPT2Config:
+    if isinstance(config, GPT2Config):
+        base = config.to_dict()
+    elif config is not None:
+        base, _ = GPT2Config.get_config_dict(config, **where)
+    elif checkpoint.config is not None:
+        base = checkpoint.config
+    else:
+        n_head = overrides.get("n_head", overrides.get("num_attention_heads"))
+        base = infer_config(checkpoint, n_head)
+        warnings.warn(
+            f"{files.name!r} has no config.json; its config was inferred from the weights' shapes, "
+            f"with {base['n_head']} heads.",
+            stacklevel=4,
+        )
+    found, unused = GPT2Config.from_dict(
+        copy.deepcopy(base), return_unused_kwargs=True, **overrides
+    )
+    if unused:
+        allowed = [*_ARGUMENTS, "num_labels", *found]
+        raise InvalidInputError(unknown_arguments(f"{owner}.from_pretrained", unused, allowed))
+    found.name_or_path = files.name
+    return found
+
+
+def _wanted_dtype(dtype: Any, config: GPT2Config, checkpoint: Checkpoint) -> str:
+    if dtype is None:
+        return "float32"
+    if dtype != "auto":
+        return dtype_name("dtype", dtype)
+    if config.dtype is not None:
+        return config.dtype
+    stored = next((tensor.dtype.name for tensor in checkpoint.values()), "float32")
+    return stored if stored in ("float16", "bfloat16", "float64") else "float32"
+
+
+@dataclass
+class LoadingInfo:
+    """What a load left out, under transformers' names for the class (``transformer.wte.weight``).
+
+    Attributes:
+        missing_keys: parameters of the model that the checkpoint lacks; initialised anew.
+        unexpected_keys: tensors of the checkpoint that the model has no place for.
+        mismatched_keys: (name, shape in the checkpoint, shape in the model), with
+            `ignore_mismatched_sizes`; initialised anew.
+        error_msgs: always empty, since errors are raised; transformers has it.
+    """
+
+    missing_keys: list[str] = field(default_factory=list)
+    unexpected_keys: list[str] = field(default_factory=list)
+    mismatched_keys: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    error_msgs: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, list[Any]]:
+        """The dictionary that ``output_loading_info=True`` returns."""
+        return dict(vars(self))
+
+
+@dataclass
+class LoadPlan:
+    """Which tensor of a checkpoint goes into which parameter of a model.
+
+    Attributes:
+        tensors: canonical name -> tensor, of the shape that the model has.
+        info: what is left out on either side.
+        new: canonical names of the parameters to be initialised anew.
+    """
+
+    tensors: dict[str, LazyTensor]
+    info: LoadingInfo
+    new: list[str]
+
+    def arrays(self, dtype: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """Read the tensors one after another, in the dtype of this name or else in the file's."""
+        wanted = None if dtype is None else numpy_dtype(dtype)
+        for name, tensor in self.tensors.items():
+            yield name, tensor.read(wanted)
+
+
+def plan_load(
+    checkpoint: Checkpoint | Mapping[str, LazyTensor],
+    config: GPT2Config,
+    head: Head,
+    *,
+    owner: str | None = None,
+    name: str | None = None,
+    ignore_mismatched_sizes: bool = False,
+    strict: bool = False,
+) -> LoadPlan:
+    """Match a checkpoint's tensors with the parameters of a model.
+
+    A missing new head (and cross-attention where the checkpoint has none) is initialised anew and
+    named in one warning, left-over tensors in another; nothing else is missing silently. A tied
+    ``lm_head.weight`` is never missing. A checkpoint that holds one all the same must agree with
+    the embedding: where it differs, the embedding counts, as in transformers, with a warning.
+
+    Args:
+        checkpoint: canonical name -> tensor.
+        config: of the model; its shapes are what the tensors must have.
+        head: which of the model classes.
+        owner: name of the model's class, for messages; transformers' by default.
+        name: where the checkpoint is from, for messages.
+        ignore_mismatched_sizes: initialise anew what has another shape, instead of raising.
+        strict: raise if anything is missing, left over or mismatched.
+
+    Raises:
+        WeightsError: naming all body weights that are missing, or all tensors of another shape, or
+            with `strict` everything that does not match.
+    """
+    owner = owner or head.architecture
+    name = name or str(getattr(checkpoint, "path", "the checkpoint"))
+    expected = parameter_shapes(config, head)
+    found = {key: checkpoint[key] for key in expected if key in checkpoint}
+    mismatched = [key for key, tensor in found.items() if tensor.shape != expected[key]]
+    missing = [key for key in expected if key not in found]
+    left_over = [key for key in checkpoint if key not in expected]
+    has_lm_head = head in (Head.LM, Head.DOUBLE)
+    if has_lm_head and config.tie_word_embeddings and "lm_head.weight" in left_over:
+        left_over.remove("lm_head.weight")
+        if not same_values(checkpoint["lm_head.weight"], checkpoint["wte.weight"]):
+            warnings.warn(
+                f"{name!r} holds an lm_head.weight that differs from wte.weight, but "
+                f"tie_word_embeddings makes {owner} use wte.weight for both. Pass "
+                "tie_word_embeddings=False to use the checkpoint's own output layer.",
+                stacklevel=3,
+            )
+
+    body_missing = [key for key in missing if not _may_be_new(key, found)]
+    if body_missing:
+        raise WeightsError(
+            f"{name!r} lacks {len(body_missing)} of the weights of {owner}: {_list(body_missing)}. "
+            "It is incomplete, or of another architecture than its config says."
+        )
+    if mismatched and not ignore_mismatched_sizes:
+        sizes = [f"{k} is {found[k].shape}, the model's {expected[k]}" for k in mismatched]
+        raise WeightsError(
+            f"{name!r} does not fit the config of {owner}: size mismatch for {_list(sizes, '; ')}. "
+            "Correct the config, or pass ignore_mismatched_sizes=True to initialise them anew."
+        )
+
+    def public(key: str) -> str:
+        return _public_name(key, head)
+
+    info = LoadingInfo(
+        [public(key) for key in missing],
+        [public(key) for key in left_over],
+        [(public(key), found[key].shape, expected[key]) for key in mismatched],
+    )
+    new = [*missing, *mismatched]
+    if strict and (new or left_over):
+        raise WeightsError(
+            f"{name!r} does not match {owner} exactly (strict=True). Missing: {_list(missing)}. "
+            f"Left over: {_list(left_over)}. Of another shape: {_list(mismatched)}."
+        )
+    if new:
+        warnings.warn(
+            f"Some weights of {owner} were not in {name!r} and are newly initialised: "
+            f"{_list([public(key) for key in new])}. Train the model before you use it.",
+            stacklevel=3,
+        )
+    if left_over:
+        warnings.warn(
+            f"Some weights of {name!r} were not used by {owner}: {_list(info.unexpected_keys)}.",
+            stacklevel=3,
+        )
+    tensors = {key: tensor for key, tensor in found.items() if key not in mismatched}
+    return LoadPlan(tensors, info, new)
+
+
+def _may_be_new(key: str, found: Mapping[str, LazyTensor]) -> bool:
+    """Whether a model may start without this weight: a head, or cross-attention as a whole."""
+    if key.partition(".")[0] in HEAD_MODULES:
+        return True
+    return _is_cross_attention(key) and not any(map(_is_cross_attention, found))
+
+
+def _is_cross_attention(key: str) -> bool:
+    return ".crossattention." in key or ".ln_cross_attn." in key
+
+
+def _public_name(key: str, head: Head) -> str:
+    try:
+        return PYTORCH.spell(key, prefix=head is not Head.NONE)
+    except InvalidInputError:
+        return key  # not a name of GPT-2: told as the checkpoint has it
+
+
+def _list(names: list[str], separator: str = ", ") -> str:
+    return separator.join(names) or "none"
+
+
+def save_folder(
+    path: str | os.PathLike[str],
+    config: GPT2Config,
+    tensors: Mapping[str, LazyTensor | np.ndarray],
+    head: Head,
+    *,
+    generation_config: Any = None,
+    max_shard_size: int | str = "5GB",
+    safe_serialization: bool = True,
+    variant: str | None = None,
+) -> None:
+    """Write a model's folder as transformers writes it; it appears whole or not at all.
+
+    PyTorch's names and layouts, safetensors with ``format: pt``, `architectures` and `dtype` in
+    config.json. A tied output layer is left out of safetensors and stands in ``pytorch_model.bin``
+    as the embedding once more. Shards of an earlier save are removed.
+
+    Args:
+        path: the folder, made if need be.
+        config: the model's; is not changed.
+        tensors: canonical name -> tensor in canonical layout, read one at a time.
+        head: which of the model classes.
+        generation_config: an object with `save_pretrained`, or None to write none.
+        max_shard_size: bytes of weights a file holds at most, or a string such as "5GB".
+        safe_serialization: False writes ``pytorch_model.bin``.
+        variant: write ``model.VARIANT.safetensors``.
+
+    Raises:
+        InvalidInputError: if `path` is a file or an option has an impossible value.
+        WeightsError: if the tensors are not those of the config and head.
+    """
+    lazy = {
+        name: tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor)
+        for name, tensor in tensors.items()
+    }
+    plan_load(lazy, config, head, name="the model to save", strict=True)
+    file = SAFETENSORS_FILE if safe_serialization else PYTORCH_FILE
+    written = copy.deepcopy(config)
+    written.architectures = [head.architecture]
+    written.dtype = lazy["wte.weight"].dtype.name
+    stem, _, suffix = file.single(variant).rpartition(".")
+    stale = (file.single(variant), f"{stem}-*-of-*.{suffix}", file.index(variant))
+    with atomic_folder(path, replaces=stale) as folder:
+        write_weights(folder, lazy, head, file, max_shard_size, variant=variant, config=config)
+        written.save_pretrained(folder)
+        if generation_config is not None:
+            generation_config.save_pretrained(folder)
+
+
+def write_weights(
+    folder: Path,
+    tensors: Mapping[str, LazyTensor],
+    head: Head,
+    file: WeightsFile,
+    max_shard_size: int | str,
+    *,
+    config: GPT2Config,
+    variant: str | None = None,
+) -> None:
+    """Write safetensors or PyTorch weights, in shards with an index if there is more than one."""
+    named = {_public_name(name, head): tensor for name, tensor in tensors.items()}
+    tied = config.tie_word_embeddings and head in (Head.LM, Head.DOUBLE)
+    aliases: dict[str, str] = {}
+    if tied:
+        named.pop("lm_head.weight", None)
+        if file is PYTORCH_FILE:
+            aliases["lm_head.weight"] = "transformer.wte.weight"
+    sizes = {name: tensor.nbytes for name, tensor in named.items()}
+    plan = shards.plan_shards(sizes, shards.parse_size(max_shard_size), file.single(variant))
+    for shard in plan:
+        part = {name: named[name] for name in shard.names}
+        if file is SAFETENSORS_FILE:
+            safetensors.write(folder / shard.file, part, {"format": "pt"})
+        else:
+            torch_writer.write(
+                folder / shard.file, part, {a: b for a, b in aliases.items() if b in part}
+            )
+    if len(plan) > 1:
+        index = shards.index_json(
+            plan,
+            sum(sizes.values()),
+            sum(tensor.size for tensor in named.values()),
+            aliases,
+        )
+        (folder / file.index(variant)).write_text(index, encoding="utf-8")
+
+
+_ARGUMENTS = tuple(
+    name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype",)
+) + ("ignore_mismatched_sizes", "output_loading_info", "strict", "attn_implementation")
