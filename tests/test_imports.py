@@ -131,8 +131,8 @@ def test_the_package_costs_little_more_than_numpy():
 
 @pytest.mark.parametrize("name", sorted(gpt2x._CORE_NAMES))
 def test_a_core_name_resolves_without_any_framework(name):
-    code = f"from gpt2x import {name}; print({name}.__name__)"
-    assert run(code, *EVERY_FRAMEWORK).strip() == name
+    code = f"from gpt2x import {name}; print(getattr({name}, '__name__', {name}))"
+    assert run(code, *EVERY_FRAMEWORK).strip() in (name, str(gpt2x.EMBEDDED_MODEL))
 
 
 @pytest.mark.parametrize("backend", backends.installed())

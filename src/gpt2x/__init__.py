@@ -32,6 +32,7 @@ _CORE_NAMES: dict[str, str] = {
     "CheckpointError": "gpt2x.errors",
     "WeightsError": "gpt2x.errors",
     "MissingBackendError": "gpt2x.errors",
+    "EMBEDDED_MODEL": "gpt2x.data",
 }
 
 # The classes that every backend has, after its prefix (GPT2, TFGPT2, FlaxGPT2).
