@@ -33,7 +33,9 @@ PARTS = {
     "forward": "write_forward",
     "heads": "write_heads",
     "generation": "write_generation",
+    "logits_processors": "write_logits_processors",
     "formats": "write_formats",
+    "frameworks": "write_frameworks",
 }
 
 

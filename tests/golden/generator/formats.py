@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import tf_keras
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -192,6 +193,7 @@ def from_torch(class_name: str, out: Path, source: str) -> Any:
     It goes through ``pytorch_model.bin``, the one file those classes still read with current
     releases of safetensors.
     """
+    tf_keras.backend.clear_session()  # else names count the models made before
     with tempfile.TemporaryDirectory() as folder:
         load_model(out, source).save_pretrained(folder, safe_serialization=False)
         return getattr(transformers, class_name).from_pretrained(folder, from_pt=True)
