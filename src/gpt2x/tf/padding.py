@@ -1,0 +1,137 @@
+"""Cutting ragged rows of ids, and padding them to one length, in the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from gpt2x.errors import InvalidInputError, check_choice
+
+SIDES = ("right", "left")
+_PADDING = {True: "longest", False: "do_not_pad"}
+_TRUNCATION = {True: "longest_first", False: "do_not_truncate"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How long rows of ids become.
+
+    Attributes:
+        room: texts are cut to this many ids; None to leave them whole.
+        truncation_side: "right" or "left", where ids are removed.
+        pad_token_id: id to pad with; None to leave rows ragged.
+        width: dense rows are at least this long.
+        multiple: the length of dense rows is a multiple of this.
+        padding_side: "right" or "left".
+    """
+
+    room: int | None
+    truncation_side: str
+    pad_token_id: int | None
+    width: int
+    multiple: int
+    padding_side: str
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        n_special: int,
+        max_length: int | None,
+        pad_token_id: int | None,
+        padding_side: str,
+        truncation_side: str,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> Layout:
+        """Turn the arguments of a call into a layout; `TFGPT2Tokenizer.call` describes them.
+
+        Args:
+            n_special: how many special tokens stand around each text.
+
+        Raises:
+            InvalidInputError: for a value that is not allowed, and for what cannot be done
+                without a pad token or within the length.
+        """
+        check_choice("padding_side", padding_side, SIDES)
+        check_choice("truncation_side", truncation_side, SIDES)
+        _check_count("max_length", max_length, least=0)
+        _check_count("pad_token_id", pad_token_id, least=0)
+        _check_count("pad_to_multiple_of", pad_to_multiple_of, least=1)
+        if padding is None:
+            padding = "do_not_pad" if None in (max_length, pad_token_id) else "max_length"
+        if truncation is None:
+            truncation = max_length is not None
+        padding = _PADDING[padding] if isinstance(padding, bool) else padding
+        truncation = _TRUNCATION[truncation] if isinstance(truncation, bool) else truncation
+        check_choice("padding", padding, ("longest", "max_length", "do_not_pad"))
+        # There is one sequence only, so that the two ways to truncate are one.
+        check_choice("truncation", truncation, ("longest_first", "only_first", "do_not_truncate"))
+        truncates = truncation != "do_not_truncate"
+        for option, value, needs_length in (
+            ("padding", padding, padding == "max_length"),
+            ("truncation", truncation, truncates),
+        ):
+            if needs_length and max_length is None:
+                raise InvalidInputError(
+                    f"{option}={value!r} needs a length. Give max_length, in the call or to the "
+                    "layer."
+                )
+        pads = padding != "do_not_pad"
+        if pads and pad_token_id is None:
+            raise InvalidInputError(
+                "Padding needs a padding token, and this tokenizer does not have one. Set it with: "
+                "tokenizer.pad_token_id = 50256 (GPT-2's end of text)"
+            )
+        multiple = pad_to_multiple_of or 1
+        if pads and truncates and max_length % multiple:
+            raise InvalidInputError(
+                f"Texts would be truncated to {max_length} tokens, which is not a multiple of "
+                f"pad_to_multiple_of={multiple}. Choose a max_length that is."
+            )
+        if truncates and max_length < n_special:
+            raise InvalidInputError(
+                f"max_length is {max_length}, less than the {n_special} special tokens alone."
+            )
+        return cls(
+            room=max_length - n_special if truncates else None,
+            truncation_side=truncation_side,
+            pad_token_id=pad_token_id if pads else None,
+            width=max_length if padding == "max_length" else 0,
+            multiple=multiple,
+            padding_side=padding_side,
+        )
+
+    def cut(self, texts: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Cut the ids of texts, before special tokens come around them: ragged [B, (T)]."""
+        if self.room is None:
+            return texts
+        if self.truncation_side == "right":
+            return texts[:, : self.room]
+        return texts[:, -self.room :] if self.room else texts[:, :0]
+
+    def pad(self, rows: tf.RaggedTensor) -> tuple[Any, Any]:
+        """Pad rows: int32 ragged [B, (T)] -> ids and mask, ragged [B, (T)] or dense [B, T]."""
+        if self.pad_token_id is None:
+            return rows, tf.ones_like(rows)
+        lengths = rows.row_lengths()
+        # Also where there are no rows, whose longest is not defined.
+        width = tf.reduce_max(tf.concat([lengths, [self.width]], axis=0))
+        width = -(-width // self.multiple) * self.multiple
+        is_token = tf.sequence_mask(lengths, width)  # [B, T]
+        if self.padding_side == "left":
+            is_token = tf.reverse(is_token, axis=[1])
+        ids = tf.fill(tf.shape(is_token), tf.constant(self.pad_token_id, rows.dtype))
+        # Row by row from left to right, the places of tokens come in the order of the tokens.
+        ids = tf.tensor_scatter_nd_update(ids, tf.where(is_token), rows.flat_values)
+        return ids, tf.cast(is_token, rows.dtype)
+
+
+def _check_count(what: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise InvalidInputError(f"{what} is {value!r}; it must be an integer of at least {least}.")
