@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -102,7 +103,9 @@ class ModelFiles:
             return sorted(path.name for path in folder.iterdir() if path.is_file())
         revision = self._commit or self._revision
         try:
-            files = HfApi(token=self._token).list_repo_files(self.name, revision=revision)
+            files = HfApi(_endpoint(), token=self._token).list_repo_files(
+                self.name, revision=revision
+            )
         except HfHubHTTPError:
             return []  # a server without a listing: the names that are known must do
         prefix = f"{self.subfolder}/" if self.subfolder else ""
@@ -133,6 +136,7 @@ class ModelFiles:
                 local_files_only=self._offline,
                 force_download=self._force_download,
                 library_name="gpt2x",
+                endpoint=_endpoint(),
             )
         except LocalEntryNotFoundError as error:
             # No connection (or none allowed): from here on the cache answers alone.
@@ -190,9 +194,7 @@ class ModelFiles:
         return snapshot if snapshot.is_dir() else None
 
     def _url(self) -> str:
-        from huggingface_hub.constants import ENDPOINT
-
-        return f"{ENDPOINT}/{self.name}"
+        return f"{_endpoint()}/{self.name}"
 
     def _unreachable(self) -> str:
         revision = f" at revision {self._revision!r}" if self._revision else ""
@@ -206,6 +208,13 @@ class ModelFiles:
             f"{self._url()} cannot be reached. Check the connection (and that HF_HUB_OFFLINE is "
             "not set), or give the path of a folder."
         )
+
+
+def _endpoint() -> str:
+    """The hub's address. huggingface-hub reads HF_ENDPOINT once, when it is imported; this, now."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
 
 
 def _commit_of(path: Path, filename: str, subfolder: str) -> str | None:

@@ -119,11 +119,11 @@ class PickleMachine:
         self.position = end
         return taken
 
-    def _line(self) -> str:
+    def _line(self, encoding: str = "utf-8") -> str:
         end = self._data.find(b"\n", self.position)
         if end < 0:
             raise CheckpointError("the pickle ends in the middle")
-        return self._take(end + 1 - self.position)[:-1].decode("utf-8")
+        return self._take(end + 1 - self.position)[:-1].decode(encoding)
 
     def _number(self, format: str) -> Any:
         return struct.unpack(format, self._take(struct.calcsize(format)))[0]
@@ -228,7 +228,7 @@ class PickleMachine:
         self._push(booleans[text] if text in booleans else int(text))
 
     def _text_string(self) -> None:
-        text = self._line()
+        text = self._line("latin-1")
         if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
             raise CheckpointError("the pickle holds an unquoted string")
         self._push(text[1:-1].encode("latin-1").decode("unicode_escape"))
@@ -276,7 +276,7 @@ _OPERATIONS: dict[bytes, _Operation] = {
     pickle.STRING: lambda m: m._text_string(),
     pickle.BINSTRING: lambda m: m._push(m._sized("<i").decode("latin-1")),
     pickle.SHORT_BINSTRING: lambda m: m._push(m._sized("<B").decode("latin-1")),
-    pickle.UNICODE: lambda m: m._push(m._line().encode("latin-1").decode("unicode_escape")),
+    pickle.UNICODE: lambda m: m._push(m._line("raw-unicode-escape")),
     pickle.BINUNICODE: lambda m: m._push(_decode(m._sized("<I"))),
     pickle.SHORT_BINUNICODE: lambda m: m._push(_decode(m._sized("<B"))),
     pickle.BINUNICODE8: lambda m: m._push(_decode(m._sized("<Q"))),

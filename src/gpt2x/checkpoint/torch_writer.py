@@ -104,10 +104,13 @@ class _Pickler:
         elif isinstance(value, LazyTensor):
             self._save_tensor(value)
         elif isinstance(value, tuple | list):
+            # torch's restricted unpickler knows APPENDS, but not the older LIST.
+            is_tuple = isinstance(value, tuple)
+            self.parts.append(b"" if is_tuple else pickle.EMPTY_LIST)
             self.parts.append(pickle.MARK)
             for item in value:
                 self.save(item)
-            self.parts.append(pickle.TUPLE if isinstance(value, tuple) else pickle.LIST)
+            self.parts.append(pickle.TUPLE if is_tuple else pickle.APPENDS)
         elif isinstance(value, Mapping):
             self.parts.append(pickle.EMPTY_DICT + pickle.MARK)
             for key, item in value.items():

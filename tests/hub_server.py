@@ -1,0 +1,128 @@
+"""A small Hugging Face Hub on localhost: files of repositories by name and revision.
+
+Speaks what huggingface-hub asks for: ``/USER/NAME/resolve/REVISION/PATH`` with the commit and ETag
+headers, the hub's error codes, the listing of a repository, and tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass
+class Repository:
+    """Revision name -> {path: contents}; with a token, only requests that carry it are answered."""
+
+    revisions: dict[str, dict[str, bytes]]
+    token: str | None = None
+    gated: bool = False
+
+
+@dataclass
+class HubServer:
+    """The server's address, its repositories, and the requests it has answered."""
+
+    url: str
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    def add(self, name: str, files: dict[str, bytes], **options: object) -> Repository:
+        """Add a repository with one revision, ``main``."""
+        self.repositories[name] = Repository({"main": files}, **options)  # type: ignore[arg-type]
+        return self.repositories[name]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The contents of a folder, as `HubServer.add` takes them."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def commit_of(files: dict[str, bytes]) -> str:
+    """A commit hash, which changes with the files."""
+    digest = hashlib.sha1()
+    for path, contents in sorted(files.items()):
+        digest.update(path.encode() + b"\0" + hashlib.sha1(contents).digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def serve_hub() -> Iterator[HubServer]:
+    """Run a server on a free port until the block ends."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    http.hub = HubServer(f"http://127.0.0.1:{http.server_port}")  # type: ignore[attr-defined]
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield http.hub  # type: ignore[attr-defined]
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        hub: HubServer = self.server.hub  # type: ignore[attr-defined]
+        path = self.path.partition("?")[0]
+        hub.requests.append(f"{self.command} {path}")
+        if path.startswith("/api/models/"):
+            name, _, revision = path.removeprefix("/api/models/").partition("/tree/")
+        else:
+            name, _, rest = path[1:].partition("/resolve/")
+            revision, _, file = rest.partition("/")
+        repository = hub.repositories.get(name)
+        authorised = repository is not None and repository.token in (
+            None,
+            self.headers.get("Authorization", "").removeprefix("Bearer "),
+        )
+        if repository is None or (not authorised and not repository.gated):
+            return self._fail(401, "RepoNotFound")
+        if not authorised:
+            return self._fail(403, "GatedRepo")
+        by_commit = {commit_of(files): files for files in repository.revisions.values()}
+        files = repository.revisions.get(revision, by_commit.get(revision))
+        if files is None:
+            return self._fail(404, "RevisionNotFound")
+        if path.startswith("/api/"):
+            listing = [{"type": "file", "path": p, "size": len(c)} for p, c in files.items()]
+            for entry in listing:
+                entry["oid"] = "0" * 40
+            return self._send(200, json.dumps(listing).encode(), {}, body)
+        commit = {"X-Repo-Commit": commit_of(files)}
+        if file not in files:
+            return self._fail(404, "EntryNotFound", commit)
+        etag = hashlib.sha1(files[file]).hexdigest()
+        return self._send(200, files[file], {**commit, "ETag": f'"{etag}"'}, body)
+
+    def _fail(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self._send(status, b"", {"X-Error-Code": code, **(headers or {})}, body=False)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        """Keep the test run's output clean."""
