@@ -401,6 +401,15 @@ def save_folder(
         written.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)
+    if not safe_serialization:
+        safer = SAFETENSORS_FILE.single(variant), SAFETENSORS_FILE.index(variant)
+        for name in safer:
+            if Path(path, name).is_file():
+                warnings.warn(
+                    f"{os.fspath(path)!r} also holds {name}, which is read first; delete it if it is "
+                    "older.",
+                    stacklevel=3,
+                )
 
 
 def write_weights(

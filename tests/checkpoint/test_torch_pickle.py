@@ -150,7 +150,7 @@ def test_a_missing_storage(tmp_path):
     with pytest.raises(CheckpointError, match="lacks the storage '3'"):
         open_checkpoint(path)
     path = repack(BIN, tmp_path / "y.bin", {"data.pkl": None})
-    with pytest.raises(CheckpointError, match="no data.pkl"):
+    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
         open_checkpoint(path)
 
 
