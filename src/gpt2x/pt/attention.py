@@ -1,0 +1,159 @@
+"""Attention implementations, the registry that names them, and the masks they take.
+
+B batch, T query length, S key length, H heads, D head_dim.
+
+A mask is additive and finite, so that a row that may attend to nothing gives numbers, not NaN. It
+has two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future key out
+of reach even of that (`finfo.min`). A query all of whose keys are padding thus attends evenly to
+those up to its own position, the same in every implementation, and never sees the future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt2x.errors import InvalidInputError, check_choice
+
+#: (query [B,H,T,D], key [B,H,S,D], value [B,H,S,D], mask [B|1,H|1,T|1,S] or None;
+#: is_causal, scaling, dropout) -> [B,H,T,D]. `is_causal` comes with mask None and T = S.
+AttentionFunction = Callable[..., Tensor]
+
+
+def eager_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    is_causal: bool,
+    scaling: float,
+    dropout: float,
+    head_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend step by step, and return the attention weights [B, H, T, S] as well.
+
+    `head_mask` (broadcast to [B, H, T, S]) multiplies the weights.
+    """
+    scores = query @ key.transpose(-1, -2) * scaling  # [B, H, T, S]
+    if is_causal:
+        mask = causal_mask(query.size(2), key.size(2), scores.dtype, scores.device)
+    half = scores.dtype in (torch.float16, torch.bfloat16)
+    scores = scores.float() if half else scores
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    weights = F.dropout(weights, dropout, training=dropout > 0)
+    if head_mask is not None:
+        weights = weights * head_mask
+    return weights @ value, weights
+
+
+def sdpa_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    is_causal: bool,
+    scaling: float,
+    dropout: float,
+) -> Tensor:
+    """Attend in one fused kernel, `torch.nn.functional.scaled_dot_product_attention`."""
+    if mask is not None and mask.dtype != query.dtype:
+        # Autocast computes in a narrower type, to which the mask must stay finite.
+        mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
+    )
+
+
+_REGISTRY: dict[str, AttentionFunction] = {
+    "sdpa": sdpa_attention,
+    # For its result alone; the model calls `eager_attention` itself where the weights are wanted.
+    "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
+}
+
+
+def register_attention(name: str, function: AttentionFunction) -> None:
+    """Make `function` available as `attn_implementation=name`.
+
+    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask
+    (broadcastable to [B, H, T, S], or None), and by keyword `is_causal` (attend up to the diagonal;
+    only where the mask is None and T = S), `scaling` (the factor of the scores, every config flag
+    included) and `dropout` (0 in inference); it returns [B, H, T, D]. Calls that ask for attention
+    weights or pass a head mask use the eager implementation instead.
+
+    Raises:
+        InvalidInputError: for the name of a built-in implementation.
+    """
+    if name in ("eager", "sdpa"):
+        raise InvalidInputError(
+            f"{name!r} is a built-in attention implementation; choose another name."
+        )
+    _REGISTRY[name] = function
+
+
+def get_attention(name: str) -> AttentionFunction:
+    """Return the implementation registered as `name`; raises InvalidInputError for another name."""
+    if name not in _REGISTRY:
+        check_choice("attn_implementation", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def causal_mask(T: int, S: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the mask [T, S] of T queries that are the last of S positions."""
+    future = torch.full((T, S), torch.finfo(dtype).min, dtype=dtype, device=device)
+    return future.triu(S - T + 1)
+
+
+def self_attention_mask(
+    attention_mask: Tensor | None, T: int, S: int, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
+
+    None where order alone decides and there is nothing to add: one query, or as many queries as
+    keys (for which implementations have `is_causal`).
+
+    Args:
+        attention_mask: None; [B, S], nonzero where a key may be seen; or rank 4, boolean (True
+            where it may be seen) or additive. One of rank 4 with T rows replaces the causal order;
+            with one row for all queries it is added to it.
+        T: query length.
+        S: key length.
+        dtype: of the mask.
+        device: of the mask.
+    """
+    if attention_mask is None:
+        in_order = T == 1 or T == S
+        return None if in_order else causal_mask(T, S, dtype, device)[None, None]
+    mask = padding_mask(attention_mask, dtype)
+    if T == 1 or mask.size(2) == T:
+        return mask
+    return torch.minimum(mask, causal_mask(T, S, dtype, device))
+
+
+def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Make a mask of rank 2, 3 ([B, T, S], for cross-attention) or 4 additive and of rank 4."""
+    lowest = torch.finfo(dtype).min / 2
+    if attention_mask.dim() == 4 and attention_mask.is_floating_point():
+        return attention_mask.clamp(min=lowest).to(dtype)
+    while attention_mask.dim() < 4:
+        attention_mask = attention_mask[:, None]
+    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(attention_mask == 0, lowest)
+
+
+def packed_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the mask [B, 1, T, T] that keeps packed texts apart.
+
+    A new text starts wherever `position_ids` [B or 1, T] does not count on by one.
+    """
+    starts = position_ids.diff(prepend=position_ids[:, :1] - 1) != 1
+    text = starts.cumsum(dim=-1)  # [B, T]
+    other_text = text[:, None, :, None] != text[:, None, None, :]
+    T = position_ids.size(-1)
+    mask = causal_mask(T, T, dtype, position_ids.device)
+    return mask.masked_fill(other_text, torch.finfo(dtype).min)

@@ -1,0 +1,456 @@
+"""What every PyTorch model of gpt2x can do besides its forward pass: be loaded and saved,
+initialised, resized, counted. B batch, E n_embd, V vocab_size, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpt2x import pretrained
+from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation import GenerationConfig
+from gpt2x.outputs import ModelOutput
+from gpt2x.pt.attention import get_attention
+from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
+
+_DEVICE_MAP = (
+    "device_map is not supported: GPT-2 fits on one device. Load it, then call model.to(device)."
+)
+
+
+class GPT2PreTrainedModel(nn.Module):
+    """Base of the models: configuration, weights, embeddings.
+
+    A model class of your own derives from it, makes its body as `self.transformer` and ends its
+    constructor with `self.post_init()`.
+    """
+
+    config_class: ClassVar[type[GPT2Config]] = GPT2Config
+    base_model_prefix: ClassVar[str] = "transformer"
+    main_input_name: ClassVar[str] = "input_ids"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    head: ClassVar[Head] = Head.NONE
+    _tied_weights_keys: ClassVar[list[str]] = []
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        if not isinstance(config, GPT2Config):
+            raise InvalidInputError(
+                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
+                "To load a model by name, use from_pretrained."
+            )
+        config.validate()
+        if any(config.pruned_heads.values()):
+            raise InvalidInputError(
+                "The config has pruned_heads, which gpt2x does not support; silence heads with "
+                "head_mask instead."
+            )
+        config._attn_implementation = config._attn_implementation or "sdpa"
+        get_attention(config._attn_implementation)
+        self.config = config
+        self.gradient_checkpointing_kwargs: dict[str, Any] = {"use_reentrant": False}
+        if self.can_generate():
+            self.generation_config = GenerationConfig.from_model_config(config)
+
+    def post_init(self) -> None:
+        """Initialise what the constructor added to the body, and tie the output layer to it."""
+        self.tie_weights()
+        body = f"{self.base_model_prefix}."
+        self.init_weights(name for name, _ in self.named_parameters() if not name.startswith(body))
+
+    def init_weights(self, names: Iterable[str] | None = None) -> None:
+        """Draw initial weights, for all parameters or those named.
+
+        Normal with standard deviation `initializer_range`; biases 0, layer norms 1 and 0. The two
+        projections that each block adds to the residual stream (`c_proj`) are divided by
+        sqrt(2 L), so that its variance does not grow with depth (GPT-2 paper, section 2.3).
+        """
+        std = self.config.initializer_range
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name in parameters if names is None else names:
+                parameter, owner = parameters[name], name.rpartition(".")[0]
+                if isinstance(self.get_submodule(owner), nn.LayerNorm):
+                    parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                elif name.endswith("c_proj.weight"):
+                    parameter.normal_(std=std / math.sqrt(2 * self.config.n_layer))
+                else:
+                    parameter.normal_(std=std)
+
+    @classmethod
+    def _from_config(
+        cls,
+        config: GPT2Config,
+        *,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+    ) -> Self:
+        """Return a model with new weights in `dtype` (default: the config's, or float32)."""
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        if dtype is not None:
+            config.dtype = dtype
+        return cls(config).to(getattr(torch, config.dtype or "float32"))
+
+    # --- loading and saving ---
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *,
+        config: GPT2Config | str | os.PathLike[str] | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        attn_implementation: str | None = None,
+        generation_config: GenerationConfig | None = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        strict: bool = False,
+        device_map: None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model from a folder or from the Hugging Face hub, ready for inference.
+
+        A checkpoint with another head, or none, loads too: the head that is missing is initialised
+        and named in a warning. Tensors are read one at a time, straight into the model.
+
+        Args:
+            pretrained_model_name_or_path: folder or name on the hub; None with `config` and
+                `state_dict`.
+            config: in place of the model's own.
+            state_dict: weights in place of the files'.
+            attn_implementation: "sdpa", "eager" or a registered one.
+            generation_config: in place of the model's own.
+            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
+                unexpected_keys, mismatched_keys and error_msgs.
+            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            strict: raise if anything is missing or left over.
+            device_map: refused; GPT-2 fits on one device.
+            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
+                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_tf`,
+                `from_flax`), `dtype` ("auto", a torch.dtype or its name; default float32), and
+                fields of the config to override.
+
+        Raises:
+            CheckpointError: if the files cannot be found or read.
+            WeightsError: if the weights do not fit the model.
+            InvalidInputError: for an unknown keyword or a bad value.
+        """
+        if device_map is not None:
+            raise InvalidInputError(_DEVICE_MAP)
+        options = {
+            "owner": cls.__name__,
+            "ignore_mismatched_sizes": ignore_mismatched_sizes,
+            "strict": strict,
+        }
+        if state_dict is not None:
+            model_config, dtype = _config_for_state_dict(cls, config, kwargs)
+            tensors = {
+                name: LazyTensor.of(_to_numpy(tensor))
+                for key, tensor in state_dict.items()
+                if (name := canonical_pytorch_name(key)) is not None
+            }
+            model = cls._build(model_config, attn_implementation)
+            plan = pretrained.plan_load(tensors, model_config, cls.head, **options)
+            model._assign(plan, dtype)
+        else:
+            if pretrained_model_name_or_path is None:
+                raise InvalidInputError("Pass the name or folder of a model, or a state_dict.")
+            with pretrained.resolve(
+                cls.__name__, pretrained_model_name_or_path, config=config, **kwargs
+            ) as source:
+                model = cls._build(source.config, attn_implementation)
+                plan = pretrained.plan_load(
+                    source.checkpoint, source.config, cls.head, name=source.name, **options
+                )
+                model._assign(plan, source.dtype)
+                if generation_config is None and source.generation_config is not None:
+                    generation_config = GenerationConfig.from_pretrained(
+                        source.generation_config.parent
+                    )
+        if generation_config is not None and cls.can_generate():
+            model.generation_config = generation_config
+        model.eval()
+        return (model, plan.info.as_dict()) if output_loading_info else model
+
+    @classmethod
+    def _build(cls, config: GPT2Config, attn_implementation: str | None) -> Self:
+        """Return the model without memory for its parameters, which `_assign` brings."""
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        with torch.device("meta"):
+            return cls(config)
+
+    def _assign(self, plan: pretrained.LoadPlan, dtype: str) -> None:
+        """Put the tensors of a plan into the model and initialise the parameters it lacks."""
+        self.config.dtype = dtype
+        for name, array in plan.arrays(dtype):
+            self._set_parameter(self._spell(name), _to_torch(array))
+        new = [self._spell(name) for name in plan.new]
+        parameters = dict(self.named_parameters())
+        for name in new:
+            empty = torch.empty(parameters[name].shape, dtype=getattr(torch, dtype))
+            self._set_parameter(name, empty)
+        self.init_weights(new)
+        self.tie_weights()
+
+    def _set_parameter(self, name: str, value: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        setattr(self.get_submodule(owner), leaf, nn.Parameter(value))
+
+    def _spell(self, canonical: str) -> str:
+        return PYTORCH.spell(canonical, prefix=self.head is not Head.NONE)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Write a folder that transformers reads; it appears whole or not at all.
+
+        Args:
+            save_directory: the folder, made if need be.
+            is_main_process: False writes nothing, for all but one of several processes.
+            state_dict: weights in place of the model's own (gathered from shards, for example).
+            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
+            safe_serialization: False writes pytorch_model.bin instead of safetensors.
+            variant: write model.VARIANT.safetensors.
+
+        Raises:
+            InvalidInputError: if the folder is a file, or for an unknown keyword.
+        """
+        if unknown:
+            allowed = ["max_shard_size", "safe_serialization", "variant", "state_dict"]
+            raise InvalidInputError(
+                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
+            )
+        if not is_main_process:
+            return
+        weights = self.state_dict() if state_dict is None else state_dict
+        tensors = {
+            name: _lazy(tensor)
+            for key, tensor in weights.items()
+            if (name := canonical_pytorch_name(key)) is not None
+        }
+        if self.config.tie_word_embeddings:
+            tensors.pop("lm_head.weight", None)
+        self.config.dtype = self.dtype
+        pretrained.save_folder(
+            save_directory,
+            self.config,
+            tensors,
+            self.head,
+            generation_config=self.generation_config if self.can_generate() else None,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+            variant=variant,
+        )
+
+    # --- the model's parts ---
+
+    @property
+    def base_model(self) -> GPT2PreTrainedModel:
+        """The body of a model with a head; the body itself is its own."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the class has a language model to generate text with."""
+        return cls.head in (Head.LM, Head.DOUBLE)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype of the parameters."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the parameters, a tied one once.
+
+        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
+        tied to them.
+        """
+        embeddings = {
+            id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)
+        }
+        return sum(
+            parameter.numel()
+            for parameter in self.parameters()
+            if (parameter.requires_grad or not only_trainable)
+            and not (exclude_embeddings and id(parameter) in embeddings)
+        )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Return the bytes that the parameters (and buffers) take."""
+        buffers = self.buffers() if return_buffers else ()
+        return sum(t.nbytes for tensors in (self.parameters(), buffers) for t in tensors)
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Switch to "sdpa", "eager" or a registered attention implementation."""
+        get_attention(attn_implementation)
+        self.config._attn_implementation = attn_implementation
+
+    # --- gradient checkpointing ---
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations.
+
+        `gradient_checkpointing_kwargs` go to `torch.utils.checkpoint.checkpoint`; by default
+        `use_reentrant=False`.
+        """
+        body = self.base_model
+        body.gradient_checkpointing = True
+        body.gradient_checkpointing_kwargs = {
+            "use_reentrant": False,
+            **(gradient_checkpointing_kwargs or {}),
+        }
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.base_model.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are recomputed in training."""
+        return getattr(self.base_model, "gradient_checkpointing", False)
+
+    # --- embeddings ---
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the token embedding, weight [V, E]."""
+        return self.base_model.wte
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embedding, and with it the output layer if that is tied."""
+        self.base_model.wte = value
+        self.tie_weights()
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """Return the language model's output layer, weight [V, E], if the model has one."""
+        return getattr(self, "lm_head", None)
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the output layer."""
+        self.lm_head = new_embeddings
+
+    def tie_weights(self) -> None:
+        """Make the output layer share the token embedding's weight, if the config ties them."""
+        output = self.get_output_embeddings()
+        if output is not None and self.config.tie_word_embeddings:
+            output.weight = self.get_input_embeddings().weight
+            output.out_features = output.weight.size(0)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
+
+        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
+        less likely than the average token; with `mean_resizing=False` they are drawn like initial
+        weights. The output layer follows, tied or not, and so does `config.vocab_size`.
+
+        Args:
+            new_num_tokens: rows wanted; None keeps them.
+            pad_to_multiple_of: round the rows up to a multiple of this.
+            mean_resizing: see above.
+        """
+        embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
+        rows = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            if pad_to_multiple_of < 1:
+                raise InvalidInputError(
+                    f"pad_to_multiple_of must be at least 1; got {pad_to_multiple_of}."
+                )
+            rows = math.ceil(rows / pad_to_multiple_of) * pad_to_multiple_of
+        if rows < 1:
+            raise InvalidInputError(f"new_num_tokens must be at least 1; got {rows}.")
+        if rows == embedding.num_embeddings:
+            return embedding
+        std = None if mean_resizing else self.config.initializer_range
+        if output is not None and not self.config.tie_word_embeddings:
+            output.weight = _resized(output.weight, rows, std)
+            output.out_features = rows
+        embedding.weight = _resized(embedding.weight, rows, std)
+        embedding.num_embeddings = rows
+        self.config.vocab_size = rows
+        self.tie_weights()
+        return embedding
+
+    def _as_asked(
+        self, output: ModelOutput, return_dict: bool | None
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Return the output, or its tuple where the caller or the config wants that."""
+        wanted = self.config.use_return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+
+def _resized(weight: nn.Parameter, rows: int, std: float | None) -> nn.Parameter:
+    """Return weight [V, E] cut or grown to `rows`; new rows are the mean, or drawn with `std`."""
+    with torch.no_grad():
+        new = weight.new_empty(rows, weight.size(1))
+        kept = min(rows, weight.size(0))
+        new[:kept] = weight[:kept]
+        if std is None:
+            new[kept:] = weight.float().mean(dim=0).to(weight.dtype)
+        else:
+            new[kept:].normal_(std=std)
+    return nn.Parameter(new, requires_grad=weight.requires_grad)
+
+
+def _config_for_state_dict(
+    cls: type[GPT2PreTrainedModel],
+    config: GPT2Config | str | os.PathLike[str] | None,
+    kwargs: dict[str, Any],
+) -> tuple[GPT2Config, str]:
+    if not isinstance(config, GPT2Config):
+        raise InvalidInputError("A state_dict needs config=, a GPT2Config, beside it.")
+    dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "float32"
+    made = GPT2Config.from_dict(config.to_dict(), dtype=dtype, **kwargs)
+    return made, made.dtype
+
+
+def _to_torch(array: np.ndarray) -> Tensor:
+    """Wrap a numpy array; torch has no reader for ml_dtypes' bfloat16, so its bits are taken."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _lazy(tensor: Tensor) -> LazyTensor:
+    """Name a tensor without reading it: an accelerator's is copied when it is written."""
+    dtype = _to_numpy(tensor.new_empty(0, device="cpu")).dtype
+    return LazyTensor(tuple(tensor.shape), dtype, lambda: _to_numpy(tensor))
