@@ -13,27 +13,64 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gpt2x.config import GPT2Config as GPT2Config
+if TYPE_CHECKING:  # what editors and type checkers see of the names below
+    from gpt2x.config import GPT2Config
+    from gpt2x.data import EMBEDDED_MODEL
+    from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
+    from gpt2x.generation import (
+        BaseStreamer,
+        EosTokenCriteria,
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        MaxLengthCriteria,
+        MaxTimeCriteria,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        StopStringCriteria,
+        TextIteratorStreamer,
+        TextStreamer,
+    )
+    from gpt2x.pt import (
+        GPT2DoubleHeadsModel,
+        GPT2ForQuestionAnswering,
+        GPT2ForSequenceClassification,
+        GPT2ForTokenClassification,
+        GPT2LMHeadModel,
+        GPT2Model,
+        GPT2PreTrainedModel,
+    )
+    from gpt2x.tokenization import AddedToken, BatchEncoding, GPT2Tokenizer, GPT2TokenizerFast
 
 __version__ = "0.1.0"
 
-# Where each name that needs no framework is defined.
-_CORE_NAMES: dict[str, str] = {
-    "GPT2Config": "gpt2x.config",
-    "GenerationConfig": "gpt2x.generation",
-    "TextStreamer": "gpt2x.generation",
-    "TextIteratorStreamer": "gpt2x.generation",
-    "GPT2Tokenizer": "gpt2x.tokenization",
-    "GPT2TokenizerFast": "gpt2x.tokenization",
-    "AddedToken": "gpt2x.tokenization",
-    "BatchEncoding": "gpt2x.tokenization",
-    "InvalidInputError": "gpt2x.errors",
-    "CheckpointError": "gpt2x.errors",
-    "WeightsError": "gpt2x.errors",
-    "MissingBackendError": "gpt2x.errors",
-    "EMBEDDED_MODEL": "gpt2x.data",
+# What needs no framework, by the module that defines it.
+_CORE_MODULES: dict[str, tuple[str, ...]] = {
+    "gpt2x.config": ("GPT2Config",),
+    "gpt2x.tokenization": ("GPT2Tokenizer", "GPT2TokenizerFast", "AddedToken", "BatchEncoding"),
+    "gpt2x.generation": (
+        "GenerationConfig",
+        "TextStreamer",
+        "TextIteratorStreamer",
+        "BaseStreamer",
+        "LogitsProcessor",
+        "LogitsProcessorList",
+        "StoppingCriteria",
+        "StoppingCriteriaList",
+        "MaxLengthCriteria",
+        "MaxTimeCriteria",
+        "EosTokenCriteria",
+        "StopStringCriteria",
+    ),
+    "gpt2x.data": ("EMBEDDED_MODEL",),
+    "gpt2x.errors": (
+        "InvalidInputError",
+        "CheckpointError",
+        "WeightsError",
+        "MissingBackendError",
+    ),
 }
+_CORE_NAMES = {name: module for module, names in _CORE_MODULES.items() for name in names}
 
 # The classes that every backend has, after its prefix (GPT2, TFGPT2, FlaxGPT2).
 _MODEL_CLASSES = (
