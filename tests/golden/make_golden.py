@@ -7,7 +7,13 @@ The environment: any Python these releases support, on a CPU. Put on one line::
 
 Then, from the root of the repository::
 
-    python tests/golden/make_golden.py
+    python tests/golden/make_golden.py            # write the files anew
+    python tests/golden/make_golden.py --check    # make them elsewhere and compare
+
+A few files come from transformers 5; for them, in an environment with transformers==5.23 and
+torch==2.13, afterwards::
+
+    python tests/golden/make_golden.py --only configs tokenizer
 
 Weights and inputs come from numpy's PCG64 with fixed seeds, and everything runs in one thread:
 the same releases on the same kind of processor write the same arrays.
@@ -17,6 +23,7 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,16 +43,41 @@ PARTS = {
     "logits_processors": "write_logits_processors",
     "formats": "write_formats",
     "frameworks": "write_frameworks",
+    "configs": "write_configs",
+    "tokenizer": "write_tokenizer",
 }
+# What transformers 5 writes, which a check of the rest leaves out.
+RELEASE_5 = ("configs/transformers_5/", "tokenizer/tiny_5/")
+
+
+def write(parts: list[str], out: Path) -> None:
+    """Make some parts of the golden files under ``out``."""
+    for part in parts:
+        module = importlib.import_module(f"generator.{part}")
+        getattr(module, PARTS[part])(out)
+
+
+def check() -> int:
+    """Make everything again in a temporary folder, print what differs, return how much does."""
+    from generator.compare import compare_folders
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(list(PARTS), Path(folder))
+        differences, rounded = compare_folders(HERE, Path(folder))
+    differences = [line for line in differences if not line.startswith(RELEASE_5)]
+    for line in rounded:
+        print("equal up to rounding:", line)
+    for line in differences:
+        print("DIFFERENT:", line)
+    print(f"{len(differences)} differences, {len(rounded)} arrays equal up to rounding")
+    return len(differences)
 
 
 def main() -> None:
-    """Parse the command line and write the files."""
+    """Parse the command line; write the files, or compare a second run with them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to make"
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
     arguments = parser.parse_args()
 
     import torch
@@ -53,9 +85,9 @@ def main() -> None:
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    for part in arguments.only:
-        module = importlib.import_module(f"generator.{part}")
-        getattr(module, PARTS[part])(arguments.out)
+    if arguments.check:
+        sys.exit(1 if check() else 0)
+    write(arguments.only, HERE)
 
 
 if __name__ == "__main__":
