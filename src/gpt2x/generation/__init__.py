@@ -1,0 +1,98 @@
+"""Decoding, written once for every framework.
+
+A *strategy* (`strategies/`) is a pure function over arrays: it takes logits and says which token
+comes next. A *logits processor* (`processors/`) is one too. Both are written against `Ops`
+(`ops.py`), which each backend implements. The *driver* (`driver.py`) runs model and strategy in
+turn, fused into one computation or step by step. A *plan* (`plan.py`) is what the arguments of
+`generate` come to, all checks done.
+"""
+
+from gpt2x.generation.config import GenerationConfig
+from gpt2x.generation.outputs import (
+    BeamSampleDecoderOnlyOutput,
+    BeamSearchDecoderOnlyOutput,
+    GenerateBeamDecoderOnlyOutput,
+    GenerateDecoderOnlyOutput,
+    GreedySearchDecoderOnlyOutput,
+    SampleDecoderOnlyOutput,
+)
+from gpt2x.generation.processors import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    ExponentialDecayLengthPenalty,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+from gpt2x.generation.stopping import (
+    EosTokenCriteria,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+from gpt2x.generation.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+
+__all__ = [
+    "GenerationConfig",
+    "GenerateDecoderOnlyOutput",
+    "GenerateBeamDecoderOnlyOutput",
+    "GreedySearchDecoderOnlyOutput",
+    "SampleDecoderOnlyOutput",
+    "BeamSearchDecoderOnlyOutput",
+    "BeamSampleDecoderOnlyOutput",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+    "MinPLogitsWarper",
+    "TypicalLogitsWarper",
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "RepetitionPenaltyLogitsProcessor",
+    "EncoderRepetitionPenaltyLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "EncoderNoRepeatNGramLogitsProcessor",
+    "SequenceBiasLogitsProcessor",
+    "NoBadWordsLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor",
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "InfNanRemoveLogitsProcessor",
+    "ExponentialDecayLengthPenalty",
+    "SuppressTokensLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "LogitNormalization",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "MaxLengthCriteria",
+    "MaxTimeCriteria",
+    "StopStringCriteria",
+    "EosTokenCriteria",
+    "BaseStreamer",
+    "TextStreamer",
+    "TextIteratorStreamer",
+]

@@ -3,9 +3,9 @@
 *Fused*: `fused` holds the prefill, all steps and their stop condition as one computation, which a
 backend may compile whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
 
-*Stepwise*: `stepwise` returns to the host after every step, for whatever must see a token before the
-next but one is computed (streaming), or needs concrete arrays (stopping criteria, grammars). The
-model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
+*Stepwise*: `stepwise` returns to the host after every step, for whatever must see a token before
+the next but one is computed (streaming), or needs concrete arrays (stopping criteria, grammars).
+The model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
 """
 
 from __future__ import annotations

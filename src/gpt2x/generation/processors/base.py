@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from gpt2x.errors import InvalidInputError
@@ -10,6 +11,7 @@ from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.registry import ops_for
 
 NEG_INF = float("-inf")
+Static = tuple[Hashable, ...]
 Values = Mapping[str, Any]
 
 
@@ -55,14 +57,12 @@ class BuiltInProcessor(LogitsProcessor):
     parameters from those two arguments only.
     """
 
-    static: tuple[Hashable, ...] = ()
-    values: Values = {}
+    static: Static = ()
+    values: Values = MappingProxyType({})
     host: ClassVar[bool] = False  # True if `apply` needs concrete arrays, so cannot be compiled
 
     @staticmethod
-    def apply(
-        ops: Ops, scores: Array, context: Context, static: tuple[Hashable, ...], values: Values
-    ) -> Array:
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         """Return the processed scores, float [R, V]."""
         raise NotImplementedError
 
@@ -107,7 +107,7 @@ class UserProcessor(BuiltInProcessor):
         self.static = (Identity(function), with_length)
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         function, with_length = static
         if with_length:
             return function.value(context.tokens, scores, context.length)
@@ -117,7 +117,7 @@ class UserProcessor(BuiltInProcessor):
 class Processors(NamedTuple):
     """The static part of a list of processors: what each is, without its values."""
 
-    kinds: tuple[tuple[type[BuiltInProcessor], tuple[Hashable, ...]], ...]
+    kinds: tuple[tuple[type[BuiltInProcessor], Static], ...]
 
     @classmethod
     def of(cls, processors: Sequence[BuiltInProcessor]) -> Processors:

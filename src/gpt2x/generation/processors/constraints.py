@@ -12,7 +12,10 @@ from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors.base import (
     NEG_INF,
     BuiltInProcessor,
+    Context,
     Identity,
+    Static,
+    Values,
     check_number,
     token_mask,
     when,
@@ -46,7 +49,7 @@ class MinLengthLogitsProcessor(BuiltInProcessor):
         self.values = {"min_length": min_length, "eos": _token_array("eos_token_id", eos_token_id)}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         too_short = context.length < values["min_length"]
         return when(ops, too_short, lambda: _forbid(ops, scores, values["eos"]), scores)
 
@@ -74,7 +77,7 @@ class ForcedBOSTokenLogitsProcessor(BuiltInProcessor):
         self.values = {"bos": _token_array("forced_bos_token_id", bos_token_id)}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return when(ops, context.length == 1, lambda: _force(ops, scores, values["bos"]), scores)
 
 
@@ -88,7 +91,7 @@ class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
         }
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         is_last = context.length == values["max_length"] - 1
         return when(ops, is_last, lambda: _force(ops, scores, values["eos"]), scores)
 
@@ -100,7 +103,7 @@ class SuppressTokensLogitsProcessor(BuiltInProcessor):
         self.values = {"tokens": _token_array("suppress_tokens", suppress_tokens)}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return _forbid(ops, scores, values["tokens"])
 
 
@@ -114,7 +117,7 @@ class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
         }
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         at_begin = context.length == values["begin_index"]
         return when(ops, at_begin, lambda: _forbid(ops, scores, values["tokens"]), scores)
 
@@ -148,7 +151,7 @@ class ExponentialDecayLengthPenalty(BuiltInProcessor):
         }
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         excess = context.length - values["start"]
 
         def favour() -> Array:
@@ -164,7 +167,7 @@ class InfNanRemoveLogitsProcessor(BuiltInProcessor):
     """Replace NaN by 0 and infinities by the largest and smallest finite float32."""
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         finite = ops.minimum(ops.maximum(scores, -LARGEST_FLOAT), LARGEST_FLOAT)
         return ops.where(scores == scores, finite, 0.0)
 
@@ -173,7 +176,7 @@ class LogitNormalization(BuiltInProcessor):
     """Normalise the scores, so that they are log-probabilities of what is still allowed."""
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return ops.log_softmax(scores)
 
 
@@ -192,7 +195,7 @@ class PrefixConstrainedLogitsProcessor(BuiltInProcessor):
         self.static = (Identity(prefix_allowed_tokens_fn), num_beams)
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         function, rows_per_prompt = static
         allowed = np.zeros(ops.shape(scores), np.bool_)
         for row in range(allowed.shape[0]):

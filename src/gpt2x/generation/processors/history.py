@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors.base import (
     NEG_INF,
     BuiltInProcessor,
+    Context,
+    Static,
+    Values,
     check_number,
     token_counts,
 )
@@ -33,7 +36,7 @@ class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
         self.values = {"penalty": penalty}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         counts = token_counts(ops, context.tokens, context.filled(ops), scores)
         return _penalise(ops, scores, counts > 0, values["penalty"])
 
@@ -48,7 +51,7 @@ class EncoderRepetitionPenaltyLogitsProcessor(BuiltInProcessor):
         self.values = {"penalty": 1 / penalty, "prompt_length": prompt_length}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         prompt = context._replace(length=values["prompt_length"])
         counts = token_counts(ops, prompt.tokens, prompt.filled(ops), scores)
         return _penalise(ops, scores, counts > 0, values["penalty"])
@@ -64,7 +67,7 @@ class NoRepeatNGramLogitsProcessor(BuiltInProcessor):
         self.static = (ngram_size,)
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return _ban_ngrams(ops, scores, context, static[0], context.length)
 
 
@@ -83,11 +86,13 @@ class EncoderNoRepeatNGramLogitsProcessor(BuiltInProcessor):
         self.values = {"prompt_length": prompt_length}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return _ban_ngrams(ops, scores, context, static[0], values["prompt_length"])
 
 
-def _ban_ngrams(ops, scores, context, size, length):  # type: ignore[no-untyped-def]
+def _ban_ngrams(
+    ops: Ops, scores: Array, context: Context, size: int, length: int | Scalar
+) -> Array:
     """Ban what would complete an n-gram of `size` that lies within the first `length` tokens."""
     capacity = ops.shape(context.tokens)[1]
     windows = capacity - size + 1
@@ -140,7 +145,7 @@ class SequenceBiasLogitsProcessor(BuiltInProcessor):
         }
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         prefixes, last, bias = values["prefixes"], values["last"], values["bias"]
         width = ops.shape(prefixes)[1]
         tail, is_text = context.last(ops, width)  # [R, width]

@@ -8,7 +8,14 @@ comparing all pairs of a few candidates, or from bisection over the bits of the 
 from __future__ import annotations
 
 from gpt2x.generation.ops import Array, Ops, Scalar
-from gpt2x.generation.processors.base import NEG_INF, BuiltInProcessor, check_number
+from gpt2x.generation.processors.base import (
+    NEG_INF,
+    BuiltInProcessor,
+    Context,
+    Static,
+    Values,
+    check_number,
+)
 
 # Up to this many candidates, comparing all pairs is cheaper than 32 passes of bisection.
 PAIRWISE_LIMIT = 256
@@ -30,12 +37,12 @@ class TemperatureLogitsWarper(BuiltInProcessor):
         }
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return scores / values["temperature"]
 
 
 class TopKLogitsWarper(BuiltInProcessor):
-    """Keep the k most likely tokens, and those that tie with the last of them (arXiv:1805.04833)."""
+    """Keep the k most likely tokens, and what ties with the last of them (arXiv:1805.04833)."""
 
     def __init__(self, top_k: int, min_tokens_to_keep: int = 1) -> None:
         check_number("top_k", top_k, "an integer above 0", lambda k: k > 0, integer=True)
@@ -44,7 +51,7 @@ class TopKLogitsWarper(BuiltInProcessor):
         self.static = (candidate_width(self.top_k) if isinstance(top_k, int) else None,)
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         width = min_size(ops.shape(scores)[1], static[0])
         best, _ = ops.top_k(scores, width)
         return ops.where(scores < kth_best(ops, best, values["top_k"]), NEG_INF, scores)
@@ -61,7 +68,7 @@ class TopPLogitsWarper(BuiltInProcessor):
         self.values = {"top_p": float(top_p) if isinstance(top_p, int) else top_p}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         probabilities = ops.exp(ops.log_softmax(scores))
         kept = leading_mass(ops, scores, probabilities, values["top_p"])
         return _keep(ops, scores, kept, static[0])
@@ -78,7 +85,7 @@ class MinPLogitsWarper(BuiltInProcessor):
         self.values = {"min_p": float(min_p) if isinstance(min_p, int) else min_p}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         relative = ops.exp(scores - ops.max(scores, axis=-1)[:, None])  # probability / largest
         return _keep(ops, scores, relative >= values["min_p"], static[0])
 
@@ -94,7 +101,7 @@ class TypicalLogitsWarper(BuiltInProcessor):
         self.values = {"typical_p": mass}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         log_probabilities = ops.log_softmax(scores)
         probabilities = ops.exp(log_probabilities)
         possible = log_probabilities > NEG_INF
@@ -118,7 +125,7 @@ class EpsilonLogitsWarper(BuiltInProcessor):
         self.values = {"epsilon": epsilon}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         probabilities = ops.exp(ops.log_softmax(scores))
         return _keep(ops, scores, probabilities >= values["epsilon"], static[0])
 
@@ -134,7 +141,7 @@ class EtaLogitsWarper(BuiltInProcessor):
         self.values = {"epsilon": epsilon}
 
     @staticmethod
-    def apply(ops, scores, context, static, values):  # type: ignore[no-untyped-def]
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         log_probabilities = ops.log_softmax(scores)
         probabilities = ops.exp(log_probabilities)
         finite = ops.where(log_probabilities > NEG_INF, log_probabilities, 0.0)

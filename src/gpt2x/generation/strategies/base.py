@@ -19,6 +19,7 @@ from gpt2x.generation.processors import Context, Processors
 from gpt2x.generation.processors.base import Identity
 
 State = Any
+NO_PROCESSORS = Processors(())
 
 
 class Settings(NamedTuple):
@@ -60,7 +61,7 @@ class Strategy:
     steps: int
     rows_per_prompt: int = 1
     num_eos: int = 0
-    processors: Processors = Processors(())
+    processors: Processors = NO_PROCESSORS
     keep_scores: bool = False
     keep_logits: bool = False
     criteria: tuple[Identity, ...] = ()

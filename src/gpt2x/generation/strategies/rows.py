@@ -10,7 +10,7 @@ from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors import Processors
 from gpt2x.generation.processors.base import NEG_INF
 from gpt2x.generation.processors.warpers import kth_best
-from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
+from gpt2x.generation.strategies.base import NO_PROCESSORS, Request, Settings, Strategy, context_of
 
 
 class RowState(NamedTuple):
@@ -80,7 +80,7 @@ class Sample(Greedy):
     width: how many candidates `top_k` carries on, ties included; 0 carries the whole vocabulary.
     """
 
-    warpers: Processors = Processors(())
+    warpers: Processors = NO_PROCESSORS
     width: int = 0
 
     @property
@@ -90,7 +90,7 @@ class Sample(Greedy):
     def choose(
         self, ops: Ops, scores: Array, step: int | Scalar, context: Any, settings: Settings
     ) -> tuple[Array, Array]:
-        rows, vocab_size = ops.shape(scores)
+        vocab_size = ops.shape(scores)[-1]
         if self.width:
             candidates, ids = ops.top_k(scores, min(self.width, vocab_size))  # [R, C] each
             kept = candidates >= kth_best(ops, candidates, settings.top_k)

@@ -1,0 +1,85 @@
+"""How long a text may become, and which sizes a compiled computation is built for."""
+
+from __future__ import annotations
+
+import warnings
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.config import GenerationConfig
+from gpt2x.generation.config_fields import DEFAULTS
+
+#: Tokens that are added to the prompt where no length is given.
+DEFAULT_NEW_TOKENS = DEFAULTS["max_length"]
+
+SMALLEST_BUCKET = 16
+
+
+def total_length(
+    config: GenerationConfig, prompt_length: int, n_positions: int, hidden_length: int = 0
+) -> int:
+    """Return the columns at which generation ends.
+
+    `max_new_tokens` wins; then `max_length`, if it was set, is the total length; with neither, 20
+    tokens are added, as far as there are positions.
+
+    Args:
+        config: the options of this call.
+        prompt_length: columns of the prompt's token ids, padding included.
+        n_positions: positions that the model has.
+        hidden_length: columns that the model is given beyond those (`inputs_embeds`); they count
+            for `max_length` but are not part of the result.
+
+    Raises:
+        InvalidInputError: if the prompt or the text does not fit.
+    """
+    start = prompt_length + hidden_length
+    if start > n_positions:
+        raise InvalidInputError(
+            f"The prompt has {start} tokens, but the model has {n_positions} positions "
+            "(n_positions); shorten the prompt."
+        )
+    # The last token is never read by the model, so it needs no position.
+    longest = n_positions + 1
+    if config.max_new_tokens is not None:
+        total, source = start + config.max_new_tokens, "max_new_tokens"
+    elif config.max_length_given:
+        total, source = config.max_length, "max_length"
+    else:
+        total, source = min(start + DEFAULT_NEW_TOKENS, n_positions), "n_positions"
+    if total <= start:
+        raise InvalidInputError(
+            f"The prompt has {start} tokens, and {source}={total} is the total length, so there is "
+            "no room for a new one; shorten the prompt, raise max_length or set max_new_tokens."
+        )
+    if total > longest:
+        raise InvalidInputError(
+            f"{source}={getattr(config, source)} after a prompt of {start} tokens asks for "
+            f"{total} tokens in all, but a model with {n_positions} positions (n_positions) can "
+            f"write at most {longest}; lower {source} or shorten the prompt."
+        )
+    return total - hidden_length
+
+
+def shortest_length(config: GenerationConfig, max_length: int) -> int:
+    """Return the length before which eos is forbidden; warn if that is beyond `max_length`."""
+    if config.min_length > max_length:
+        warnings.warn(
+            f"min_length ({config.min_length}) is larger than the length at which generation ends "
+            f"({max_length}), so no text can end with eos; lower min_length or raise max_length.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return config.min_length
+
+
+def bucket(length: int, limit: int) -> int:
+    """Round a size up to a power of two (at least 16), or to `limit` if that is smaller.
+
+    Compiled backends build their computations for such sizes, so that a model of 1024 positions
+    has at most seven of them. Prompts are padded on the *right* to their bucket: causal attention
+    never looks at that padding, positions stay what they are, and decoding overwrites it.
+
+    >>> [bucket(length, limit=1000) for length in (1, 16, 17, 500, 900)]
+    [16, 16, 32, 512, 1000]
+    """
+    return min(max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()), limit)

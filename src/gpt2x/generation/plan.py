@@ -1,0 +1,339 @@
+"""From the arguments of `generate` to a plan: everything is checked here, before anything runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation.config import GenerationConfig
+from gpt2x.generation.config_fields import DEFAULTS
+from gpt2x.generation.lengths import bucket, shortest_length, total_length
+from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device
+from gpt2x.generation.processors.base import Identity
+from gpt2x.generation.processors.build import (
+    build_processors,
+    build_warpers,
+    check_token_ids,
+    normalizer,
+)
+from gpt2x.generation.stopping import (
+    EosTokenCriteria,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StopStringCriteria,
+)
+from gpt2x.generation.strategies import BeamSearch, Greedy, Sample, Settings, Strategy
+from gpt2x.generation.tokens import token_list
+
+AVAILABLE = (
+    "greedy search, sampling (do_sample=True) and beam search (num_beams > 1 with do_sample=False)"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `generate` will do.
+
+    strategy: the static part, which a compiled computation is built for.
+    config: the options of this call, all merged.
+    rows: R, rows given to the model after its prompts.
+    """
+
+    strategy: Strategy
+    config: GenerationConfig
+    rows: int | Any
+    prompt_length: int | Any
+    max_length: int | Any
+    eos: list[int]
+    fill: int
+    processors: list[BuiltInProcessor]
+    warpers: list[BuiltInProcessor]
+    top_k: int | Any
+
+    @property
+    def samples(self) -> bool:
+        """Whether the strategy draws random numbers."""
+        return isinstance(self.strategy, Sample)
+
+    def settings(
+        self, ops: Ops, input_ids: Array, attention_mask: Array | None, keys: Any
+    ) -> Settings:
+        """Return the values of the strategy as arrays of the framework.
+
+        Args:
+            ops: the framework's.
+            input_ids: int [B, T]; T may exceed `prompt_length`, for a bucket.
+            attention_mask: int or bool [B, T], 0 at padding; None for none.
+            keys: of `Streams.keys` for R rows, or () if `samples` is False.
+        """
+        strategy = self.strategy
+        batch, width = ops.shape(input_ids)
+        if attention_mask is None:
+            real = ops.full((batch, strategy.capacity), True, "bool")
+        else:
+            rest = ops.full((batch, strategy.capacity - width), True, "bool")
+            # Columns of the bucket beyond the prompt will hold generated text.
+            beyond = (ops.arange(width) >= self.prompt_length)[None, :]
+            real = ops.concat([(attention_mask != 0) | beyond, rest], axis=1)
+        origins = ops.arange(batch * strategy.rows_per_prompt) // strategy.rows_per_prompt
+        return Settings(
+            prompt=ops.take(ops.cast(input_ids, "int"), origins),
+            real=ops.take(real, origins),
+            prompt_length=_scalar(ops, self.prompt_length),
+            max_length=_scalar(ops, self.max_length),
+            eos=ops.constant(self.eos, "int"),
+            fill=ops.scalar(self.fill, "int"),
+            keys=keys,
+            processors=_values(ops, self.processors),
+            warpers=_values(ops, self.warpers),
+            top_k=_scalar(ops, self.top_k),
+            length_penalty=ops.scalar(self.config.length_penalty, "float"),
+        )
+
+
+def resolve_config(
+    model_config: GenerationConfig,
+    generation_config: GenerationConfig | None,
+    kwargs: Mapping[str, Any],
+    model_arguments: Iterable[str],
+    use_model_defaults: bool | None = None,
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """Merge the options of a call: `kwargs` before `generation_config` before the model's own.
+
+    Args:
+        model_config: `model.generation_config`; not changed.
+        generation_config: the caller's, or None.
+        kwargs: the other keyword arguments of `generate`.
+        model_arguments: names in `kwargs` that go to the model (`attention_mask` ...).
+        use_model_defaults: whether fields at their defaults in `generation_config` are taken from
+            the model's config. None: if that was written by transformers 4.50 or later; otherwise
+            its special tokens alone.
+
+    Returns the merged config and those of `kwargs` that go to the model and are not None.
+    """
+    if generation_config is None:
+        config = copy.deepcopy(model_config)
+    elif isinstance(generation_config, GenerationConfig):
+        if use_model_defaults is None:
+            use_model_defaults = model_config.is_since_4_50
+        config = generation_config.with_defaults_of(
+            model_config, tokens_only=not use_model_defaults
+        )
+    else:
+        raise InvalidInputError(
+            "generation_config must be a GenerationConfig; got "
+            f"{type(generation_config).__name__}. Options may also be keywords of generate()."
+        )
+    allowed = list(model_arguments)
+    unused = config.update(**kwargs)
+    unknown = [name for name in unused if name not in allowed]
+    if unknown:
+        raise InvalidInputError(unknown_arguments("generate", unknown, [*allowed, *DEFAULTS]))
+    return config, {name: value for name, value in unused.items() if value is not None}
+
+
+def make_plan(
+    config: GenerationConfig,
+    *,
+    batch_size: int | Any,
+    prompt_length: int | Any,
+    n_positions: int,
+    vocab_size: int,
+    hidden_length: int = 0,
+    buckets: bool = False,
+    user_processors: Sequence[Any] | Any = None,
+    stopping_criteria: Sequence[Any] | Any = None,
+    prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
+    tokenizer: Any = None,
+    with_length: bool = False,
+) -> Plan:
+    """Check the options against the prompt and the model, and choose the strategy.
+
+    Args:
+        config: the merged options.
+        batch_size: B; prompt_length: columns of the prompt, padding included.
+        n_positions, vocab_size: of the model.
+        hidden_length: see `total_length`.
+        buckets: whether to round static sizes up, for a compiled computation (see `bucket`).
+        user_processors, stopping_criteria: a list, or one callable.
+        prefix_allowed_tokens_fn, tokenizer: as in transformers' `generate`.
+        with_length: whether users' processors are called with `cur_len` (TensorFlow and Flax).
+
+    Raises:
+        InvalidInputError: if something does not fit, or is not available.
+    """
+    _refuse_unavailable(config)
+    criteria = _as_list("stopping_criteria", stopping_criteria)
+    config, eos, criteria = _limits_of_criteria(config, criteria)
+    max_length = total_length(config, prompt_length, n_positions, hidden_length)
+    min_length = shortest_length(config, max_length)
+
+    beams = config.num_beams > 1
+    rows_per_prompt = config.num_beams if beams else config.num_return_sequences
+    processors = build_processors(
+        config,
+        eos=eos,
+        prompt_length=prompt_length,
+        max_length=max_length,
+        min_length=min_length,
+        rows_per_prompt=rows_per_prompt,
+        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        user_processors=_as_list("logits_processor", user_processors),
+        with_length=with_length,
+    )
+    before, top_k, after = build_warpers(config) if config.do_sample else ([], None, [])
+    if config.do_sample:
+        processors, warpers = [*processors, *before], [*after, *normalizer(config)]
+    else:
+        processors, warpers = [*processors, *normalizer(config)], []
+    check_token_ids([*processors, *warpers], vocab_size)
+
+    limit = n_positions + 1 - hidden_length
+    steps = max_length - prompt_length
+    common: dict[str, Any] = {
+        "capacity": bucket(max_length, limit) if buckets else max_length,
+        "steps": bucket(steps, limit) if buckets else steps,
+        "rows_per_prompt": rows_per_prompt,
+        "num_eos": len(eos),
+        "processors": Processors.of(processors),
+        "keep_scores": bool(config.output_scores and config.return_dict_in_generate),
+        "keep_logits": bool(config.output_logits and config.return_dict_in_generate),
+        "criteria": tuple(
+            Identity(criterion) for criterion in [*criteria, *_criteria_of(config, tokenizer)]
+        ),
+    }
+    strategy: Strategy
+    if beams:
+        if vocab_size < max(2, 1 + len(eos)):
+            raise InvalidInputError(
+                f"Beam search with {len(eos)} eos tokens needs a vocabulary of more than "
+                f"{max(1, len(eos))} tokens; it has {vocab_size}."
+            )
+        strategy = BeamSearch(
+            num_beams=config.num_beams,
+            num_return_sequences=config.num_return_sequences,
+            early_stopping=config.early_stopping,
+            **common,
+        )
+    elif config.do_sample:
+        width = top_k.static[0] if top_k is not None else 0
+        strategy = Sample(warpers=Processors.of(warpers), width=width, **common)
+    else:
+        strategy = Greedy(**common)
+    rows = batch_size * rows_per_prompt
+    return Plan(
+        strategy=strategy,
+        config=config,
+        rows=rows,
+        prompt_length=prompt_length,
+        max_length=max_length,
+        eos=eos,
+        fill=_fill(config, eos, beams, vocab_size),
+        processors=processors,
+        warpers=warpers,
+        top_k=top_k.top_k if top_k is not None else 0,
+    )
+
+
+def eos_tokens(config: GenerationConfig) -> list[int]:
+    """Return the eos ids; negative ones, which some files hold for "none", are dropped."""
+    value = config.eos_token_id
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    values = [] if value is None else [value] if isinstance(value, int) else list(value)
+    return [token for token in values if token >= 0]
+
+
+def pad_token(config: GenerationConfig) -> int | None:
+    """Return the pad id: the config's, or else the first eos, or None."""
+    if config.pad_token_id is not None:
+        return token_list("pad_token_id", config.pad_token_id)[0]
+    return next(iter(eos_tokens(config)), None)
+
+
+def _refuse_unavailable(config: GenerationConfig) -> None:
+    """Raise for what transformers has and this package does not, rather than ignore it."""
+    wanted = {
+        "beam sampling (do_sample=True with num_beams > 1)": config.do_sample
+        and config.num_beams > 1,
+        "group beam search (num_beam_groups)": config.num_beam_groups > 1,
+        "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
+        "constrained beam search (constraints, force_words_ids)": bool(config.constraints)
+        or bool(config.force_words_ids),
+        "DoLa decoding (dola_layers)": config.dola_layers is not None,
+        "prompt lookup (prompt_lookup_num_tokens)": config.prompt_lookup_num_tokens is not None,
+        "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
+        "classifier-free guidance (guidance_scale)": config.guidance_scale not in (None, 1, 1.0),
+        "watermarking (watermarking_config)": config.watermarking_config is not None,
+        "token healing (token_healing)": config.token_healing,
+    }
+    refused = [name for name, is_wanted in wanted.items() if is_wanted]
+    if refused:
+        raise InvalidInputError(f"{refused[0]} is not available. Available are {AVAILABLE}.")
+
+
+def _limits_of_criteria(
+    config: GenerationConfig, criteria: list[Any]
+) -> tuple[GenerationConfig, list[int], list[Any]]:
+    """Let criteria of the built-in kinds override the config, so that they can be compiled."""
+    eos, others = eos_tokens(config), []
+    for criterion in criteria:
+        if type(criterion) is MaxLengthCriteria:
+            config = copy.copy(config)
+            config.max_length, config.max_new_tokens = criterion.max_length, None
+        elif type(criterion) is EosTokenCriteria:
+            eos = criterion.eos_token_id
+        else:
+            others.append(criterion)
+    return config, eos, others
+
+
+def _criteria_of(config: GenerationConfig, tokenizer: Any) -> list[Any]:
+    criteria: list[Any] = []
+    if config.max_time is not None:
+        criteria.append(MaxTimeCriteria(config.max_time))
+    if config.stop_strings is not None:
+        if tokenizer is None:
+            raise InvalidInputError(
+                "stop_strings needs a tokenizer to recognise them; pass tokenizer= to generate()."
+            )
+        criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
+    return criteria
+
+
+def _fill(config: GenerationConfig, eos: list[int], beams: bool, vocab_size: int) -> int:
+    """Return the token that follows an eos."""
+    pad = pad_token(config)
+    if pad is None:
+        pad = eos[0] if eos else 0
+    if pad >= vocab_size:
+        raise InvalidInputError(
+            f"pad_token_id is {pad}, but the vocabulary has the ids 0 to {vocab_size - 1}; rows "
+            "that end could not be padded. Resize the embeddings or choose another pad_token_id."
+        )
+    # transformers' beam search takes a pad id of 0 for none; the same texts must come out here.
+    return pad or eos[0] if beams and eos else pad
+
+
+def _as_list(name: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if not all(callable(item) for item in items):
+        raise InvalidInputError(f"{name} must be a callable or a list of callables; got {value!r}.")
+    return items
+
+
+def _scalar(ops: Ops, value: Any) -> Any:
+    return ops.scalar(value, "int") if isinstance(value, int) else value
+
+
+def _values(ops: Ops, processors: Sequence[BuiltInProcessor]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {name: to_device(ops, value) for name, value in processor.values.items()}
+        for processor in processors
+    )

@@ -1,0 +1,174 @@
+"""From a config to its logits processors, in transformers' order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.config import GenerationConfig
+from gpt2x.generation.processors.base import BuiltInProcessor, UserProcessor
+from gpt2x.generation.processors.constraints import (
+    ExponentialDecayLengthPenalty,
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+from gpt2x.generation.processors.history import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+)
+from gpt2x.generation.processors.warpers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+Length = Any  # an int, or a traced scalar
+
+
+def build_processors(
+    config: GenerationConfig,
+    *,
+    eos: list[int],
+    prompt_length: Length,
+    max_length: Length,
+    min_length: Length,
+    rows_per_prompt: int,
+    prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
+    user_processors: Sequence[Any] = (),
+    with_length: bool = False,
+) -> list[BuiltInProcessor]:
+    """Return the processors of every strategy; the users' come last.
+
+    A user's processor of the same class as a built-in one takes its place instead.
+    """
+    built: list[BuiltInProcessor] = []
+    if config.sequence_bias is not None:
+        built.append(SequenceBiasLogitsProcessor(config.sequence_bias))
+    if _is_on(config.encoder_repetition_penalty, 1.0):
+        penalty = config.encoder_repetition_penalty
+        built.append(EncoderRepetitionPenaltyLogitsProcessor(penalty, prompt_length))
+    if _is_on(config.repetition_penalty, 1.0):
+        built.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        built.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+    if config.encoder_no_repeat_ngram_size:
+        size = config.encoder_no_repeat_ngram_size
+        built.append(EncoderNoRepeatNGramLogitsProcessor(size, prompt_length))
+    if config.bad_words_ids is not None:
+        built.append(NoBadWordsLogitsProcessor(config.bad_words_ids, eos or None))
+    if eos and (not isinstance(min_length, int) or min_length > 0):
+        built.append(MinLengthLogitsProcessor(min_length, eos))
+    if eos and config.min_new_tokens:
+        built.append(MinNewTokensLengthLogitsProcessor(prompt_length, config.min_new_tokens, eos))
+    if prefix_allowed_tokens_fn is not None:
+        built.append(PrefixConstrainedLogitsProcessor(prefix_allowed_tokens_fn, rows_per_prompt))
+    if config.forced_bos_token_id is not None:
+        built.append(ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id))
+    if config.forced_eos_token_id is not None:
+        built.append(ForcedEOSTokenLogitsProcessor(max_length, config.forced_eos_token_id))
+    if config.remove_invalid_values:
+        built.append(InfNanRemoveLogitsProcessor())
+    if config.exponential_decay_length_penalty is not None and eos:
+        decay = config.exponential_decay_length_penalty
+        built.append(ExponentialDecayLengthPenalty(decay, eos, prompt_length))
+    if config.suppress_tokens:
+        built.append(SuppressTokensLogitsProcessor(config.suppress_tokens))
+    if config.begin_suppress_tokens:
+        begin = _begin_index(prompt_length, config.forced_bos_token_id is not None)
+        built.append(SuppressTokensAtBeginLogitsProcessor(config.begin_suppress_tokens, begin))
+    return _merge(built, user_processors, with_length)
+
+
+def build_warpers(
+    config: GenerationConfig,
+) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
+    """Return the processors of sampling: those before top-k, top-k itself, and those after it."""
+    before: list[BuiltInProcessor] = []
+    after: list[BuiltInProcessor] = []
+    if _is_on(config.temperature, 1.0):
+        before.append(TemperatureLogitsWarper(config.temperature))
+    top_k = TopKLogitsWarper(config.top_k) if _is_on(config.top_k, 0) else None
+    if _is_on(config.top_p, 1.0):
+        after.append(TopPLogitsWarper(config.top_p))
+    if config.min_p is not None:
+        after.append(MinPLogitsWarper(config.min_p))
+    if _is_on(config.typical_p, 1.0):
+        after.append(TypicalLogitsWarper(config.typical_p))
+    if _is_on(config.epsilon_cutoff, 0.0):
+        after.append(EpsilonLogitsWarper(config.epsilon_cutoff))
+    if _is_on(config.eta_cutoff, 0.0):
+        after.append(EtaLogitsWarper(config.eta_cutoff))
+    return before, top_k, after
+
+
+def normalizer(config: GenerationConfig) -> list[BuiltInProcessor]:
+    """Return the processor that comes last of all, if it is asked for."""
+    return [LogitNormalization()] if config.renormalize_logits else []
+
+
+def check_token_ids(processors: Sequence[BuiltInProcessor], vocab_size: int) -> None:
+    """Raise InvalidInputError if a processor names a token that the vocabulary does not have."""
+    for processor in processors:
+        for value in processor.values.values():
+            is_ids = isinstance(value, np.ndarray) and value.dtype.kind == "i"
+            if is_ids and value.size and value.max() >= vocab_size:
+                raise InvalidInputError(
+                    f"{type(processor).__name__} was given token id {value.max()}, but the "
+                    f"vocabulary has the ids 0 to {vocab_size - 1}."
+                )
+
+
+def _is_on(value: Any, off: float) -> bool:
+    """Whether a field asks for its processor; a traced value does."""
+    if value is None:
+        return False
+    return value != off if isinstance(value, bool | int | float) else True
+
+
+def _begin_index(prompt_length: Length, forces_bos: bool) -> Length:
+    """Return where `begin_suppress_tokens` applies: after a forced bos, if there is one."""
+    if forces_bos and isinstance(prompt_length, int) and prompt_length == 1:
+        return prompt_length + 1
+    return prompt_length
+
+
+def _merge(
+    built: list[BuiltInProcessor], user_processors: Sequence[Any], with_length: bool
+) -> list[BuiltInProcessor]:
+    replacements: dict[type, Any] = {}
+    for processor in user_processors:
+        if not callable(processor):
+            raise InvalidInputError(
+                f"logits_processor must hold callables, but holds {processor!r}."
+            )
+        replacements.setdefault(type(processor), processor)
+    merged = [replacements.get(type(processor), processor) for processor in built]
+    used = {id(processor) for processor in merged}
+    merged += [processor for processor in user_processors if id(processor) not in used]
+    return [_as_built_in(processor, with_length) for processor in merged]
+
+
+def _as_built_in(processor: Any, with_length: bool) -> BuiltInProcessor:
+    # A subclass that overrides __call__ means that, not `apply`.
+    is_built_in = isinstance(processor, BuiltInProcessor)
+    if is_built_in and type(processor).__call__ is BuiltInProcessor.__call__:
+        return processor
+    return UserProcessor(processor, with_length)

@@ -1,0 +1,116 @@
+"""Stopping criteria: functions of the text so far that end rows.
+
+A criterion is called on the host after each step with `input_ids` (int [R, length], the prompt
+included) and `scores` (a tuple of float [R, V], one for each step, or None where scores are not
+kept), and returns a bool, or a bool for each row. `generate` applies its own limits (`max_length`,
+eos tokens) inside the decoding step; the classes for them here override those limits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation.ops import Array
+from gpt2x.generation.registry import ops_for
+from gpt2x.generation.tokens import token_list
+
+
+class StoppingCriteria:
+    """Base class of criteria that users write: override `__call__`."""
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must override __call__")
+
+
+class StoppingCriteriaList(list):
+    """A list of criteria, callable as one: a row ends where any of them says so."""
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        stopped = _every_row(input_ids, False)
+        for criterion in self:
+            stopped = stopped | criterion(input_ids, scores, **kwargs)
+        return stopped
+
+    @property
+    def max_length(self) -> int | None:
+        """The limit of the first `MaxLengthCriteria`, if there is one."""
+        return next((c.max_length for c in self if isinstance(c, MaxLengthCriteria)), None)
+
+
+class MaxLengthCriteria(StoppingCriteria):
+    """End once the text, prompt included, has `max_length` tokens."""
+
+    def __init__(self, max_length: int, max_position_embeddings: int | None = None) -> None:
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise InvalidInputError(
+                f"max_length must be an integer of at least 1; got {max_length!r}."
+            )
+        self.max_length = max_length
+        self.max_position_embeddings = max_position_embeddings
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        return _every_row(input_ids, input_ids.shape[1] >= self.max_length)
+
+
+class MaxTimeCriteria(StoppingCriteria):
+    """End `max_time` seconds after `initial_timestamp` (`time.time()`; by default, now)."""
+
+    def __init__(self, max_time: float, initial_timestamp: float | None = None) -> None:
+        self.max_time = max_time
+        self.initial_timestamp = time.time() if initial_timestamp is None else initial_timestamp
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        return _every_row(input_ids, time.time() - self.initial_timestamp > self.max_time)
+
+
+class EosTokenCriteria(StoppingCriteria):
+    """End a row at any of the given tokens."""
+
+    def __init__(self, eos_token_id: int | Sequence[int]) -> None:
+        self.eos_token_id = token_list("eos_token_id", eos_token_id)
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        ops = ops_for(input_ids)
+        return ops.constant(np.isin(ops.to_numpy(input_ids[:, -1]), self.eos_token_id), "bool")
+
+
+class StopStringCriteria(StoppingCriteria):
+    """End a row once its last token completes one of the given strings, with or without more text
+    after it ("stop" ends at "st|op", "sto|pped" and "las|topper").
+
+    tokenizer: anything with ``decode(ids)``.
+    """
+
+    def __init__(self, tokenizer: Any, stop_strings: str | Sequence[str]) -> None:
+        strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
+        if not strings or not all(isinstance(string, str) and string for string in strings):
+            raise InvalidInputError(
+                f"stop_strings must be a string or a list of strings; got {stop_strings!r}."
+            )
+        self.tokenizer = tokenizer
+        self.stop_strings = tuple(strings)
+        # A token holds a byte at least, so this many always reach back to the string's start. The
+        # extra ones complete a character that the first of them may only hold the end of.
+        self._window = max(len(string.encode()) for string in strings) + 4
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        ops = ops_for(input_ids)
+        tails = ops.to_numpy(input_ids[:, -self._window :]).tolist()
+        return ops.constant(np.array([self._ends(tail) for tail in tails], np.bool_), "bool")
+
+    def _ends(self, tokens: list[int]) -> bool:
+        text, before = self.tokenizer.decode(tokens), self.tokenizer.decode(tokens[:-1])
+        before = before.rstrip("\ufffd")  # a character that the last token completes
+        return any(
+            text.find(string, max(0, len(before) - len(string) + 1)) >= 0
+            for string in self.stop_strings
+        )
+
+
+def _every_row(input_ids: Array, stop: bool) -> Array:
+    return ops_for(input_ids).full((input_ids.shape[0],), stop, "bool")

@@ -1,0 +1,356 @@
+"""`generate` in PyTorch: the engine that runs a model for the decoding core, and the mixin.
+
+B prompts, R rows given to the model (B x returned sequences or beams), T columns of the prompt, V
+vocabulary, E n_embd.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2x import checks
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation import driver, results
+from gpt2x.generation.config import GenerationConfig
+from gpt2x.generation.plan import Plan, make_plan, resolve_config
+from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.seeds import streams
+from gpt2x.generation.streamers import as_streamer
+from gpt2x.pt.cache import KVCache
+from gpt2x.pt.ops import torch_ops
+
+# Arguments of `forward` that generation sets itself, or that make no sense in it.
+_OWN_ARGUMENTS = (
+    "labels",
+    "mc_labels",
+    "cache_position",
+    "logits_to_keep",
+    "return_dict",
+    "unknown",
+)
+
+
+class TorchEngine:
+    """A model with a language-model head, as `gpt2x.generation.driver.Engine`.
+
+    The cache is a `KVCache` that is appended to in place or, with `use_cache=False`, the tokens so
+    far, int [R, length], which every step runs again.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: Plan,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        arguments: dict[str, Any],
+    ) -> None:
+        self._model = model
+        self._use_cache = plan.config.use_cache
+        self._input_ids = input_ids
+        self._embeds = arguments.pop("inputs_embeds", None)  # [B, T', E]
+        self._past = arguments.pop("past_key_values", None)
+        self._token_types = arguments.pop("token_type_ids", None)  # [B, T]
+        self._positions = arguments.pop("position_ids", None)  # [B, T]
+        self._arguments = arguments  # the same for every step: encoder_hidden_states, head_mask ...
+        self._width = input_ids.size(1) if self._embeds is None else self._embeds.size(1)
+        self._hidden = self._width - input_ids.size(1)  # columns that are no tokens
+        self._columns = plan.max_length + self._hidden
+        self._mask = attention_mask
+        if attention_mask is not None:
+            # [B, columns]: the columns to come are all attended to.
+            room = self._columns - attention_mask.size(1)
+            self._mask = torch.nn.functional.pad(attention_mask, (0, room), value=1)
+            if self._positions is None:
+                self._positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        self._options: dict[str, Any] = {
+            "use_cache": self._use_cache,
+            "output_attentions": plan.config.output_attentions,
+            "output_hidden_states": plan.config.output_hidden_states,
+            "return_dict": True,
+        }
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            self._options["logits_to_keep"] = 1
+        records = plan.config.return_dict_in_generate
+        self.attentions: list[Any] | None = (
+            [] if records and plan.config.output_attentions else None
+        )
+        self.hidden_states: list[Any] | None = (
+            [] if records and plan.config.output_hidden_states else None
+        )
+
+    def prefill(self) -> tuple[Tensor, Any]:
+        """Run the prompts; see `driver.Engine`."""
+        if not self._use_cache:
+            return self._run(self._input_ids, None, self._width), self._input_ids
+        cache = self._open_cache()
+        return self._run(self._input_ids[:, cache.length :], cache, self._width), cache
+
+    def decode(self, tokens: Tensor, cache: Any, length: int) -> tuple[Tensor, Any]:
+        """Run one more token of each row; see `driver.Engine`."""
+        if not self._use_cache:
+            text = torch.cat([cache, tokens[:, None]], dim=1)
+            return self._run(text, None, length + self._hidden), text
+        return self._run(tokens[:, None], cache, length + self._hidden), cache
+
+    def reorder(self, cache: Any, parents: Tensor) -> Any:
+        """Let row r continue row parents[r]; see `driver.Engine`."""
+        if not self._use_cache:
+            cache = cache[parents]
+        else:
+            cache = cache.reorder(parents)
+        if parents.numel() != self._input_ids.size(0):
+            self._expand(parents)
+        return cache
+
+    def _open_cache(self) -> KVCache:
+        """Return the caller's cache, or a new one, with room for the whole text."""
+        config = self._model.config
+        # The last token is never run, and the model has no position for one beyond its last.
+        room = min(self._columns, config.n_positions)
+        if self._past is None:
+            weight = self._model.get_input_embeddings().weight
+            return KVCache.create(
+                config, self._input_ids.size(0), room, dtype=weight.dtype, device=weight.device
+            )
+        cache = self._past if isinstance(self._past, KVCache) else KVCache.from_tuple(self._past)
+        if cache.length >= self._width:
+            raise InvalidInputError(
+                f"past_key_values hold {cache.length} tokens and the prompt {self._width}; pass the "
+                "whole text as the prompt, which must go on beyond the cached part."
+            )
+        return cache.extend(max(room, cache.max_length))
+
+    def _run(self, tokens: Tensor, cache: KVCache | None, columns: int) -> Tensor:
+        """Run tokens [R, n], the last n of `columns`; return the last logits, float32 [R, V]."""
+        count = columns if cache is None else columns - cache.length
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if self._embeds is not None and columns == self._width:
+            inputs = {"inputs_embeds": self._embeds[:, columns - count :]}
+        elif self._embeds is not None and cache is None:
+            embedded = self._model.get_input_embeddings()(tokens[:, self._input_ids.size(1) :])
+            inputs = {"inputs_embeds": torch.cat([self._embeds, embedded], dim=1)}
+        if self._mask is not None:
+            inputs["attention_mask"] = self._mask[:, :columns]
+        if self._positions is not None:
+            beyond = torch.arange(1, columns - self._width + 1, device=tokens.device)
+            later = self._positions[:, -1:] + beyond
+            inputs["position_ids"] = torch.cat([self._positions, later], dim=1)[:, -count:]
+        if self._token_types is not None:
+            later = self._token_types[:, -1:].expand(-1, columns - self._width)
+            inputs["token_type_ids"] = torch.cat([self._token_types, later], dim=1)[:, -count:]
+        outputs = self._model(**inputs, past_key_values=cache, **self._arguments, **self._options)
+        if self.attentions is not None:
+            self.attentions.append(outputs.attentions)
+        if self.hidden_states is not None:
+            self.hidden_states.append(outputs.hidden_states)
+        return outputs.logits[:, -1].float()
+
+    def _expand(self, origins: Tensor) -> None:
+        """Give every row its own copy of what belongs to its prompt."""
+        batch = self._input_ids.size(0)
+
+        def rows(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.dim() > 1 and value.size(0) == batch:
+                return value[origins]
+            return value
+
+        self._input_ids, self._embeds = rows(self._input_ids), rows(self._embeds)
+        self._mask, self._positions = rows(self._mask), rows(self._positions)
+        self._token_types = rows(self._token_types)
+        encoder = ("encoder_hidden_states", "encoder_attention_mask")
+        self._arguments.update(
+            {n: rows(self._arguments[n]) for n in encoder if n in self._arguments}
+        )
+        for record in (self.attentions, self.hidden_states):
+            if record is not None:
+                record[:] = [tuple(rows(layer) for layer in step) for step in record]
+
+
+class GenerationMixin:
+    """Gives a model with `lm_head` the method `generate`."""
+
+    config: Any
+    generation_config: GenerationConfig
+    forward: Callable[..., Any]
+
+    def can_generate(self) -> bool:
+        """Whether this model has `generate`."""
+        return True
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
+        synced_gpus: bool | None = None,
+        assistant_model: Any = None,
+        streamer: Any = None,
+        negative_prompt_ids: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        use_model_defaults: bool | None = None,
+        custom_generate: Any = None,
+        *,
+        seed: int | list[tuple[int, int]] | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue the prompts.
+
+        Args:
+            inputs: token ids of the prompts, int [B, T], padded on the left; also as `input_ids=`.
+                None or [B, 0] starts from bos.
+            generation_config: how to decode; by default the model's own. Its fields may also be
+                given as keywords, which come first.
+            logits_processor: functions ``(input_ids [R, length], scores [R, V]) -> scores``, which
+                come after the built-in ones; one of a built-in's class takes its place.
+            stopping_criteria: functions ``(input_ids, scores) -> bool [R]`` that end rows.
+            prefix_allowed_tokens_fn: ``(prompt index, tokens [length]) -> allowed token ids``.
+            synced_gpus, assistant_model, negative_prompt_ids, negative_prompt_attention_mask,
+                custom_generate: not available; must be left out.
+            streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a
+                function of each step's tokens. Not for beam search.
+            use_model_defaults: see `gpt2x.generation.plan.resolve_config`.
+            seed: makes sampling repeatable, in every backend and batch alike: row r draws from
+                stream (seed, r); a list gives each row its own (seed, row). None draws a seed from
+                PyTorch's global generator (`torch.manual_seed`).
+            tokenizer: needed by `stop_strings`.
+            **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1
+                for text, 0 for padding; by default 0 where the prompt holds `pad_token_id`, if that
+                is no eos), `inputs_embeds` [B, T, E] (the result then holds the new tokens only,
+                unless ids are given too), `past_key_values` (the prompt must hold the whole text),
+                `position_ids`, `token_type_ids`, `encoder_hidden_states` ...
+
+        Returns:
+            Token ids, int64 [B x num_return_sequences, length], prompts included; rows that end
+            early are filled with `pad_token_id` (or the first eos). With
+            `return_dict_in_generate`, a `GenerateDecoderOnlyOutput` or
+            `GenerateBeamDecoderOnlyOutput`.
+
+        Raises:
+            InvalidInputError: before anything is computed, if an argument is unknown, or cannot be
+                used with the others or with this prompt.
+        """
+        refuse_arguments(
+            synced_gpus=synced_gpus,
+            assistant_model=assistant_model,
+            negative_prompt_ids=negative_prompt_ids,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            custom_generate=custom_generate,
+        )
+        config, arguments = resolve_config(
+            self.generation_config, generation_config, kwargs, self._arguments(), use_model_defaults
+        )
+        input_ids, mask = self._prompt(inputs, config, arguments)
+        embeds = arguments.get("inputs_embeds")
+        plan = make_plan(
+            config,
+            batch_size=input_ids.size(0),
+            prompt_length=input_ids.size(1),
+            n_positions=self.config.n_positions,
+            vocab_size=self.config.vocab_size,
+            hidden_length=0 if embeds is None else embeds.size(1) - input_ids.size(1),
+            user_processors=logits_processor,
+            stopping_criteria=stopping_criteria,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            tokenizer=tokenizer,
+        )
+        streamer = as_streamer(streamer)
+        if streamer is not None and config.num_beams > 1:
+            raise InvalidInputError(
+                "Beam search cannot be streamed: its texts change until it ends. Set num_beams=1."
+            )
+        ops = torch_ops(input_ids.device)
+        keys: Any = ()
+        if plan.samples:
+            keys = streams(_random_seed() if seed is None else seed, plan.rows).keys(ops)
+        settings = plan.settings(ops, input_ids, mask, keys)
+        engine = TorchEngine(self, plan, input_ids, mask, arguments)
+        if streamer is None:
+            carry = driver.fused(ops, plan.strategy, engine, settings)
+        else:
+            streamer.put(input_ids.cpu())
+            carry = driver.stepwise(
+                ops, plan.strategy, engine, settings, lambda tokens: streamer.put(tokens.cpu())
+            )
+            streamer.end()
+        return results.result(
+            ops,
+            plan,
+            settings,
+            carry.state,
+            attentions=_tuple(engine.attentions),
+            hidden_states=_tuple(engine.hidden_states),
+            past_key_values=carry.cache if config.use_cache else None,
+        )
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: tuple[Tensor, ...],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Return the score of each generated token; see `gpt2x.generation.results`."""
+        ops = torch_ops(sequences.device)
+        return results.transition_scores(ops, sequences, scores, beam_indices, normalize_logits)
+
+    def _arguments(self) -> list[str]:
+        """Return the names of `forward`'s arguments that `generate` passes on."""
+        names = inspect.signature(self.forward).parameters
+        return [name for name in names if name not in _OWN_ARGUMENTS]
+
+    def _prompt(
+        self, inputs: Tensor | None, config: GenerationConfig, arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the prompt's ids [B, T] and its mask [B, T or T'], or None if nothing is padding.
+
+        Takes both out of `arguments`.
+        """
+        device = self.get_input_embeddings().weight.device
+        input_ids = arguments.pop("input_ids", None)
+        if inputs is not None and input_ids is not None:
+            raise InvalidInputError("Give the prompt as inputs or as input_ids, not as both.")
+        input_ids = inputs if input_ids is None else input_ids
+        mask, embeds = arguments.pop("attention_mask", None), arguments.get("inputs_embeds")
+        if input_ids is not None and (not isinstance(input_ids, Tensor) or input_ids.dim() != 2):
+            raise InvalidInputError(
+                "The prompt must be a tensor of token ids of shape [batch, length]; got "
+                f"{tuple(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids!r}."
+            )
+        if embeds is not None:
+            checks.check_shape("inputs_embeds", embeds, [(None, None, self.config.n_embd)])
+        if input_ids is None or (input_ids.size(1) == 0 and embeds is None):
+            tensors = [value for value in (input_ids, embeds, mask) if value is not None]
+            batch = tensors[0].size(0) if tensors else 1
+            bos = [] if embeds is not None else [bos_token(config)]
+            input_ids = torch.tensor([bos] * batch, dtype=torch.int64)
+            mask = mask if embeds is not None else None
+        ids = input_ids.cpu().numpy()
+        checks.check_ids("input_ids", input_ids, self.config.vocab_size, lambda _: ids)
+        if mask is None and embeds is None:
+            inferred = infer_mask(ids, config)
+            mask = None if inferred is None else torch.from_numpy(inferred)
+        if mask is not None:
+            width = input_ids.size(1) if embeds is None else embeds.size(1)
+            checks.check_shape("attention_mask", mask, [(input_ids.size(0), width)])
+            check_mask(mask.cpu().numpy())
+            mask = None if bool((mask != 0).all()) else (mask != 0).long().to(device)
+        return input_ids.to(device), mask
+
+
+def _random_seed() -> int:
+    low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
+    return low | high << 32
+
+
+def _tuple(record: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if record is None else tuple(record)
