@@ -402,14 +402,16 @@ def save_folder(
         if generation_config is not None:
             generation_config.save_pretrained(folder)
     if not safe_serialization:
-        safer = SAFETENSORS_FILE.single(variant), SAFETENSORS_FILE.index(variant)
-        for name in safer:
-            if Path(path, name).is_file():
-                warnings.warn(
-                    f"{os.fspath(path)!r} also holds {name}, which is read first; delete it if it is "
-                    "older.",
-                    stacklevel=3,
-                )
+        _warn_of_older_weights(Path(path), variant)
+
+
+def _warn_of_older_weights(path: Path, variant: str | None) -> None:
+    for name in (SAFETENSORS_FILE.single(variant), SAFETENSORS_FILE.index(variant)):
+        if (path / name).is_file():
+            warnings.warn(
+                f"{str(path)!r} also holds {name}, which is read first; delete it if it is older.",
+                stacklevel=4,
+            )
 
 
 def write_weights(

@@ -86,8 +86,8 @@ class LazyTensor:
         return LazyTensor(tuple(shape), self.dtype, lambda: change(self.read()))
 
     def transposed(self) -> LazyTensor:
-        """The transpose of a matrix, as a view of what is read."""
-        return self.mapped(self.shape[::-1], np.transpose)
+        """The transpose of a matrix, row by row in memory."""
+        return self.mapped(self.shape[::-1], lambda array: np.ascontiguousarray(array.T))
 
     def reshaped(self, *shape: int) -> LazyTensor:
         """The same values in row-major order under another shape."""

@@ -359,7 +359,7 @@ class _ZipReader(_Reader):
             raise CheckpointError(
                 f"{str(self._file.path)!r}: the entry {info.filename!r} ends early."
             )
-        return np.frombuffer(data, np.uint8)
+        return np.frombuffer(data, np.uint8).copy()  # writable, as every array that is read
 
 
 _DAMAGE = (
