@@ -16,7 +16,7 @@ from gpt2x.errors import CheckpointError
 from gpt2x.weights import Shape, canonical_pytorch_name
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
