@@ -121,8 +121,8 @@ class TorchEngine:
         cache = self._past if isinstance(self._past, KVCache) else KVCache.from_tuple(self._past)
         if cache.length >= self._width:
             raise InvalidInputError(
-                f"past_key_values hold {cache.length} tokens and the prompt {self._width}; pass the "
-                "whole text as the prompt, which must go on beyond the cached part."
+                f"past_key_values hold {cache.length} tokens and the prompt {self._width}; pass "
+                "the whole text as the prompt, which must go on beyond the cached part."
             )
         return cache.extend(max(room, cache.max_length))
 
@@ -178,10 +178,6 @@ class GenerationMixin:
     config: Any
     generation_config: GenerationConfig
     forward: Callable[..., Any]
-
-    def can_generate(self) -> bool:
-        """Whether this model has `generate`."""
-        return True
 
     @torch.no_grad()
     def generate(
