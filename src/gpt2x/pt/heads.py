@@ -18,6 +18,7 @@ from gpt2x.checks import IGNORE_INDEX
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.activations import ACTIVATIONS
+from gpt2x.pt.generation import GenerationMixin
 from gpt2x.pt.model import GPT2Model, Past, host_values
 from gpt2x.pt.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -60,7 +61,7 @@ def causal_lm_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-class GPT2LMHeadModel(GPT2PreTrainedModel):
+class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
     head: ClassVar[Head] = Head.LM
@@ -196,7 +197,7 @@ class GPT2SequenceSummary(nn.Module):
         return self.last_dropout(self.activation(summary))
 
 
-class GPT2DoubleHeadsModel(GPT2PreTrainedModel):
+class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE
