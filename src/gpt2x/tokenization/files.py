@@ -1,0 +1,273 @@
+"""Tokenizer folders: reading those of transformers 2 to 5 and OpenAI, writing for 4 and 5."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.hub import ModelFiles
+from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
+from gpt2x.tokenization.template import Template
+from gpt2x.tokenization.vocabulary import (
+    PathLike,
+    Vocabulary,
+    added_token,
+    added_token_state,
+    read_json,
+    read_text,
+)
+
+if TYPE_CHECKING:
+    from gpt2x.tokenization.base import GPT2TokenizerBase
+
+    AnyTokenizer = TypeVar("AnyTokenizer", bound=GPT2TokenizerBase)
+
+TOKENIZER_FILE = "tokenizer.json"
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+OPENAI_VOCAB_FILE, OPENAI_MERGES_FILE = "encoder.json", "vocab.bpe"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+
+VOCAB_FILES_NAMES = {
+    "vocab_file": VOCAB_FILE,
+    "merges_file": MERGES_FILE,
+    "tokenizer_file": TOKENIZER_FILE,
+}
+
+_HUB_OPTIONS = (
+    "revision",
+    "subfolder",
+    "cache_dir",
+    "token",
+    "local_files_only",
+    "force_download",
+)
+
+# Options of transformers' from_pretrained that have no meaning here: there is one way to load.
+_IGNORED_OPTIONS = ("trust_remote_code", "use_fast", "from_slow")
+
+# What a tokenizer_config.json holds that says where and how it was written, not what it describes.
+_NOT_SETTINGS = {
+    "tokenizer_class",
+    "name_or_path",
+    "vocab_file",
+    "merges_file",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "device_map",
+    "init_inputs",
+    "backend",
+    "is_local",
+    "local_files_only",
+}
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def load(
+    cls: type[AnyTokenizer], name_or_path: PathLike, options: Mapping[str, Any]
+) -> AnyTokenizer:
+    """Load a tokenizer: see `GPT2TokenizerBase.from_pretrained`."""
+    given = {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}
+    where = {name: given.pop(name) for name in _HUB_OPTIONS if name in given}
+    where["subfolder"] = where.get("subfolder") or ""
+    model_files = ModelFiles(str(name_or_path), **where)
+    vocabulary = _read_vocabulary(model_files)
+    config = _read_config(model_files)
+    settings = {name: value for name, value in config.items() if name in cls.settings_names()}
+    if vocabulary.template not in (None, Template()):
+        settings.pop("add_bos_token", None)  # tokenizer.json says it, and more exactly
+    tokenizer = cls.from_vocabulary(
+        vocabulary, **{**settings, "name_or_path": str(name_or_path), **given}
+    )
+    tokenizer.other_settings = {
+        name: value for name, value in config.items() if name not in settings
+    }
+    return tokenizer
+
+
+def _read_vocabulary(model_files: ModelFiles) -> Vocabulary:
+    path = model_files.find(TOKENIZER_FILE)
+    if path is not None:
+        return Vocabulary.from_tokenizer_json(path)
+    for names in ((VOCAB_FILE, MERGES_FILE), (OPENAI_VOCAB_FILE, OPENAI_MERGES_FILE)):
+        vocab, merges = map(model_files.find, names)
+        if vocab is not None and merges is not None:
+            return Vocabulary.from_parts(vocab, merges)
+    raise CheckpointError(
+        f"{model_files.name!r} holds no tokenizer: neither {TOKENIZER_FILE} nor both {VOCAB_FILE} "
+        f"and {MERGES_FILE}."
+    )
+
+
+def _read_config(model_files: ModelFiles) -> dict[str, Any]:
+    """Read what the folder says beside the vocabulary, as constructor arguments."""
+    path = model_files.find(CONFIG_FILE)
+    config = _read_object(path) if path is not None else {}
+    config = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
+    if "added_tokens_decoder" in config:
+        entries = config["added_tokens_decoder"]
+        config["added_tokens_decoder"] = {
+            int(token_id): added_token(entry) for token_id, entry in entries.items()
+        }
+    else:
+        _read_older_files(model_files, config)
+    for role in (*NAMED_TOKENS, ADDITIONAL, "extra_special_tokens"):
+        if config.get(role) is not None:
+            config[role] = _read_tokens(config[role])
+    template = model_files.find(CHAT_TEMPLATE_FILE)
+    if template is not None:
+        config["chat_template"] = read_text(template)
+    return config
+
+
+def _read_older_files(model_files: ModelFiles, config: dict[str, Any]) -> None:
+    """Read the two files that tokenizer_config.json replaced in transformers 4.34."""
+    path = model_files.find(SPECIAL_TOKENS_FILE)
+    if path is not None:
+        config.update(_read_object(path))
+    path = model_files.find(ADDED_TOKENS_FILE)
+    if path is not None:
+        roles = [config.get(role) for role in NAMED_TOKENS]
+        special = {str(_read_tokens(token)) for token in [*roles, *config.get(ADDITIONAL, [])]}
+        config["added_tokens_decoder"] = {
+            token_id: added_token(
+                {"content": content, "normalized": content not in special},
+                special=content in special,
+            )
+            for content, token_id in _read_object(path).items()
+        }
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
+def _read_tokens(value: Any) -> Any:
+    """Turn the JSON form of a token, or of several, into strings and AddedTokens."""
+    if isinstance(value, list):
+        return [_read_tokens(item) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        return added_token(value)
+    if isinstance(value, dict):
+        return {name: _read_tokens(item) for name, item in value.items()}
+    return value
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def save(
+    tokenizer: GPT2TokenizerBase,
+    folder: PathLike,
+    legacy_format: bool | None = None,
+    filename_prefix: str | None = None,
+) -> tuple[str, ...]:
+    """Write a tokenizer's files: see `GPT2TokenizerBase.save_pretrained`."""
+    vocabulary = tokenizer.current_vocabulary()
+    added = {
+        content: token_id
+        for content, token_id in tokenizer.added_tokens_encoder.items()
+        if content not in vocabulary.tokens
+    }
+    contents = {
+        CONFIG_FILE: _json(_config(tokenizer)),
+        SPECIAL_TOKENS_FILE: _json(_special_tokens(tokenizer)),
+    }
+    if legacy_format is not False:
+        contents[VOCAB_FILE] = vocabulary.vocab_json()
+        contents[MERGES_FILE] = vocabulary.merges_txt()
+        if added:
+            contents[ADDED_TOKENS_FILE] = _json(added)
+    if legacy_format is not True:
+        contents[TOKENIZER_FILE] = _json(vocabulary.to_tokenizer_json())
+    return _write(folder, contents, filename_prefix)
+
+
+def save_vocabulary(
+    vocabulary: Vocabulary, folder: PathLike, filename_prefix: str | None = None
+) -> tuple[str, str]:
+    """Write vocab.json and merges.txt; return their paths."""
+    contents = {VOCAB_FILE: vocabulary.vocab_json(), MERGES_FILE: vocabulary.merges_txt()}
+    vocab, merges = _write(folder, contents, filename_prefix, stale=())
+    return vocab, merges
+
+
+_ALL_FILES = (
+    TOKENIZER_FILE,
+    VOCAB_FILE,
+    MERGES_FILE,
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+)
+
+
+def _write(
+    folder: PathLike,
+    contents: Mapping[str, str],
+    filename_prefix: str | None,
+    stale: tuple[str, ...] = _ALL_FILES,
+) -> tuple[str, ...]:
+    """Write files together; `stale` ones of an earlier save would be read with them, and go."""
+    prefix = f"{filename_prefix}-" if filename_prefix else ""
+    if Path(prefix).name != prefix:
+        raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must be no path.")
+    with atomic_folder(Path(folder), replaces=tuple(prefix + name for name in stale)) as work:
+        for name, content in contents.items():
+            (work / (prefix + name)).write_bytes(content.encode("utf-8"))
+    return tuple(str(Path(folder) / (prefix + name)) for name in contents)
+
+
+def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
+    """The content of tokenizer_config.json."""
+    settings = {
+        "add_bos_token": tokenizer.add_bos_token,
+        "add_prefix_space": tokenizer.add_prefix_space,
+        "added_tokens_decoder": {
+            str(token_id): added_token_state(token)
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+        },
+        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
+        "errors": tokenizer.errors,
+        "extra_special_tokens": {
+            role: getattr(tokenizer, role) for role in tokenizer.extra_special_tokens
+        },
+        "model_max_length": tokenizer.model_max_length,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "tokenizer_class": "GPT2Tokenizer",
+    }
+    for name, default in tokenizer.optional_settings().items():
+        if getattr(tokenizer, name) != default:
+            settings[name] = getattr(tokenizer, name)
+    return {**tokenizer.other_settings, **settings, **tokenizer.special_tokens_map}
+
+
+def _special_tokens(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
+    """The content of special_tokens_map.json."""
+
+    def state(token: Any) -> Any:
+        if isinstance(token, str):
+            return token
+        return {k: v for k, v in added_token_state(token).items() if k != "special"}
+
+    return {
+        role: [state(token) for token in value] if isinstance(value, list) else state(value)
+        for role, value in tokenizer.special_tokens_map_extended.items()
+    }
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,247 @@
+"""What a tokenizer call is asked for: padding, truncation and what to return."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from gpt2x.errors import InvalidInputError, check_choice, unknown_arguments
+
+logger = logging.getLogger(__name__)
+
+PADDING = ("longest", "max_length", "do_not_pad")
+TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
+SIDES = ("right", "left")
+
+#: `model_max_length` of a tokenizer that was told none.
+NO_MAX_LENGTH = int(1e30)
+
+
+class _Defaults(Protocol):
+    """What a tokenizer contributes to the options of a call."""
+
+    padding_side: str
+    truncation_side: str
+    model_max_length: int
+    split_special_tokens: bool
+    add_prefix_space: bool
+    model_input_names: list[str]
+    pad_token: str | None
+
+    def warn_once(self, topic: str, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How rows are brought to one length.
+
+    Attributes:
+        strategy: one of PADDING.
+        length: the length to pad to, for "max_length".
+        multiple: lengths are rounded up to a multiple of it.
+        side: where padding goes, "right" or "left".
+    """
+
+    strategy: str = "do_not_pad"
+    length: int | None = None
+    multiple: int | None = None
+    side: str = "right"
+
+    def target(self, lengths: list[int]) -> int | None:
+        """The length that rows of these lengths are padded to; None for no padding."""
+        if self.strategy == "do_not_pad":
+            return None
+        longest = max(lengths, default=0)
+        target = longest if self.length is None else self.length
+        return -(-target // self.multiple) * self.multiple if self.multiple else target
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How sequences are shortened.
+
+    Attributes:
+        strategy: one of TRUNCATION.
+        max_length: longest row, special tokens included.
+        stride: tokens that a row shares with the overflowing row that follows.
+        side: where tokens are removed, "right" or "left".
+    """
+
+    strategy: str = "do_not_truncate"
+    max_length: int | None = None
+    stride: int = 0
+    side: str = "right"
+
+    def lengths(self, first: int, second: int | None, special: int) -> tuple[int, int | None]:
+        """Return how many tokens of each sequence a row keeps.
+
+        Args:
+            first: tokens of the first sequence.
+            second: tokens of the second sequence; None if there is none.
+            special: special tokens that are added to them.
+
+        Raises:
+            InvalidInputError: if the row cannot be brought to `max_length` in this way.
+        """
+        total = first + (second or 0) + special
+        if self.strategy == "do_not_truncate" or self.max_length is None:
+            return first, second
+        if total <= self.max_length:
+            return first, second
+        room = self.max_length - special
+        if room < 0:
+            raise InvalidInputError(
+                f"max_length is {self.max_length}, less than the {special} special tokens alone."
+            )
+        if self.strategy == "only_second":
+            if second is None:
+                raise InvalidInputError(
+                    "truncation='only_second' needs a pair; a single sequence can be truncated "
+                    "with 'only_first' or 'longest_first'."
+                )
+            return first, self._shortened("second", second, room - first)
+        if second is None:
+            return room, None
+        if self.strategy == "only_first":
+            return self._shortened("first", first, room - second), second
+        return _share(first, second, room)
+
+    def _shortened(self, which: str, length: int, room: int) -> int:
+        if room < 1:
+            raise InvalidInputError(
+                f"truncation='only_{which}' cannot bring this pair to max_length="
+                f"{self.max_length}: the {which} sequence has {length} tokens, and {length - room} "
+                "would have to go. Use 'longest_first', or a larger max_length."
+            )
+        return room
+
+
+def _share(first: int, second: int, room: int) -> tuple[int, int]:
+    """Shorten the longer of two sequences, and once they are equal, both; the second keeps more."""
+    short, long = sorted((first, second))
+    long = max(short, room - short)
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)
+
+
+@dataclass(kw_only=True)
+class EncodeOptions:
+    """The options of a tokenizer call, as transformers' `PreTrainedTokenizerBase.__call__`."""
+
+    add_special_tokens: bool = True
+    padding: bool | str = False
+    truncation: bool | str | None = None
+    max_length: int | None = None
+    stride: int = 0
+    is_split_into_words: bool = False
+    pad_to_multiple_of: int | None = None
+    padding_side: str | None = None
+    return_tensors: str | None = None
+    return_token_type_ids: bool | None = None
+    return_attention_mask: bool | None = None
+    return_overflowing_tokens: bool = False
+    return_special_tokens_mask: bool = False
+    return_offsets_mapping: bool = False
+    return_length: bool = False
+    split_special_tokens: bool | None = None
+    add_prefix_space: bool | None = None
+    verbose: bool = True
+
+    @classmethod
+    def from_arguments(cls, where: str, arguments: Mapping[str, Any]) -> EncodeOptions:
+        """Take options by name.
+
+        Raises:
+            InvalidInputError: for a name that is no option; it names the nearest.
+        """
+        known = [option.name for option in fields(cls)]
+        unknown = [name for name in arguments if name not in known]
+        if unknown:
+            raise InvalidInputError(unknown_arguments(where, unknown, known))
+        return cls(**arguments)
+
+    def resolve(self, tokenizer: _Defaults) -> tuple[Padding, Truncation]:
+        """Return how to pad and truncate, where an option is left open as `tokenizer` says.
+
+        Raises:
+            InvalidInputError: for a value that is not allowed, padding without a padding token,
+                and a truncation length that the padding would exceed.
+        """
+        padding = _strategy("padding", self.padding, PADDING, "longest", "do_not_pad")
+        truncation = _strategy(
+            "truncation", self.truncation, TRUNCATION, "longest_first", "do_not_truncate"
+        )
+        side = self.padding_side or tokenizer.padding_side
+        check_choice("padding_side", side, SIDES)
+        check_choice("truncation_side", tokenizer.truncation_side, SIDES)
+        _check_count("max_length", self.max_length)
+        _check_count("stride", self.stride)
+        _check_count("pad_to_multiple_of", self.pad_to_multiple_of, least=1)
+
+        length = self.max_length
+        if length is not None and padding == "do_not_pad" and self.truncation is None:
+            truncation = "longest_first"
+            self._warn(
+                tokenizer,
+                "truncation by max_length",
+                "max_length is given without truncation; texts are truncated to it. Pass "
+                "truncation=True to say so, or truncation=False to keep them whole.",
+            )
+        if length is None and tokenizer.model_max_length < NO_MAX_LENGTH:
+            length = tokenizer.model_max_length
+        if length is None:
+            for option, value in (("padding", padding), ("truncation", truncation)):
+                if value not in ("do_not_pad", "longest", "do_not_truncate"):
+                    self._warn(
+                        tokenizer,
+                        option,
+                        f"{option}={value!r} has no effect: neither max_length nor the "
+                        "tokenizer's model_max_length is set.",
+                    )
+            padding = "do_not_pad" if padding == "max_length" else padding
+            truncation = "do_not_truncate"
+        if padding != "do_not_pad" and tokenizer.pad_token is None:
+            raise InvalidInputError(
+                "Padding needs a padding token, and this tokenizer does not have one. Set it with: "
+                "tokenizer.pad_token = tokenizer.eos_token"
+            )
+        multiple = self.pad_to_multiple_of
+        if (
+            multiple
+            and length
+            and length % multiple
+            and padding != "do_not_pad"
+            and truncation != "do_not_truncate"
+        ):
+            raise InvalidInputError(
+                f"Texts would be truncated to {length} tokens, which is not a multiple of "
+                f"pad_to_multiple_of={multiple}. Choose a max_length that is."
+            )
+        return (
+            Padding(padding, length if padding == "max_length" else None, multiple, side),
+            Truncation(truncation, length, self.stride, tokenizer.truncation_side),
+        )
+
+    def _warn(self, tokenizer: _Defaults, topic: str, message: str) -> None:
+        if self.verbose:
+            tokenizer.warn_once(topic, message)
+
+
+def _strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str) -> str:
+    """Return the strategy that an option names, or that True and False stand for."""
+    if value is True:
+        return on
+    if value is False or value is None:
+        return off
+    check_choice(what, value, allowed)
+    return allowed[allowed.index(value)]  # a plain string, of an enumeration's member too
+
+
+def _check_count(what: str, value: Any, least: int = 0) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise InvalidInputError(f"{what} is {value!r}; it must be an integer of at least {least}.")

@@ -1,0 +1,149 @@
+"""`GPT2Tokenizer`: GPT-2's tokenizer in pure Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from gpt2x.tokenization.base import END_OF_TEXT, GPT2TokenizerBase
+from gpt2x.tokenization.bpe import (
+    BytePairEncoder,
+    byte_to_unicode,
+    merge_pairs,
+    unicode_to_byte,
+)
+from gpt2x.tokenization.encoding import EncodedSequence
+from gpt2x.tokenization.options import EncodeOptions
+from gpt2x.tokenization.pretokenization import split_words
+from gpt2x.tokenization.special_tokens import Token
+from gpt2x.tokenization.vocabulary import PathLike, Vocabulary
+
+
+class GPT2Tokenizer(GPT2TokenizerBase):
+    """GPT-2's byte-level BPE tokenizer, in pure Python.
+
+    Gives the ids of GPT2TokenizerFast for every string. Stands for transformers' class of the same
+    name, of versions 4 (`vocab_file`, `merges_file`) and 5 (`vocab`, `merges`).
+
+    Args:
+        vocab_file: path of a vocab.json, or the id of each token.
+        merges_file: path of a merges.txt, or the merges as "a b" strings or pairs.
+        errors: what decoding does with bytes that are not UTF-8, as in `bytes.decode`.
+        unk_token: stands for what the vocabulary lacks; nothing, if it has all 256 bytes.
+        bos_token, eos_token: the tokens at the beginning and end of a text.
+        pad_token: the token that fills rows up; GPT-2 has none of its own.
+        add_prefix_space: whether texts are encoded as if a space stood before them.
+        add_bos_token: whether each text is given a `bos_token` at its beginning.
+        vocab, merges: other names of `vocab_file` and `merges_file`.
+        tokenizer_file: path of a tokenizer.json, in their place.
+        **settings: `sep_token`, `cls_token`, `mask_token`, `additional_special_tokens`,
+            `model_max_length`, `padding_side`, `truncation_side`, `model_input_names`,
+            `clean_up_tokenization_spaces`, `split_special_tokens`, `pad_token_type_id` ...
+
+    Special tokens that the vocabulary lacks are added to it.
+
+    Raises:
+        CheckpointError: for files that cannot be read or do not fit together.
+        InvalidInputError: for an unknown argument or a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        vocab_file: PathLike | Mapping[str, int] | None = None,
+        merges_file: PathLike | Iterable[Any] | None = None,
+        errors: str = "replace",
+        unk_token: Token | None = END_OF_TEXT,
+        bos_token: Token | None = END_OF_TEXT,
+        eos_token: Token | None = END_OF_TEXT,
+        pad_token: Token | None = None,
+        add_prefix_space: bool | None = None,
+        add_bos_token: bool | None = None,
+        *,
+        vocab: PathLike | Mapping[str, int] | None = None,
+        merges: PathLike | Iterable[Any] | None = None,
+        tokenizer_file: PathLike | None = None,
+        **settings: Any,
+    ) -> None:
+        vocabulary = Vocabulary.from_arguments(
+            type(self).__name__,
+            vocab_file if vocab is None else vocab,
+            merges_file if merges is None else merges,
+            tokenizer_file,
+        )
+        super().__init__(
+            vocabulary,
+            {
+                "errors": errors,
+                "unk_token": unk_token,
+                "bos_token": bos_token,
+                "eos_token": eos_token,
+                "pad_token": pad_token,
+                "add_prefix_space": add_prefix_space,
+                "add_bos_token": add_bos_token,
+                **settings,
+            },
+        )
+
+    def _start_engine(self) -> None:
+        self._words = BytePairEncoder(self._vocabulary.tokens, self._vocabulary.ranks())
+        #: The results of `bpe`, by token.
+        self.cache: dict[str, str] = {}
+
+    # Encoding -------------------------------------------------------------------------------------
+
+    def _encode_texts(
+        self, texts: Sequence[Sequence[str]], options: EncodeOptions
+    ) -> list[EncodedSequence]:
+        unk_token = self._special_tokens["unk_token"]
+        self._words.unknown_id = None if unk_token is None else self.token_to_id(str(unk_token))
+        return [
+            EncodedSequence([i for part in parts for i in self._encode_part(part, options)])
+            for parts in texts
+        ]
+
+    def _encode_part(self, text: str, options: EncodeOptions) -> Iterable[int]:
+        """Encode a text, or one word of a list of words."""
+        prefix = self._prefixes_space(options)
+        ids: list[int] = []
+        for segment in self._added.split(text, ignore_special=self._ignores_special(options)):
+            if segment.token_id is not None:
+                ids.append(segment.token_id)
+                continue
+            plain = segment.text
+            if prefix and not plain.startswith(" "):
+                plain = " " + plain
+            ids += chain.from_iterable(map(self._words.__getitem__, split_words(plain)))
+        return ids
+
+    # As in OpenAI's encoder.py --------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> dict[str, int]:
+        """The id of each token that was not added."""
+        return self._vocabulary.tokens
+
+    @property
+    def decoder(self) -> dict[int, str]:
+        """The token of each id that was not added."""
+        return self._tokens_by_id()
+
+    @property
+    def byte_encoder(self) -> dict[int, str]:
+        """The character that stands for each byte."""
+        return byte_to_unicode()
+
+    @property
+    def byte_decoder(self) -> dict[str, int]:
+        """The byte that each character stands for."""
+        return unicode_to_byte()
+
+    def bpe(self, token: str) -> str:
+        """Merge a word whose bytes are spelt as characters; return its tokens, space between.
+
+        >>> tokenizer.bpe("Ġlower")
+        'Ġlower'
+        """
+        if token not in self.cache:
+            self.cache[token] = " ".join(merge_pairs(token, self._words.ranks))
+        return self.cache[token]
