@@ -21,7 +21,7 @@ from transformers.modeling_tf_pytorch_utils import load_tf2_model_in_pytorch_mod
 from .files import write_json
 from .models import load_model
 
-SHARD = "20KB"  # four shards of the plain model
+SHARD = "7KB"  # four shards of the compact model
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -43,7 +43,7 @@ def state_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def write_torch(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """What PyTorch models save today: safetensors and bin, sharded, in half precision."""
-    model = load_model(out, "plain")
+    model = load_model(out, "compact")
     index: dict[str, dict[str, Any]] = {}
     saves: dict[str, dict[str, Any]] = {
         "safetensors_sharded": {"max_shard_size": SHARD},
@@ -53,20 +53,20 @@ def write_torch(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
     for name, options in saves.items():
         model.save_pretrained(folder / name, **options)
         check_loaded(model, GPT2LMHeadModel.from_pretrained(folder / name))
-        index[name] = {"source": "plain"}
+        index[name] = {"source": "compact"}
     for dtype_name, dtype in HALVES.items():
-        half = load_model(out, "plain").to(dtype)
+        half = load_model(out, "compact").to(dtype)
         for kind in ("safetensors", "bin"):
             name = f"{kind}_{dtype_name}"
             half.save_pretrained(folder / name, safe_serialization=kind == "safetensors")
             check_loaded(half, GPT2LMHeadModel.from_pretrained(folder / name, dtype="auto"))
-            index[name] = {"source": "plain", "dtype": dtype_name}
+            index[name] = {"source": "compact", "dtype": dtype_name}
     return index
 
 
 def write_old_torch(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """Older PyTorch files: legacy pickle, no prefix, buffers, gamma and beta."""
-    model = load_model(out, "plain")
+    model = load_model(out, "compact")
     state = state_of(model)
     body = {
         key.removeprefix("transformer."): value
@@ -94,23 +94,23 @@ def write_old_torch(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
         "bin_no_prefix": {**body, **float_buffers},
     }
     for name, tensors in files.items():
-        path = new_folder(out / "plain", folder / name) / "pytorch_model.bin"
+        path = new_folder(out / "compact", folder / name) / "pytorch_model.bin"
         torch.save(tensors, path, _use_new_zipfile_serialization=name != "bin_legacy")
         if name != "bin_gamma_beta":  # transformers 4.57 renames no GPT-2 name; older ones did
             check_loaded(model, GPT2LMHeadModel.from_pretrained(path.parent))
-    path = new_folder(out / "plain", folder / "safetensors_no_prefix") / "model.safetensors"
+    path = new_folder(out / "compact", folder / "safetensors_no_prefix") / "model.safetensors"
     save_file({**body, **float_buffers}, path, metadata={"format": "pt"})
     check_loaded(model, GPT2LMHeadModel.from_pretrained(path.parent))
-    return {name: {"source": "plain"} for name in (*files, "safetensors_no_prefix")}
+    return {name: {"source": "compact"} for name in (*files, "safetensors_no_prefix")}
 
 
 def write_tensorflow(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """What transformers' TensorFlow models save, and Keras 2's own ``save_weights``."""
     index: dict[str, dict[str, Any]] = {}
     for name, source, class_name, options in (
-        ("tf_h5", "plain", "GPT2LMHeadModel", {}),
-        ("tf_h5_sharded", "plain", "GPT2LMHeadModel", {"max_shard_size": SHARD}),
-        ("tf_safetensors", "plain", "GPT2LMHeadModel", {"safe_serialization": True}),
+        ("tf_h5", "compact", "GPT2LMHeadModel", {}),
+        ("tf_h5_sharded", "compact", "GPT2LMHeadModel", {"max_shard_size": SHARD}),
+        ("tf_safetensors", "compact", "GPT2LMHeadModel", {"safe_serialization": True}),
         ("tf_h5_base_model", "small", "GPT2Model", {}),
         ("tf_h5_cross_attention", "small", "GPT2LMHeadModel", {}),
         ("tf_h5_double_heads", "small_double_heads", "GPT2DoubleHeadsModel", {}),
@@ -123,13 +123,13 @@ def write_tensorflow(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
             index[name]["missing"] = ["lm_head.weight"]
         if name != "tf_safetensors":  # which transformers' TensorFlow fails to read
             check_tensorflow(out, source, folder / name, class_name)
-    model = from_torch("TFGPT2LMHeadModel", out, "plain")
-    model.save_weights(new_folder(out / "plain", folder / "keras_2_weights") / "weights.h5")
-    old = new_folder(out / "plain", folder / "tf_h5_old_names") / "tf_model.h5"
+    model = from_torch("TFGPT2LMHeadModel", out, "compact")
+    model.save_weights(new_folder(out / "compact", folder / "keras_2_weights") / "weights.h5")
+    old = new_folder(out / "compact", folder / "tf_h5_old_names") / "tf_model.h5"
     rename_embeddings(folder / "tf_h5/tf_model.h5", old)
-    check_tensorflow(out, "plain", old.parent, "GPT2LMHeadModel")
+    check_tensorflow(out, "compact", old.parent, "GPT2LMHeadModel")
     for name in ("keras_2_weights", "tf_h5_old_names"):
-        index[name] = {"source": "plain", "class": "GPT2LMHeadModel"}
+        index[name] = {"source": "compact", "class": "GPT2LMHeadModel"}
     return index
 
 
@@ -160,11 +160,11 @@ def write_flax(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """What transformers' Flax models save."""
     index: dict[str, dict[str, Any]] = {}
     for name, source, class_name, options in (
-        ("flax_msgpack", "plain", "GPT2LMHeadModel", {}),
-        ("flax_msgpack_sharded", "plain", "GPT2LMHeadModel", {"max_shard_size": SHARD}),
-        ("flax_safetensors", "plain", "GPT2LMHeadModel", {"safe_serialization": True}),
-        ("flax_msgpack_base_model", "plain", "GPT2Model", {}),
-        ("flax_msgpack_bfloat16", "plain", "GPT2LMHeadModel", {}),
+        ("flax_msgpack", "compact", "GPT2LMHeadModel", {}),
+        ("flax_msgpack_sharded", "compact", "GPT2LMHeadModel", {"max_shard_size": SHARD}),
+        ("flax_safetensors", "compact", "GPT2LMHeadModel", {"safe_serialization": True}),
+        ("flax_msgpack_base_model", "compact", "GPT2Model", {}),
+        ("flax_msgpack_bfloat16", "compact", "GPT2LMHeadModel", {}),
         ("flax_msgpack_untied_cross_attention", "small", "GPT2LMHeadModel", {}),
     ):
         model = from_torch(f"Flax{class_name}", out, source)

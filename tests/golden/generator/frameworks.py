@@ -9,7 +9,7 @@ import torch
 from .files import Case, write_group
 from .formats import from_torch
 from .forward import padded_mask, positions_of
-from .models import PAD, load_model, random_ids
+from .models import PAD, compact_ids, load_model, random_ids
 
 IDS = random_ids(500, 3, 8)
 MASK = padded_mask([8, 6, 4], 8, "left")
@@ -79,7 +79,7 @@ def tensorflow_double_heads(out: Path) -> dict[str, Case]:
     """Logits of TFGPT2DoubleHeadsModel, choices in the shape [B, C, T]."""
     model = from_torch("TFGPT2DoubleHeadsModel", out, "double_heads")
     inputs = {
-        "input_ids": random_ids(501, 2, 3, 6),
+        "input_ids": compact_ids(501, 2, 3, 6),
         "mc_token_ids": torch.tensor([[5, 3, 4], [2, 5, 0]]),
     }
     return {"ids": framework_case(out, "double_heads", model, inputs, ("logits", "mc_logits"))}
@@ -89,11 +89,12 @@ def tensorflow_classification(out: Path) -> dict[str, Case]:
     """Logits of TFGPT2ForSequenceClassification on rows padded on the right."""
     folder = "sequence_classification"
     model = from_torch("TFGPT2ForSequenceClassification", out, folder)
+    ids = compact_ids(502, 3, 8)
     mask = padded_mask([8, 6, 4], 8, "right")
-    inputs = {"input_ids": torch.where(mask.bool(), IDS, PAD), "attention_mask": mask}
+    inputs = {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask}
     reference = {"position_ids": positions_of(mask)}
     return {
-        "ids": framework_case(out, folder, model, {"input_ids": IDS}, ("logits",)),
+        "ids": framework_case(out, folder, model, {"input_ids": ids}, ("logits",)),
         "right_padded": framework_case(out, folder, model, inputs, ("logits",), reference),
     }
 

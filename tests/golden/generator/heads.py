@@ -7,7 +7,7 @@ import torch
 
 from .files import Case, write_group
 from .forward import forward_case, padded_mask, positions_of
-from .models import PAD, load_model, random_floats, random_ids
+from .models import PAD, compact_ids, load_model, random_floats
 
 
 def write_heads(out: Path) -> None:
@@ -36,7 +36,7 @@ def head_case(out: Path, folder: str, inputs: dict[str, torch.Tensor], **options
 
 def double_heads_cases(out: Path) -> dict[str, Case]:
     """Choices in the shape [B, C, T]: 2 questions, 3 choices, 6 tokens."""
-    ids = random_ids(300, 2, 3, 6)
+    ids = compact_ids(300, 2, 3, 6)
     chosen = torch.tensor([[5, 3, 4], [2, 5, 0]])
     labels = ids.clone()
     labels[0, 0, :2] = -100
@@ -66,7 +66,7 @@ def double_heads_cases(out: Path) -> dict[str, Case]:
             {
                 "input_ids": ids,
                 "mc_token_ids": chosen,
-                "token_type_ids": random_ids(301, 2, 3, 6),
+                "token_type_ids": compact_ids(301, 2, 3, 6),
             }
         ),
         "rank_2": case({"input_ids": ids[:, 0], "mc_token_ids": chosen[:, 0]}),
@@ -105,14 +105,14 @@ def double_heads_cases(out: Path) -> dict[str, Case]:
 
 def double_heads_hidden_cases(out: Path) -> dict[str, Case]:
     """A summary projected to the embedding width instead of to one score."""
-    ids = random_ids(310, 2, 3, 6)
+    ids = compact_ids(310, 2, 3, 6)
     inputs = {"input_ids": ids, "mc_token_ids": torch.tensor([[5, 3, 4], [2, 5, 0]])}
     return {"ids": head_case(out, "double_heads_hidden", inputs, keep=("mc_logits",))}
 
 
 def pooled_inputs(seed: int) -> dict[str, dict[str, torch.Tensor]]:
     """Rows of 7, 4 and 5 tokens, padded in each way that decides which token is pooled."""
-    ids = random_ids(seed, 3, 7)
+    ids = compact_ids(seed, 3, 7)
     right = padded_mask([7, 4, 5], 7, "right")
     left = padded_mask([7, 4, 5], 7, "left")
     inside = torch.where(right.bool(), ids, PAD)
@@ -174,7 +174,7 @@ def sequence_classification_cases(out: Path) -> dict[str, Case]:
         )
     cases["unlabelled"] = head_case(out, folder, inputs["ids"])
     cases["inputs_embeds"] = head_case(
-        out, folder, {"inputs_embeds": random_floats(331, 2, 5, 24, scale=0.5)}
+        out, folder, {"inputs_embeds": random_floats(331, 2, 5, 16, scale=0.5)}
     )
     cases["one_row_without_pad"] = head_case(
         out,
@@ -187,7 +187,7 @@ def sequence_classification_cases(out: Path) -> dict[str, Case]:
 
 def token_classification_cases(out: Path) -> dict[str, Case]:
     """A class for each token, -100 where none counts."""
-    ids = random_ids(340, 2, 6)
+    ids = compact_ids(340, 2, 6)
     labels = torch.tensor([[-100, 1, 3, 0, -100, 2], [2, 2, 0, -100, -100, -100]])
     mask = padded_mask([6, 3], 6, "right")
     left = padded_mask([6, 3], 6, "left")
@@ -218,7 +218,7 @@ def token_classification_cases(out: Path) -> dict[str, Case]:
 
 def question_answering_cases(out: Path) -> dict[str, Case]:
     """The first and the last token of an answer; a position past the text is not counted."""
-    ids = random_ids(350, 3, 6)
+    ids = compact_ids(350, 3, 6)
     left = padded_mask([6, 4, 3], 6, "left")
 
     def case(inputs: dict[str, torch.Tensor]) -> Case:

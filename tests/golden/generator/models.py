@@ -31,6 +31,16 @@ UNTIED: dict[str, Any] = {
     "eos_token_id": 100,
     "tie_word_embeddings": False,
 }
+COMPACT: dict[str, Any] = {
+    "vocab_size": 53,
+    "n_positions": 20,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 28,
+    "bos_token_id": 51,
+    "eos_token_id": 52,
+}
 SMALL: dict[str, Any] = {
     "vocab_size": 37,
     "n_positions": 16,
@@ -48,25 +58,26 @@ PAD = 2
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     "plain": ("GPT2LMHeadModel", PLAIN, 26),
     "untied": ("GPT2LMHeadModel", UNTIED, 45),
-    "cross_attention": ("GPT2LMHeadModel", {**PLAIN, "add_cross_attention": True}, 2),
-    "double_heads": ("GPT2DoubleHeadsModel", PLAIN, 3),
+    "compact": ("GPT2LMHeadModel", COMPACT, 1),
+    "cross_attention": ("GPT2LMHeadModel", {**COMPACT, "add_cross_attention": True}, 2),
+    "double_heads": ("GPT2DoubleHeadsModel", COMPACT, 3),
     "double_heads_hidden": (
         "GPT2DoubleHeadsModel",
-        {**PLAIN, "summary_proj_to_labels": False, "summary_activation": "tanh"},
+        {**COMPACT, "summary_proj_to_labels": False, "summary_activation": "tanh"},
         4,
     ),
     "regression": (
         "GPT2ForSequenceClassification",
-        {**PLAIN, "num_labels": 1, "pad_token_id": PAD},
+        {**COMPACT, "num_labels": 1, "pad_token_id": PAD},
         5,
     ),
     "sequence_classification": (
         "GPT2ForSequenceClassification",
-        {**PLAIN, "num_labels": 3, "pad_token_id": PAD},
+        {**COMPACT, "num_labels": 3, "pad_token_id": PAD},
         6,
     ),
-    "token_classification": ("GPT2ForTokenClassification", {**PLAIN, "num_labels": 4}, 7),
-    "question_answering": ("GPT2ForQuestionAnswering", PLAIN, 8),
+    "token_classification": ("GPT2ForTokenClassification", {**COMPACT, "num_labels": 4}, 7),
+    "question_answering": ("GPT2ForQuestionAnswering", COMPACT, 8),
     "small": (
         "GPT2LMHeadModel",
         {**SMALL, "add_cross_attention": True, "tie_word_embeddings": False},
@@ -114,9 +125,14 @@ def load_model(
     return cls.from_pretrained(out / folder, attn_implementation="eager", **config).eval()
 
 
-def random_ids(seed: int, *shape: int, low: int = 3, high: int = 90) -> torch.Tensor:
-    """int64 ids without the padding and the special ids of any model here."""
-    return torch.from_numpy(np.random.default_rng(seed).integers(low, high, shape))
+def random_ids(seed: int, *shape: int, below: int = 90) -> torch.Tensor:
+    """int64 ids from 3 on: neither the padding nor, for the plain model, a special id."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(3, below, shape))
+
+
+def compact_ids(seed: int, *shape: int) -> torch.Tensor:
+    """The same for the models of the compact config."""
+    return random_ids(seed, *shape, below=50)
 
 
 def random_floats(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
