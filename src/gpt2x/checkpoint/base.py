@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.weights import Shape, canonical_pytorch_name
+from gpt2x.weights import Shape
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 BLOCK_BYTES = 2 * 2**20
@@ -207,15 +207,3 @@ class CanonicalNames:
     def ignore(self, source: str, why: str) -> None:
         """Note a name of the file that is no weight of the model."""
         self.ignored[source] = why
-
-
-def name_pytorch_tensors(path: Path, tensors: Mapping[str, LazyTensor]) -> CanonicalNames:
-    """Name the tensors of a PyTorch state dict; the layouts are canonical already."""
-    names = CanonicalNames(path)
-    for source, tensor in tensors.items():
-        canonical = canonical_pytorch_name(source)
-        if canonical is None:
-            names.ignore(source, "causal-mask buffer")
-        else:
-            names.add(canonical, source, tensor)
-    return names

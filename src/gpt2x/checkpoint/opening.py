@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpt2x.checkpoint import shards
-from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, RawFile
+from gpt2x.checkpoint.base import Checkpoint, LazyTensor, RawFile
+from gpt2x.checkpoint.names import Rename, name_tensors
 from gpt2x.errors import CheckpointError, check_choice
 from gpt2x.hub import ModelFiles
 
@@ -25,10 +26,8 @@ class ShardedFormat(Protocol):
         """Open one file."""
         ...
 
-    def canonical(
-        self, path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, Any]
-    ) -> CanonicalNames:
-        """Bring the tensors of all shards to canonical names and layouts."""
+    def rename(self, metadata: Mapping[str, Any]) -> Rename:
+        """Return what reads the names in files that say this of themselves."""
         ...
 
 
@@ -70,11 +69,13 @@ FLAX = WeightsFile("flax-msgpack", "flax_model.msgpack")
 WEIGHTS_FILES = (SAFETENSORS, PYTORCH, TENSORFLOW, FLAX)
 
 # Names that other projects give to what they save; a pattern is matched against the folder.
-FOREIGN_FILES: tuple[tuple[str, str], ...] = ()
+FOREIGN_FILES: tuple[tuple[str, str], ...] = (("tf-h5", "*.h5"),)
 
 MODULES: Mapping[str, str] = {
     "safetensors": "gpt2x.checkpoint.safetensors",
     "pytorch": "gpt2x.checkpoint.torch_pickle",
+    "tf-h5": "gpt2x.checkpoint.tf_h5",
+    "flax-msgpack": "gpt2x.checkpoint.flax_msgpack",
 }
 _SHARDED = {file.format for file in WEIGHTS_FILES}
 
@@ -194,6 +195,10 @@ def sniff(path: Path) -> str:
         return "safetensors"
     if start[:2] == b"PK" or start[:2] == b"\x80\x02":
         return "pytorch"
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return "tf-h5"
+    if start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF)):
+        return "flax-msgpack"
     raise CheckpointError(
         f"{str(path)!r} is of no known format; known are {', '.join(sorted(MODULES))}."
     )
@@ -237,9 +242,10 @@ def _open_shards(format: str, path: Path, files: Mapping[str, Path]) -> Checkpoi
             tensors |= raw.tensors
             metadata |= raw.metadata
             held[name] = list(raw.tensors)
+        rename = module.rename(metadata)
         if list(files.values()) != [path]:
-            shards.check_shards(path, shards.read_index(path), held)
-        names = module.canonical(path, tensors, metadata)
+            _check_shards(path, held, rename)
+        names = name_tensors(path, tensors, rename)
         return Checkpoint(
             format,
             path,
@@ -250,6 +256,20 @@ def _open_shards(format: str, path: Path, files: Mapping[str, Path]) -> Checkpoi
             files=files.values(),
             close=stack.pop_all().close,
         )
+
+
+def _check_shards(index: Path, held: Mapping[str, list[str]], rename: Rename) -> None:
+    """Compare what the shards hold with the index, whose names may carry another prefix."""
+    listed = {
+        place.name: file
+        for name, file in shards.read_index(index).items()
+        if (place := rename(name)) is not None
+    }
+    found = {
+        file: [place.name for name in names if (place := rename(name)) is not None]
+        for file, names in held.items()
+    }
+    shards.check_shards(index, listed, found)
 
 
 def _add_config(checkpoint: Checkpoint, path: Path | None) -> None:

@@ -17,12 +17,11 @@ import numpy as np
 
 from gpt2x.checkpoint.base import (
     BFLOAT16,
-    CanonicalNames,
     LazyTensor,
     RawFile,
-    name_pytorch_tensors,
 )
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
+from gpt2x.checkpoint.names import Rename, flax_name, pytorch_name, tensorflow_name
 from gpt2x.errors import CheckpointError, InvalidInputError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
@@ -62,11 +61,9 @@ def open_raw(path: Path) -> RawFile:
     return RawFile(tensors, metadata, file.close)
 
 
-def canonical(
-    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, Any]
-) -> CanonicalNames:
-    """Name the tensors; ``metadata["format"]`` tells which framework's names and layouts it has."""
-    return name_pytorch_tensors(path, tensors)
+def rename(metadata: Mapping[str, Any]) -> Rename:
+    """How to read names: ``metadata["format"]`` tells which framework's they are."""
+    return {"tf": tensorflow_name, "flax": flax_name}.get(str(metadata.get("format")), pytorch_name)
 
 
 def _read_header(file: BinaryFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:

@@ -28,12 +28,11 @@ import numpy as np
 
 from gpt2x.checkpoint.base import (
     BFLOAT16,
-    CanonicalNames,
     LazyTensor,
     RawFile,
-    name_pytorch_tensors,
 )
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
+from gpt2x.checkpoint.names import Rename, pytorch_name
 from gpt2x.checkpoint.pickle_machine import (
     Constructor,
     Inert,
@@ -115,11 +114,9 @@ def open_raw(path: Path) -> RawFile:
         raise
 
 
-def canonical(
-    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, Any]
-) -> CanonicalNames:
-    """Name the tensors of all shards."""
-    return name_pytorch_tensors(path, tensors)
+def rename(metadata: Mapping[str, Any]) -> Rename:
+    """How to read names."""
+    return pytorch_name
 
 
 def state_dict(saved: Any, path: Path) -> dict[str, LazyTensor]:
