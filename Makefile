@@ -21,7 +21,11 @@ help:
 	@echo 'make clean    remove what these commands made'
 
 demo: $(VENV)/.demo
-	$(BIN)/python tools/demo.py
+	@for backend in $$($(BIN)/python -c 'from gpt2x import backends; print(*backends.installed())'); \
+	do \
+		printf '\n--- %s ---\n' "$$backend"; \
+		$(BIN)/gpt2x generate --backend "$$backend" --seed 1 'And the king said' || exit 1; \
+	done
 
 test: $(VENV)/.tox
 	$(BIN)/tox run $(TOX_ARGS)

@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from demo_corpus import documents
-from gpt2x import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from gpt2x import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 END = "<|endoftext|>"
@@ -114,13 +114,33 @@ def make_optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
 
 
-def export(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, folder: Path, note: dict) -> None:
-    """Write the folder that the package carries: bfloat16 weights, config, tokenizer, result."""
+def export(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, folder: Path, card: str) -> None:
+    """Write the folder that the package carries: bfloat16 weights, configs, tokenizer and card."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.to(torch.bfloat16).save_pretrained(folder)
     model.to(torch.float32).load_state_dict(state)
     tokenizer.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(note, indent=2) + "\n", "utf-8")
+    (folder / "README.md").write_text(card, "utf-8")
+
+
+def model_card(model: GPT2LMHeadModel, data: Data, step: int, nats: float, bits: float) -> str:
+    """Fill in the model card with what this run came to."""
+    return (
+        (ROOT / "tools/demo_model_card.md")
+        .read_text("utf-8")
+        .format(
+            parameters=model.num_parameters(),
+            context=CONTEXT,
+            vocab_size=VOCAB_SIZE,
+            steps=step,
+            step_tokens=BATCH * CONTEXT,
+            epochs=step * BATCH * CONTEXT / len(data.train),
+            nats=nats,
+            bits=bits,
+            train_tokens=len(data.train),
+            valid_tokens=len(data.valid),
+        )
+    )
 
 
 def main() -> None:
@@ -148,6 +168,16 @@ def main() -> None:
         eos_token_id=VOCAB_SIZE - 1,
     )
     model = GPT2LMHeadModel(config).train()
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=0.8,
+        top_k=50,
+        top_p=0.95,
+        max_new_tokens=150,
+        bos_token_id=VOCAB_SIZE - 1,
+        eos_token_id=VOCAB_SIZE - 1,
+        pad_token_id=VOCAB_SIZE - 1,
+    )
     optimizer = make_optimizer(model)
     step, elapsed, best = 0, 0.0, math.inf
     checkpoint = options.scratch / "checkpoint.pt"
@@ -188,13 +218,7 @@ def main() -> None:
         )
         if valid < best:
             best = valid
-            note = {
-                "steps": step,
-                "tokens": step * BATCH * CONTEXT,
-                "validation_nats_per_token": round(valid, 4),
-                "validation_bits_per_byte": round(bits, 4),
-            }
-            export(model, tokenizer, options.out, note)
+            export(model, tokenizer, options.out, model_card(model, data, step, valid, bits))
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         beside = checkpoint.with_suffix(".new")
         torch.save({**state, "step": step, "elapsed": elapsed, "best": best}, beside)

@@ -8,6 +8,7 @@ is quick; it raises `gpt2x.errors`, and this module prints them.
 
 from __future__ import annotations
 
+import io
 import logging
 import pkgutil
 import sys
@@ -90,6 +91,9 @@ def _gpt2x(
     ] = False,
 ) -> None:
     """GPT-2 in PyTorch, TensorFlow and Flax."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal has every character
+            stream.reconfigure(errors="replace")
     warnings.showwarning = lambda message, *_, **__: _say("warning", message)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
 
