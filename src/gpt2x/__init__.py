@@ -40,6 +40,20 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
         GPT2Model,
         GPT2PreTrainedModel,
     )
+    from gpt2x.tf import (
+        AdamWeightDecay,
+        TFGPT2DoubleHeadsModel,
+        TFGPT2ForQuestionAnswering,
+        TFGPT2ForSequenceClassification,
+        TFGPT2ForTokenClassification,
+        TFGPT2LMHeadModel,
+        TFGPT2MainLayer,
+        TFGPT2Model,
+        TFGPT2PreTrainedModel,
+        TFGPT2Tokenizer,
+        WarmUp,
+        create_optimizer,
+    )
     from gpt2x.tokenization import AddedToken, BatchEncoding, GPT2Tokenizer, GPT2TokenizerFast
 
 __version__ = "0.1.0"
@@ -87,6 +101,7 @@ _MODEL_CLASSES = (
 _BACKEND_NAMES: dict[str, str] = {
     **{"GPT2" + name: "pt" for name in _MODEL_CLASSES},
     **{"TFGPT2" + name: "tf" for name in (*_MODEL_CLASSES, "MainLayer", "Tokenizer")},
+    **dict.fromkeys(("AdamWeightDecay", "WarmUp", "create_optimizer"), "tf"),
     **{"FlaxGPT2" + name: "flax" for name in _MODEL_CLASSES},
 }
 
