@@ -35,6 +35,15 @@ WHITE_SPACE = [
     0x3000,
 ]
 
+# The So characters that have the property Alphabetic: circled and squared Latin letters.
+ALPHABETIC_SYMBOLS = [
+    *range(0x24B6, 0x24EA),
+    *range(0x1F130, 0x1F14A),
+    *range(0x1F150, 0x1F16A),
+    *range(0x1F170, 0x1F18A),
+]
+JOIN_CONTROLS = [0x200C, 0x200D]
+
 HEADER = '''"""Code points by class in Unicode {version}, written by tools/unicode_table.py.
 
 Inclusive hexadecimal ranges in ascending order.
@@ -47,6 +56,13 @@ UNICODE_VERSION = "{version}"
 def with_category(first_letter: str) -> Iterator[int]:
     """All code points whose general category starts with this letter."""
     return (c for c in range(0x110000) if unicodedata.category(chr(c))[0] == first_letter)
+
+
+def word_characters() -> list[int]:
+    r"""What \w matches (UTS #18, annex C) beside letters."""
+    categories = ("Mn", "Mc", "Me", "Nd", "Nl", "Pc")
+    marked = [c for c in range(0x110000) if unicodedata.category(chr(c)) in categories]
+    return sorted([*marked, *ALPHABETIC_SYMBOLS, *JOIN_CONTROLS])
 
 
 def ranges(code_points: Iterable[int]) -> Iterator[str]:
@@ -67,6 +83,10 @@ def main() -> None:
         "LETTERS": ("General category L.", with_category("L")),
         "NUMBERS": ("General category N.", with_category("N")),
         "SPACES": ("Property White_Space.", WHITE_SPACE),
+        "WORD_CHARACTERS": (
+            "Beside letters, what is part of a word: marks, digits, connectors, joiners.",
+            word_characters(),
+        ),
     }
     for name, (description, code_points) in classes.items():
         body = textwrap.fill(" ".join(ranges(code_points)), 98, break_on_hyphens=False)

@@ -13,13 +13,7 @@ import regex
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError
-from gpt2x.tokenization.unicode import (
-    LETTER,
-    NUMBER,
-    SPACE,
-    character_classes,
-    character_ranges,
-)
+from gpt2x.tokenization.unicode import SPACE, character_ranges, is_word_character
 
 _WHITE_SPACE = "".join(
     chr(code_point)
@@ -164,8 +158,6 @@ class _Matcher:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Say whether neither neighbour of a span is part of a word: a letter, a number or _."""
-    return not any(
-        character == "_" or character_classes()[ord(character)] in (LETTER, NUMBER)
-        for character in text[max(start - 1, 0) : start] + text[end : end + 1]
-    )
+    """Say whether neither neighbour of a span is part of a word."""
+    neighbours = text[max(start - 1, 0) : start] + text[end : end + 1]
+    return not any(map(is_word_character, neighbours))

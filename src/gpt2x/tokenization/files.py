@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
@@ -221,6 +220,9 @@ def _write(
     stale: tuple[str, ...] = _ALL_FILES,
 ) -> tuple[str, ...]:
     """Write files together; `stale` ones of an earlier save would be read with them, and go."""
+    # Not above: tokenizers are also used where checkpoints are not, and loading does not need it.
+    from gpt2x.checkpoint.folder import atomic_folder
+
     prefix = f"{filename_prefix}-" if filename_prefix else ""
     if Path(prefix).name != prefix:
         raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must be no path.")

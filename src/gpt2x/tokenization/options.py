@@ -85,12 +85,16 @@ class Truncation:
         Raises:
             InvalidInputError: if the row cannot be brought to `max_length` in this way.
         """
-        total = first + (second or 0) + special
         if self.strategy == "do_not_truncate" or self.max_length is None:
             return first, second
-        if total <= self.max_length:
-            return first, second
         room = self.max_length - special
+        if self.stride and self.stride >= room:
+            raise InvalidInputError(
+                f"stride is {self.stride}; it must be less than the {max(room, 0)} tokens that "
+                f"max_length={self.max_length} leaves beside {special} special tokens."
+            )
+        if first + (second or 0) <= room:
+            return first, second
         if room < 0:
             raise InvalidInputError(
                 f"max_length is {self.max_length}, less than the {special} special tokens alone."

@@ -20,7 +20,13 @@ from functools import cache
 
 import numpy as np
 
-from gpt2x.tokenization.unicode_ranges import LETTERS, NUMBERS, SPACES, UNICODE_VERSION
+from gpt2x.tokenization.unicode_ranges import (
+    LETTERS,
+    NUMBERS,
+    SPACES,
+    UNICODE_VERSION,
+    WORD_CHARACTERS,
+)
 
 __all__ = [
     "LETTER",
@@ -30,6 +36,7 @@ __all__ = [
     "UNICODE_VERSION",
     "character_classes",
     "character_ranges",
+    "is_word_character",
 ]
 
 OTHER, LETTER, NUMBER, SPACE = 0, 1, 2, 3
@@ -41,11 +48,12 @@ CODE_POINTS = 0x110000
 
 def character_ranges(character_class: int) -> list[tuple[int, int]]:
     """Return the inclusive ranges of code points of LETTER, NUMBER or SPACE, ascending."""
-    ranges = []
-    for item in _RANGES[character_class].split():
-        first, _, last = item.partition("-")
-        ranges.append((int(first, 16), int(last or first, 16)))
-    return ranges
+    return _parse(_RANGES[character_class])
+
+
+def _parse(ranges: str) -> list[tuple[int, int]]:
+    bounds = (item.partition("-") for item in ranges.split())
+    return [(int(first, 16), int(last or first, 16)) for first, _, last in bounds]
 
 
 @cache
@@ -64,3 +72,18 @@ def character_classes() -> np.ndarray:
             classes[first : last + 1] = character_class
     classes.flags.writeable = False
     return classes
+
+
+def is_word_character(character: str) -> bool:
+    r"""Say whether a character is part of a word, as \w of UTS #18: also marks and connectors."""
+    code_point = ord(character)
+    return character_classes()[code_point] == LETTER or code_point in _word_characters()
+
+
+@cache
+def _word_characters() -> frozenset[int]:
+    return frozenset(
+        code_point
+        for first, last in _parse(WORD_CHARACTERS)
+        for code_point in range(first, last + 1)
+    )
