@@ -220,7 +220,7 @@ def make_plan(
             **common,
         )
     elif config.do_sample:
-        width = top_k.static[0] if top_k is not None else 0
+        width = top_k.width if top_k is not None else 0
         strategy = Sample(warpers=Processors.of(warpers), width=width, **common)
     else:
         strategy = Greedy(**common)
@@ -235,7 +235,7 @@ def make_plan(
         fill=_fill(config, eos, beams, vocab_size),
         processors=processors,
         warpers=warpers,
-        top_k=top_k.top_k if top_k is not None else 0,
+        top_k=top_k.values["top_k"] if top_k is not None else 0,
     )
 
 

@@ -26,9 +26,9 @@ def result(
     The state must be concrete: texts are cut where the longest of them ends.
     """
     config, strategy = plan.config, plan.strategy
-    is_beam = isinstance(strategy, BeamSearch)
-    steps = int(state.length) - plan.prompt_length
-    written = _generated_length(ops, state, strategy.num_return_sequences) if is_beam else steps
+    steps = written = int(state.length) - plan.prompt_length
+    if isinstance(strategy, BeamSearch):
+        written = _generated_length(ops, state, strategy.num_return_sequences)
     sequences = strategy.sequences(ops, state, settings)[:, : plan.prompt_length + written]
     if not config.return_dict_in_generate:
         return sequences
@@ -40,7 +40,7 @@ def result(
         "hidden_states": hidden_states,
         "past_key_values": past_key_values,
     }
-    if not is_beam:
+    if not isinstance(strategy, BeamSearch):
         return GenerateDecoderOnlyOutput(**common)
     count = strategy.num_return_sequences
     origins = state.origins[:, :count, :written]

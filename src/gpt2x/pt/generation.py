@@ -176,6 +176,7 @@ class GenerationMixin:
     """Gives a model with `lm_head` the method `generate`."""
 
     config: Any
+    device: torch.device
     generation_config: GenerationConfig
     forward: Callable[..., Any]
 
@@ -311,7 +312,6 @@ class GenerationMixin:
 
         Takes both out of `arguments`.
         """
-        device = self.get_input_embeddings().weight.device
         input_ids = arguments.pop("input_ids", None)
         if inputs is not None and input_ids is not None:
             raise InvalidInputError("Give the prompt as inputs or as input_ids, not as both.")
@@ -339,8 +339,8 @@ class GenerationMixin:
             width = input_ids.size(1) if embeds is None else embeds.size(1)
             checks.check_shape("attention_mask", mask, [(input_ids.size(0), width)])
             check_mask(mask.cpu().numpy())
-            mask = None if bool((mask != 0).all()) else (mask != 0).long().to(device)
-        return input_ids.to(device), mask
+            mask = None if bool((mask != 0).all()) else (mask != 0).long().to(self.device)
+        return input_ids.to(self.device), mask
 
 
 def _random_seed() -> int:

@@ -7,6 +7,7 @@ comparing all pairs of a few candidates, or from bisection over the bits of the 
 
 from __future__ import annotations
 
+from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors.base import (
     NEG_INF,
@@ -44,17 +45,25 @@ class TemperatureLogitsWarper(BuiltInProcessor):
 class TopKLogitsWarper(BuiltInProcessor):
     """Keep the k most likely tokens, and what ties with the last of them (arXiv:1805.04833)."""
 
-    def __init__(self, top_k: int, min_tokens_to_keep: int = 1) -> None:
-        check_number("top_k", top_k, "an integer above 0", lambda k: k > 0, integer=True)
-        self.top_k = max(top_k, min_tokens_to_keep) if isinstance(top_k, int) else top_k
-        self.values = {"top_k": self.top_k}
-        self.static = (candidate_width(self.top_k) if isinstance(top_k, int) else None,)
+    def __init__(
+        self, top_k: int, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise InvalidInputError(f"`top_k` must be an integer above 0, but is {top_k!r}.")
+        top_k = max(top_k, min_tokens_to_keep)
+        self.static = (candidate_width(top_k), filter_value)
+        self.values = {"top_k": top_k}
+
+    @property
+    def width(self) -> int:
+        """How many candidates to carry on, where only the kept ones matter."""
+        return self.static[0]
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        width = min_size(ops.shape(scores)[1], static[0])
-        best, _ = ops.top_k(scores, width)
-        return ops.where(scores < kth_best(ops, best, values["top_k"]), NEG_INF, scores)
+        width, filter_value = static
+        best, _ = ops.top_k(scores, min(width, ops.shape(scores)[1]))
+        return ops.where(scores < kth_best(ops, best, values["top_k"]), filter_value, scores)
 
 
 class TopPLogitsWarper(BuiltInProcessor):
@@ -62,16 +71,18 @@ class TopPLogitsWarper(BuiltInProcessor):
     (nucleus sampling, arXiv:1904.09751). Tokens of equal probability stay or go together.
     """
 
-    def __init__(self, top_p: float, min_tokens_to_keep: int = 1) -> None:
+    def __init__(
+        self, top_p: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
         check_number("top_p", top_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-        self.static = (min_tokens_to_keep,)
+        self.static = (min_tokens_to_keep, filter_value)
         self.values = {"top_p": float(top_p) if isinstance(top_p, int) else top_p}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         probabilities = ops.exp(ops.log_softmax(scores))
         kept = leading_mass(ops, scores, probabilities, values["top_p"])
-        return _keep(ops, scores, kept, static[0])
+        return _keep(ops, scores, scores, kept, static)
 
 
 class MinPLogitsWarper(BuiltInProcessor):
@@ -79,15 +90,17 @@ class MinPLogitsWarper(BuiltInProcessor):
     (arXiv:2407.01082).
     """
 
-    def __init__(self, min_p: float, min_tokens_to_keep: int = 1) -> None:
+    def __init__(
+        self, min_p: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
         check_number("min_p", min_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-        self.static = (min_tokens_to_keep,)
+        self.static = (min_tokens_to_keep, filter_value)
         self.values = {"min_p": float(min_p) if isinstance(min_p, int) else min_p}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         relative = ops.exp(scores - ops.max(scores, axis=-1)[:, None])  # probability / largest
-        return _keep(ops, scores, relative >= values["min_p"], static[0])
+        return _keep(ops, scores, scores, relative >= values["min_p"], static)
 
 
 class TypicalLogitsWarper(BuiltInProcessor):
@@ -95,9 +108,11 @@ class TypicalLogitsWarper(BuiltInProcessor):
     `mass` (locally typical sampling, arXiv:2202.00666).
     """
 
-    def __init__(self, mass: float = 0.9, min_tokens_to_keep: int = 1) -> None:
+    def __init__(
+        self, mass: float = 0.9, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
         check_number("typical_p", mass, "a number between 0 and 1", lambda value: 0 < value < 1)
-        self.static = (min_tokens_to_keep,)
+        self.static = (min_tokens_to_keep, filter_value)
         self.values = {"typical_p": mass}
 
     @staticmethod
@@ -109,25 +124,23 @@ class TypicalLogitsWarper(BuiltInProcessor):
         entropy = ops.sum(surprise * probabilities, axis=-1)[:, None]
         closeness = ops.where(possible, -abs(surprise - entropy), NEG_INF)
         kept = leading_mass(ops, closeness, probabilities, values["typical_p"])
-        if static[0] > 1:
-            kept = kept | (
-                closeness >= kth_best(ops, ops.top_k(closeness, static[0])[0], static[0])
-            )
-        return ops.where(kept, scores, NEG_INF)
+        return _keep(ops, scores, closeness, kept, static)
 
 
 class EpsilonLogitsWarper(BuiltInProcessor):
     """Keep the tokens with a probability of at least epsilon (arXiv:2210.15191)."""
 
-    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+    def __init__(
+        self, epsilon: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
         check_number("epsilon_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
-        self.static = (min_tokens_to_keep,)
+        self.static = (min_tokens_to_keep, filter_value)
         self.values = {"epsilon": epsilon}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         probabilities = ops.exp(ops.log_softmax(scores))
-        return _keep(ops, scores, probabilities >= values["epsilon"], static[0])
+        return _keep(ops, scores, scores, probabilities >= values["epsilon"], static)
 
 
 class EtaLogitsWarper(BuiltInProcessor):
@@ -135,9 +148,11 @@ class EtaLogitsWarper(BuiltInProcessor):
     ``eta = min(epsilon, sqrt(epsilon) * exp(-entropy))`` (arXiv:2210.15191).
     """
 
-    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+    def __init__(
+        self, epsilon: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+    ) -> None:
         check_number("eta_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
-        self.static = (min_tokens_to_keep,)
+        self.static = (min_tokens_to_keep, filter_value)
         self.values = {"epsilon": epsilon}
 
     @staticmethod
@@ -148,7 +163,7 @@ class EtaLogitsWarper(BuiltInProcessor):
         entropy = -ops.sum(probabilities * finite, axis=-1)[:, None]
         scaled = ops.exp(-entropy) * values["epsilon"] ** 0.5
         eta = ops.minimum(scaled, values["epsilon"])
-        return _keep(ops, scores, probabilities >= eta, static[0])
+        return _keep(ops, scores, scores, probabilities >= eta, static)
 
 
 def candidate_width(top_k: int) -> int:
@@ -156,11 +171,6 @@ def candidate_width(top_k: int) -> int:
     power of two so that few different widths are ever compiled.
     """
     return max(64, 1 << (2 * top_k - 1).bit_length())
-
-
-def min_size(columns: int | Scalar, width: int | None) -> int:
-    """Return `width` where that is narrower than the columns; None means all columns."""
-    return columns if width is None or columns < width else width
 
 
 def kth_best(ops: Ops, best: Array, k: int | Scalar) -> Array:
@@ -210,11 +220,11 @@ def _bisect(ops: Ops, order: Array, weights: Array, mass: Array) -> Array:
     return keys >= threshold[:, None]
 
 
-def _keep(ops: Ops, scores: Array, kept: Array, min_tokens_to_keep: int) -> Array:
-    """Mask what is not kept, but never the `min_tokens_to_keep` most likely tokens."""
+def _keep(ops: Ops, scores: Array, order: Array, kept: Array, static: Static) -> Array:
+    """Mask what is not kept, except the `min_tokens_to_keep` columns highest in `order`."""
+    min_tokens_to_keep, filter_value = static
     if min_tokens_to_keep > 1:
-        best, _ = ops.top_k(scores, min_tokens_to_keep)
-        kept = kept | (scores >= best[:, -1:])
+        last = ops.top_k(order, min_tokens_to_keep)[0][:, -1:]
     else:
-        kept = kept | (scores >= ops.max(scores, axis=-1)[:, None])
-    return ops.where(kept, scores, NEG_INF)
+        last = ops.max(order, axis=-1)[:, None]
+    return ops.where(kept | (order >= last), scores, filter_value)
