@@ -7,10 +7,11 @@ that begin at one place, no overlaps; then `single_word`, `lstrip` and `rstrip`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
+from tokenizers import AddedToken
 
 from gpt2x.tf.lookup import static_table
 from gpt2x.tf.pretokenization import shift_left, shift_right
@@ -20,18 +21,6 @@ NO_TOKEN = -1
 
 # Where tokens begin and end (int64 [K], ascending), and which rows of the table they are (int32).
 _Matches = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-
-
-class AddedTokenRule(NamedTuple):
-    """An added token: its id, its text, and how it is found (see `AddedToken`)."""
-
-    id: int
-    content: str
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
-    special: bool = True
 
 
 class Pieces(NamedTuple):
@@ -61,13 +50,17 @@ class Pieces(NamedTuple):
 
 
 class AddedTokenFinder(tf.Module):
-    """Cuts text at its added tokens."""
+    """Cuts text at its added tokens.
 
-    def __init__(self, tokens: Sequence[AddedTokenRule]) -> None:
+    Args:
+        tokens: the added tokens by id.
+    """
+
+    def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
         super().__init__(name="added_token_finder")
         in_turn = (
-            [token for token in tokens if token.normalized is normalized]
-            for normalized in (False, True)
+            {token_id: tokens[token_id] for token_id in tokens if tokens[token_id].normalized is on}
+            for on in (False, True)
         )
         self._passes = [_Pass(group) for group in in_turn if group]
 
@@ -90,8 +83,9 @@ class AddedTokenFinder(tf.Module):
 class _Pass(tf.Module):
     """One search for a set of tokens, in the pieces that are text."""
 
-    def __init__(self, tokens: Sequence[AddedTokenRule]) -> None:
+    def __init__(self, tokens_by_id: Mapping[int, AddedToken]) -> None:
         super().__init__()
+        tokens = list(tokens_by_id.values())
         self._has_strips = any(token.lstrip or token.rstrip for token in tokens)
         self._has_single_words = any(token.single_word for token in tokens)
         # Longest first.
@@ -110,7 +104,7 @@ class _Pass(tf.Module):
             self._is_first = tf.scatter_nd(
                 tf.constant(first)[:, None], tf.ones(len(first), tf.bool), [first[-1] + 2]
             )
-            self._ids = tf.constant([token.id for token in tokens], tf.int32)
+            self._ids = tf.constant(list(tokens_by_id), tf.int32)
             self._single_word = tf.constant([token.single_word for token in tokens])
             self._lstrip = tf.constant([token.lstrip for token in tokens])
             self._rstrip = tf.constant([token.rstrip for token in tokens])

@@ -118,9 +118,12 @@ class Layout:
         if self.pad_token_id is None:
             return rows, tf.ones_like(rows)
         lengths = rows.row_lengths()
-        # Also where there are no rows, whose longest is not defined.
-        width = tf.reduce_max(tf.concat([lengths, [self.width]], axis=0))
-        width = -(-width // self.multiple) * self.multiple
+        if self.room is not None and self.width:
+            width = self.width  # no row is longer, so the shape is known while tracing
+        else:
+            # Also where there are no rows, whose longest is not defined.
+            width = tf.reduce_max(tf.concat([lengths, [self.width]], axis=0))
+            width = -(-width // self.multiple) * self.multiple
         is_token = tf.sequence_mask(lengths, width)  # [B, T]
         if self.padding_side == "left":
             is_token = tf.reverse(is_token, axis=[1])
