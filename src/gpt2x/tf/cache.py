@@ -1,0 +1,312 @@
+"""`KVCache`: the attention keys and values of the tokens seen so far.
+
+B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import optree
+import tensorflow as tf
+
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+class KVCache:
+    """Keys and values of every layer, with room for more.
+
+    Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
+    filled. One made by `create` or `extend` has a `length` of its own, a tensor: shapes stay the
+    same from step to step, as XLA wants. One made by a forward that was given none, or from a
+    tuple, is *full*: new tokens are appended by concatenation, differentiably.
+
+    Tensors are never written in place. A model that is given a cache returns a new one, and the old
+    one can be continued in another way.
+
+    `cache[layer]` is the filled part `(keys, values)` of a layer, so that a cache reads like
+    transformers' tuple of pairs. Cross-attention keys and values, which depend on the encoder
+    alone, are kept beside them after the first call.
+
+    A pytree for TensorFlow (`tf.function`, `tf.while_loop`) and for Keras.
+
+    >>> from gpt2x import GPT2Config
+    >>> cache = KVCache.create(GPT2Config(), batch_size=2, max_length=64)
+    >>> cache.length, cache.max_length, cache.keys[0].shape
+    (0, 64, TensorShape([2, 12, 64, 64]))
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[tf.Tensor | None],
+        values: Sequence[tf.Tensor | None],
+        length: tf.Tensor | None = None,
+        cross_keys: Sequence[tf.Tensor | None] | None = None,
+        cross_values: Sequence[tf.Tensor | None] | None = None,
+    ) -> None:
+        self.keys = list(keys)
+        self.values = list(values)
+        self._length = length
+        self.cross_keys = list(cross_keys or [None] * len(self.keys))
+        self.cross_values = list(cross_values or [None] * len(self.keys))
+
+    @classmethod
+    def create(
+        cls,
+        config: GPT2Config,
+        batch_size: int | tf.Tensor,
+        max_length: int,
+        dtype: tf.DType | str | None = None,
+    ) -> Self:
+        """Allocate a cache for `batch_size` rows of `max_length` tokens.
+
+        `dtype` defaults to the config's, and that to float32.
+        """
+        if not 1 <= max_length <= config.n_positions:
+            raise InvalidInputError(
+                f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
+            )
+        shape = [batch_size, config.n_head, max_length, config.n_embd // config.n_head]
+        empty = [tf.zeros(shape, dtype or config.dtype or "float32")] * config.n_layer
+        return cls(empty, empty, tf.constant(0, tf.int32))
+
+    @classmethod
+    def empty(cls, n_layer: int) -> Self:
+        """Return a cache without buffers: the first call's keys and values become them."""
+        return cls([None] * n_layer, [None] * n_layer)
+
+    @classmethod
+    def from_tuple(cls, past_key_values: Sequence[Any]) -> Self:
+        """Wrap a form of transformers' caches.
+
+        Per layer (key, value) or (key, value, cross key, cross value), or, as its TensorFlow
+        models had it, one tensor [2, B, H, S, D].
+        """
+        layers = [
+            tf.unstack(layer, num=2) if hasattr(layer, "shape") else layer
+            for layer in past_key_values
+        ]
+        keys, values, *cross = zip(*layers, strict=True)
+        return cls(keys, values, None, *cross)
+
+    def to_tuple(self) -> tuple[tuple[tf.Tensor, ...], ...]:
+        """Return the filled part as transformers' tuple of (key, value), and cross pairs if any."""
+        return tuple((*self[layer], *(self.cross(layer) or ())) for layer in range(len(self)))
+
+    def to_stacked(self) -> tuple[tf.Tensor, ...]:
+        """Return the filled part as one tensor [2, B, H, S, D] per layer."""
+        return tuple(tf.stack(pair) for pair in self)
+
+    # --- reading ---
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every position is filled, so that new tokens are appended."""
+        return self._length is None
+
+    @property
+    def length(self) -> int | tf.Tensor:
+        """Filled positions: an int where it is known, an int32 scalar inside a graph."""
+        if self._length is None:
+            return self.max_length
+        known = tf.get_static_value(self._length)
+        return self._length if known is None else int(known)
+
+    @property
+    def max_length(self) -> int | tf.Tensor:
+        """Positions for which there is room; 0 before the first call of a cache made `empty`."""
+        return 0 if self.keys[0] is None else _size(self.keys[0], 2)
+
+    @property
+    def batch_size(self) -> int | tf.Tensor:
+        """Rows (B); 0 before the first call of a cache made `empty`."""
+        return 0 if self.keys[0] is None else _size(self.keys[0], 0)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int | tf.Tensor:
+        """Return `length`, by transformers' name."""
+        return self.length
+
+    def cross(self, layer: int) -> Pair | None:
+        """Return the cross-attention keys and values of a layer, if it has seen the encoder."""
+        key, value = self.cross_keys[layer], self.cross_values[layer]
+        return None if key is None or value is None else (key, value)
+
+    def __getitem__(self, layer: int) -> Pair:
+        key, value = self.keys[layer], self.values[layer]
+        if key is None or value is None:
+            raise InvalidInputError("The cache is empty: no model has been called with it yet.")
+        return key[:, :, : self.length], value[:, :, : self.length]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[layer] for layer in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, "
+            f"length={self.length}, max_length={self.max_length})"
+        )
+
+    # --- writing ---
+
+    def update(self, layer: int, key: tf.Tensor, value: tf.Tensor) -> Pair:
+        """Append key and value [B, H, T, D] to a layer; return all of it, [B, H, S, D] each.
+
+        Where the length is not known until the graph runs, S is `max_length`, and what lies behind
+        the new tokens has to be masked. The length stays until `advance`, which a model calls after
+        its last layer.
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        if keys is None or values is None:
+            keys, values = key, value
+        else:
+            keys, values = self._append(keys, key), self._append(values, value)
+        self.keys[layer], self.values[layer] = keys, values
+        end = None if self._length is None else tf.get_static_value(self._length + _size(key, 2))
+        if end is not None:  # eagerly, nobody looks at room that is not filled
+            keys, values = keys[:, :, :end], values[:, :, :end]
+        return tf.cast(keys, key.dtype), tf.cast(values, value.dtype)
+
+    def _append(self, buffer: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        new = tf.cast(new, buffer.dtype)
+        if self._length is None:
+            return tf.concat([buffer, new], axis=2)
+        known, room = tf.get_static_value(self._length), buffer.shape[2]
+        count = new.shape[2]
+        if known is not None and None not in (room, count) and known + count > room:
+            return tf.concat([buffer[:, :, :known], new], axis=2)
+        # A choice by position, for every slot: of all ways to write at a place that only the graph
+        # knows it is the fastest under XLA, and the only one that also works outside.
+        slot = tf.range(_size(buffer, 2)) - self._length  # [max_length]; 0 at the first new token
+        if count != 1:
+            new = tf.gather(new, tf.clip_by_value(slot, 0, _size(new, 2) - 1), axis=2)
+        is_new = (slot >= 0) & (slot < (1 if count == 1 else _size(new, 2)))
+        return tf.where(is_new[:, None], new, buffer)
+
+    def update_cross(self, layer: int, key: tf.Tensor, value: tf.Tensor) -> None:
+        """Keep the cross-attention keys and values [B, H, encoder length, D] of a layer."""
+        self.cross_keys[layer], self.cross_values[layer] = key, value
+
+    def advance(self, count: int | tf.Tensor) -> None:
+        """Count `count` more positions as filled."""
+        if self._length is not None:
+            self._length = self._length + count
+
+    # --- changing as a whole; each returns a new cache ---
+
+    def reorder(self, parents: tf.Tensor) -> Self:
+        """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
+        return self._map(lambda buffer: tf.gather(buffer, parents))
+
+    def crop(self, length: int) -> Self:
+        """Forget all but the first `length` positions; a negative number drops from the end."""
+        kept = length if length >= 0 else self.length + length
+        known = tf.get_static_value(self.length)
+        if known is not None and not 0 <= kept <= known:
+            raise InvalidInputError(f"Cannot crop a cache of length {known} to {length}.")
+        cropped = self.fork()
+        if self._length is None:
+            cropped.keys = [key[:, :, :kept] for key in self.keys]
+            cropped.values = [value[:, :, :kept] for value in self.values]
+        else:
+            cropped._length = tf.convert_to_tensor(kept, tf.int32)
+        return cropped
+
+    def extend(self, max_length: int) -> Self:
+        """Make room for `max_length` positions in all; what is filled stays."""
+        known = tf.get_static_value(self.length)
+        if known is not None and max_length < known:
+            raise InvalidInputError(f"Cannot extend to {max_length} positions: {known} are filled.")
+
+        def enlarge(buffer: tf.Tensor) -> tf.Tensor:
+            room = tf.maximum(max_length - _size(buffer, 2), 0)
+            larger = tf.pad(buffer, [[0, 0], [0, 0], [0, room], [0, 0]])
+            if buffer.shape[2] is not None:
+                larger = tf.ensure_shape(
+                    larger, [*buffer.shape[:2], max(max_length, buffer.shape[2]), buffer.shape[3]]
+                )
+            return larger
+
+        extended = self.fork()
+        extended._length = tf.convert_to_tensor(self.length, tf.int32)
+        extended.keys = [enlarge(key) for key in self.keys]
+        extended.values = [enlarge(value) for value in self.values]
+        return extended
+
+    def fork(self) -> Self:
+        """Return a copy; it costs nothing, since tensors are never changed."""
+        return self._map(lambda buffer: buffer)
+
+    def _map(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Self:
+        def each(buffers: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+            return [None if buffer is None else function(buffer) for buffer in buffers]
+
+        return type(self)(
+            each(self.keys),
+            each(self.values),
+            self._length,
+            each(self.cross_keys),
+            each(self.cross_values),
+        )
+
+    # --- pytree: TensorFlow looks for these two methods, and takes no None ---
+
+    def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        parts = {
+            "keys": self.keys,
+            "values": self.values,
+            "cross_keys": self.cross_keys,
+            "cross_values": self.cross_values,
+        }
+        present = {name: tuple(part) for name, part in parts.items() if part[0] is not None}
+        length = {} if self._length is None else {"length": self._length}
+        return (len(self), *present, *length), (*present.values(), *length.values())
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[Any, ...], components: Any) -> Self:
+        n_layer, *names = metadata
+        absent = {"keys": [None] * n_layer, "values": [None] * n_layer}
+        return cls(**{**absent, **dict(zip(names, components, strict=True))})
+
+
+class LayerCache:
+    """One layer of a cache, as a block is given it.
+
+    Keras takes pytrees apart and rebuilds them on every call of a layer; this is a leaf to it, so
+    that what a block writes arrives in the cache.
+    """
+
+    def __init__(self, cache: KVCache, layer: int) -> None:
+        self.cache = cache
+        self.layer = layer
+
+    def update(self, key: tf.Tensor, value: tf.Tensor) -> Pair:
+        """Append to the layer; see `KVCache.update`."""
+        return self.cache.update(self.layer, key, value)
+
+    def cross(self) -> Pair | None:
+        """Return what the layer knows of the encoder; see `KVCache.cross`."""
+        return self.cache.cross(self.layer)
+
+    def update_cross(self, key: tf.Tensor, value: tf.Tensor) -> None:
+        """Keep what the layer knows of the encoder; see `KVCache.update_cross`."""
+        self.cache.update_cross(self.layer, key, value)
+
+
+def _size(tensor: tf.Tensor, axis: int) -> int | tf.Tensor:
+    known = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if known is None else known
+
+
+optree.register_pytree_node(
+    KVCache,
+    lambda cache: cache.__tf_flatten__()[::-1],
+    KVCache.__tf_unflatten__,
+    namespace="keras",
+)

@@ -1,0 +1,630 @@
+"""GPT-2 with a head for each task, and their losses, in Keras 3 on TensorFlow.
+
+B batch, T query length, C choices, E n_embd, V vocab_size.
+
+Source: transformers 4.57, the classes of the same names, of PyTorch where TensorFlow had none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from gpt2x import checks
+from gpt2x.checks import IGNORE_INDEX
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+from gpt2x.outputs import ModelOutput
+from gpt2x.tf.activations import ACTIVATIONS
+from gpt2x.tf.model import Past, TFGPT2MainLayer, host_values, normal, shape_of
+from gpt2x.tf.outputs import (
+    TFCausalLMOutputWithCrossAttentions,
+    TFGPT2DoubleHeadsModelOutput,
+    TFQuestionAnsweringModelOutput,
+    TFSequenceClassifierOutputWithPast,
+    TFTokenClassifierOutput,
+)
+from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
+from gpt2x.tf.training import Target, classes, next_tokens, numbers
+from gpt2x.weights import Head
+
+
+def causal_lm_loss(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    num_items_in_batch: tf.Tensor | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    shift_labels: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Return the mean cross-entropy of each token given those before it, in float32.
+
+    Args:
+        logits: [..., T, V].
+        labels: [..., T]; position t is what the logits of position t - 1 predict.
+        num_items_in_batch: divide the sum by this number instead of the number of labels, as
+            gradient accumulation needs it.
+        ignore_index: label that is left out.
+        shift_labels: [..., T] labels that are shifted already, in place of `labels`.
+    """
+    if shift_labels is None:
+        target = next_tokens(logits, labels, ignore_index)
+    else:
+        target = classes(logits, shift_labels, ignore_index)
+    if num_items_in_batch is None:
+        return target.loss()
+    return tf.reduce_sum(target.losses * target.weights) / tf.cast(num_items_in_batch, tf.float32)
+
+
+class _LanguageModel(TFGPT2PreTrainedModel):
+    """The output layer of the two classes that have a language model."""
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
+        if not config.tie_word_embeddings:
+            self.lm_head = _linear(config, config.vocab_size, "lm_head", self, use_bias=False)
+
+    def _next_token_logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
+        """[..., E] -> [..., V]."""
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(hidden_states)
+        rows = tf.reshape(hidden_states, [-1, self.config.n_embd])
+        logits = tf.matmul(rows, self.transformer.wte.embeddings, transpose_b=True)
+        return tf.reshape(logits, [*shape_of(hidden_states)[:-1], self.config.vocab_size])
+
+
+class TFGPT2LMHeadModel(_LanguageModel):
+    """The body with a language model on top, whose weight is the token embedding's."""
+
+    head: ClassVar[Head] = Head.LM
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {"labels": "logits"}
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        encoder_hidden_states: tf.Tensor | None = None,
+        encoder_attention_mask: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: tf.Tensor | None = None,
+        training: bool = False,
+        logits_to_keep: int | tf.Tensor = 0,
+        num_items_in_batch: tf.Tensor | int | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        shift_labels: tf.Tensor | None = None,
+    ) -> TFCausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """Predict the next token at every position. For the inputs of the body see `TFGPT2Model`.
+
+        Args:
+            labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the
+                usual call.
+            logits_to_keep: how many of the last positions get logits (decoding needs one), or an
+                index tensor of positions [n]; 0 for all.
+            num_items_in_batch: see `causal_lm_loss`.
+            ignore_index: see `causal_lm_loss`.
+            shift_labels: labels [B, T] that are shifted already; the loss uses them.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
+        outputs = self.transformer(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        hidden_states = outputs.last_hidden_state
+        if not isinstance(logits_to_keep, int):
+            hidden_states = tf.gather(hidden_states, logits_to_keep, axis=-2)
+        elif logits_to_keep:
+            hidden_states = hidden_states[..., -logits_to_keep:, :]
+        logits = self._next_token_logits(hidden_states)  # [B, kept, V]
+
+        loss = None
+        targets = labels if shift_labels is None else shift_labels
+        if targets is not None:
+            shape = tuple(logits.shape[:-1])
+            checks.check_labels(
+                "labels", targets, [shape], self.config.vocab_size, host_values, ignore_index
+            )
+            loss = causal_lm_loss(
+                logits,
+                targets,
+                num_items_in_batch=num_items_in_batch,
+                ignore_index=ignore_index,
+                shift_labels=shift_labels,
+            )
+        output = TFCausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        if "labels" not in labels:
+            return {}
+        return {"logits": next_tokens(output["logits"], labels["labels"])}
+
+
+class TFGPT2SequenceSummary(keras.layers.Layer):
+    """One vector per choice out of its hidden states, projected to a score."""
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(**options)
+        if config.summary_type == "attn":
+            raise InvalidInputError(
+                "summary_type 'attn' is not implemented (nor is it in transformers); use "
+                "'cls_index', 'last', 'first' or 'mean'."
+            )
+        self.config = config
+        if config.summary_use_proj:
+            # One score a choice, whatever num_labels says: the choices are rows, not labels.
+            n_out = 1 if config.summary_proj_to_labels else config.n_embd
+            self.summary = _linear(config, n_out, "summary", self)
+        self.activation = ACTIVATIONS[config.summary_activation or "linear"]
+        last_dropout = getattr(config, "summary_last_dropout", None) or 0.0
+        self.first_dropout = _dropout(config.summary_first_dropout, "first_dropout", self)
+        self.last_dropout = _dropout(last_dropout, "last_dropout", self)
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.config.summary_use_proj:
+            self.summary.build((None, self.config.n_embd))
+
+    def call(self, hidden_states: tf.Tensor, cls_index: tf.Tensor | None = None) -> tf.Tensor:
+        """Summarise [..., T, E] to [..., 1] (or [..., E], by the config).
+
+        `cls_index` [...] is the position that summary type "cls_index" reads, by default the last.
+        """
+        summary_type = self.config.summary_type
+        if summary_type == "mean":
+            summary = tf.reduce_mean(hidden_states, axis=-2)
+        elif summary_type == "first":
+            summary = hidden_states[..., 0, :]
+        elif summary_type == "last" or cls_index is None:
+            summary = hidden_states[..., -1, :]
+        else:
+            summary = tf.gather(
+                hidden_states, cls_index, axis=-2, batch_dims=cls_index.shape.rank
+            )  # [..., E]
+        summary = self.first_dropout(summary)
+        if self.config.summary_use_proj:
+            summary = self.summary(summary)
+        return self.last_dropout(self.activation(summary))
+
+
+class TFGPT2DoubleHeadsModel(_LanguageModel):
+    """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
+
+    head: ClassVar[Head] = Head.DOUBLE
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {"labels": "logits", "mc_labels": "mc_logits"}
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.multiple_choice_head = TFGPT2SequenceSummary(
+            config, name="multiple_choice_head", dtype=self.dtype_policy
+        )
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        mc_token_ids: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: tf.Tensor | None = None,
+        mc_labels: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> TFGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
+        """Predict the next tokens of every choice, and score the choices.
+
+        Args:
+            input_ids: [B, C, T].
+            mc_token_ids: [B, C], the position in each choice that the score is read from; by
+                default the last.
+            labels: [B, C, T], as for the language model.
+            mc_labels: [B], the right choice.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        outputs = self.transformer(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        hidden_states = outputs.last_hidden_state  # [B, C, T, E]
+        *choices, T = hidden_states.shape[:-1]
+        if mc_token_ids is not None:
+            checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
+        logits = self._next_token_logits(hidden_states)  # [B, C, T, V]
+        mc_logits = self.multiple_choice_head(hidden_states, cls_index=mc_token_ids)
+        if mc_logits.shape[-1] == 1:
+            mc_logits = tf.squeeze(mc_logits, axis=-1)  # [B, C]
+
+        loss = mc_loss = None
+        if labels is not None:
+            shape, count = (*choices, T), self.config.vocab_size
+            checks.check_labels("labels", labels, [shape], count, host_values)
+            loss = causal_lm_loss(logits, labels)
+        if mc_labels is not None:
+            shapes, count = [tuple(mc_logits.shape[:-1])], mc_logits.shape[-1]
+            shapes.append((*shapes[0], 1))
+            checks.check_labels("mc_labels", mc_labels, shapes, count, host_values)
+            mc_loss = _choices(mc_logits, mc_labels).loss()
+        output = TFGPT2DoubleHeadsModelOutput(
+            loss=loss,
+            mc_loss=mc_loss,
+            logits=logits,
+            mc_logits=mc_logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        targets = {}
+        if "labels" in labels:
+            targets["logits"] = next_tokens(output["logits"], labels["labels"])
+        if "mc_labels" in labels:
+            targets["mc_logits"] = _choices(output["mc_logits"], labels["mc_labels"])
+        return targets
+
+    @property
+    def input_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `serving` takes: ids and mask [B, C, T], and where scores are read [B, C]."""
+        ranks = {"input_ids": 3, "attention_mask": 3, "mc_token_ids": 2}
+        return {name: tf.TensorSpec([None] * rank, tf.int32, name) for name, rank in ranks.items()}
+
+
+class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
+    """The body with a classifier (or a regression) on the last token of each text."""
+
+    head: ClassVar[Head] = Head.SEQUENCE_CLASSIFICATION
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {"labels": "logits"}
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.num_labels = config.num_labels
+        self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
+        self.score = _linear(config, config.num_labels, "score", self, use_bias=False)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> TFSequenceClassifierOutputWithPast | tuple[Any, ...]:
+        """Classify each text by its last token.
+
+        That is the last one that `attention_mask` (rank 2) attends to. Without a mask it is the
+        last that is not `config.pad_token_id`, or, for `inputs_embeds`, the very last.
+
+        Args:
+            labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels]
+                numbers for one with several, or 0/1 numbers for several classes at once. Which it
+                is, `config.problem_type` says, or else `num_labels` and the labels' type.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        by_mask = attention_mask is not None and attention_mask.shape.rank == 2
+        if inputs is not None:
+            checks.check_can_pool(self.config, by_mask, inputs.shape[0])
+        outputs = self.transformer(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        hidden_states = outputs.last_hidden_state  # [B, T, E]
+        last = self._last_token(input_ids, attention_mask if by_mask else None, hidden_states)
+        logits = self.score(tf.gather(hidden_states, last, batch_dims=1))  # [B, num_labels]
+
+        loss = None
+        if labels is not None:
+            problem = self._problem(labels, logits.shape[0])
+            loss = self._target(problem, logits, labels).loss()
+        output = TFSequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def _last_token(
+        self,
+        input_ids: tf.Tensor | None,
+        attention_mask: tf.Tensor | None,
+        hidden_states: tf.Tensor,
+    ) -> tf.Tensor:
+        """Return the position [B] of each row's last token; 0 for a row without any."""
+        B, T = shape_of(hidden_states)[:2]
+        if attention_mask is not None:
+            is_token = tf.cast(attention_mask[:, -T:], tf.bool)
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            is_token = input_ids != self.config.pad_token_id
+        else:
+            return tf.fill([B], T - 1)
+        return tf.reduce_max(tf.where(is_token, tf.range(T), 0), axis=-1)
+
+    def _problem(self, labels: tf.Tensor, batch: int | None) -> str:
+        return checks.check_problem(
+            self.config.problem_type, self.num_labels, labels, batch, host_values
+        )
+
+    def _target(self, problem: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        if problem == "single_label_classification":
+            return classes(logits, tf.reshape(labels, [-1]))
+        if problem == "regression":
+            return numbers(logits, labels, lambda x, y: tf.square(x - y))
+        return numbers(logits, labels, lambda x, y: tf.nn.sigmoid_cross_entropy_with_logits(y, x))
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        if "labels" not in labels:
+            return {}
+        logits, given = output["logits"], labels["labels"]
+        return {"logits": self._target(self._problem(given, logits.shape[0]), logits, given)}
+
+
+class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
+    """The body with a classifier on every token (named entities, for example)."""
+
+    head: ClassVar[Head] = Head.TOKEN_CLASSIFICATION
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {"labels": "logits"}
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.num_labels = config.num_labels
+        self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
+        rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
+        rate = next((rate for rate in rates if rate is not None), 0.1)
+        self.dropout = _dropout(rate, "dropout", self)
+        self.classifier = _linear(config, config.num_labels, "classifier", self)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> TFTokenClassifierOutput | tuple[Any, ...]:
+        """Classify every token.
+
+        Args:
+            labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        outputs = self.transformer(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))  # [B, T, num_labels]
+
+        loss = None
+        if labels is not None:
+            shapes = [tuple(logits.shape[:-1])]
+            checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
+            loss = classes(logits, labels).loss()
+        output = TFTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        if "labels" not in labels:
+            return {}
+        return {"logits": classes(output["logits"], labels["labels"])}
+
+
+class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
+    """The body with a head that finds the span of the text which answers a question (SQuAD)."""
+
+    head: ClassVar[Head] = Head.QUESTION_ANSWERING
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {
+        "start_positions": "start_logits",
+        "end_positions": "end_logits",
+    }
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.num_labels = config.num_labels
+        self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
+        self.qa_outputs = _linear(config, 2, "qa_outputs", self)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        start_positions: tf.Tensor | None = None,
+        end_positions: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> TFQuestionAnsweringModelOutput | tuple[Any, ...]:
+        """Score every token as the start and as the end of the answer.
+
+        Args:
+            start_positions: [B], the first token of the answer.
+            end_positions: [B], its last token. Positions outside of the text leave the row out of
+                the loss if they lie behind it, and count as the first token if before it.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        outputs = self.transformer(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        start_logits, end_logits = tf.unstack(logits, axis=-1)  # 2 x [B, T]
+
+        loss = None
+        if checks.check_span(start_positions, end_positions, start_logits.shape[0]):
+            losses = [
+                _positions(scores, positions).loss()
+                for scores, positions in (
+                    (start_logits, start_positions),
+                    (end_logits, end_positions),
+                )
+            ]
+            loss = (losses[0] + losses[1]) / 2
+        output = TFQuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        return {
+            name: _positions(output[name], labels[label])
+            for label, name in self.labels_of_outputs.items()
+            if label in labels
+        }
+
+    def combine(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Return the mean of the two losses."""
+        return super().combine(losses) / len(losses)
+
+
+def _choices(mc_logits: tf.Tensor, mc_labels: tf.Tensor) -> Target:
+    """Judge scores [B, C] (or [C]) by the right choices [B], [B, 1] or none of both axes."""
+    mc_logits = tf.reshape(mc_logits, [-1, shape_of(mc_logits)[-1]])
+    return classes(mc_logits, tf.reshape(mc_labels, [-1]))
+
+
+def _positions(scores: tf.Tensor, positions: tf.Tensor) -> Target:
+    """Judge scores [B, T] by positions [B] or [B, 1], leaving out those behind the text."""
+    T = shape_of(scores)[1]
+    positions = tf.reshape(tf.cast(positions, tf.int32), [-1])
+    return classes(scores, tf.clip_by_value(positions, 0, T), ignore_index=T)
+
+
+def _linear(
+    config: GPT2Config, n_out: int, name: str, owner: keras.layers.Layer, use_bias: bool = True
+) -> keras.layers.Dense:
+    """Return a head's projection of the last axis, of its owner's dtype."""
+    return keras.layers.Dense(
+        n_out,
+        use_bias=use_bias,
+        kernel_initializer=normal(config.initializer_range),
+        name=name,
+        dtype=owner.dtype_policy,
+    )
+
+
+def _dropout(rate: float, name: str, owner: keras.layers.Layer) -> keras.layers.Dropout:
+    return keras.layers.Dropout(rate, name=name, dtype=owner.dtype_policy)

@@ -1,0 +1,117 @@
+"""The ways to hand a TensorFlow model its inputs, brought to keyword arguments.
+
+transformers' TensorFlow models take keywords, a dictionary (or the tokenizer's BatchEncoding), a
+list in the order of the signature, or a lone tensor; Keras would refuse some of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gpt2x.errors import InvalidInputError, unknown_arguments
+
+# What transformers called these arguments before.
+_ALIASES = {
+    "inputs": "input_ids",
+    "past": "past_key_values",
+    "decoder_cached_states": "past_key_values",
+}
+
+_INTEGER_INPUTS = (
+    "input_ids",
+    "token_type_ids",
+    "position_ids",
+    "mc_token_ids",
+)
+
+
+def named_inputs(
+    where: str, parameters: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name every argument of a model call.
+
+    Args:
+        where: the class of the model, for messages.
+        parameters: the parameters of its `call`, in order.
+        args: the positional arguments. The first may hold others: a mapping by name, a list or
+            tuple by order.
+        kwargs: the keyword arguments.
+
+    Returns:
+        Keyword arguments for `call`; ids as int32.
+
+    Raises:
+        InvalidInputError: if an argument is unknown or given twice.
+    """
+    given: dict[str, Any] = {}
+    unknown: list[str] = []
+
+    def add(name: str, value: Any) -> None:
+        if name in _ALIASES:
+            warnings.warn(
+                f"The argument {name!r} is deprecated; use {_ALIASES[name]!r}.",
+                FutureWarning,
+                stacklevel=4,
+            )
+            name = _ALIASES[name]
+        if name not in parameters:
+            unknown.append(name)
+        elif given.get(name) is not None:
+            raise InvalidInputError(f"{where}() got several values for the argument {name!r}.")
+        else:
+            given[name] = value
+
+    if args and isinstance(args[0], Mapping):
+        for name, value in args[0].items():
+            add(name, value)
+        args = (None, *args[1:])
+    elif args and _holds_inputs(args[0]):
+        args = (*_in_order(args[0]), *args[1:])
+    if len(args) > len(parameters):
+        raise InvalidInputError(
+            f"{where}() takes at most {len(parameters)} inputs; got {len(args)}."
+        )
+    for name, value in zip(parameters, args, strict=False):
+        if value is not None:
+            add(name, value)
+    for name, value in kwargs.items():
+        # Keras passes its own keywords through (`training`, `mask` of a functional model).
+        add(name, value)
+    if unknown:
+        raise InvalidInputError(unknown_arguments(where, unknown, parameters))
+    return {name: _as_tensor(name, value) for name, value in given.items()}
+
+
+def _holds_inputs(value: Any) -> bool:
+    """Whether a list holds several inputs, rather than being one written in plain numbers."""
+    if not isinstance(value, list | tuple):
+        return False
+    return any(item is None or hasattr(item, "shape") for item in value)
+
+
+def _in_order(inputs: Sequence[Any]) -> list[Any]:
+    # A cache is never one tensor: `[input_ids, attention_mask]`, which transformers' documentation
+    # shows, leaves it out.
+    if len(inputs) > 1 and hasattr(inputs[1], "shape"):
+        return [inputs[0], None, *inputs[1:]]
+    return list(inputs)
+
+
+def _as_tensor(name: str, value: Any) -> Any:
+    """Make tensors of plain lists and 64-bit ids, which embedding lookups would cast each time."""
+    if name not in _INTEGER_INPUTS or value is None:
+        return value
+    if isinstance(value, keras.KerasTensor):
+        return value
+    if not tf.is_tensor(value):
+        value = np.asarray(value)
+        if value.dtype.kind not in "iub":
+            return value  # of a wrong dtype, which the model's checks report
+        return tf.constant(value, tf.int32)
+    return tf.cast(value, tf.int32) if value.dtype == tf.int64 else value

@@ -1,0 +1,566 @@
+"""The body of GPT-2 in Keras 3 on TensorFlow. Read it from the bottom up: Model, MainLayer, Block,
+MLP, Attention, Conv1D.
+
+B batch, T query length, S key length (past and new), E n_embd, H heads, D head_dim, I n_inner,
+L layers, V vocab_size, P n_positions.
+
+Layers carry OpenAI's names and weights transformers' names and shapes. Every layer makes its
+weights in `build`, from the config alone, so that a model is complete without having seen an input.
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019); transformers
+4.57, `TFGPT2Model`, with the numbers of its PyTorch `GPT2Model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gpt2x import checks
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+from gpt2x.tf.activations import ACTIVATIONS
+from gpt2x.tf.attention import (
+    eager_attention,
+    get_attention,
+    packed_mask,
+    padding_mask,
+    self_attention_mask,
+)
+from gpt2x.tf.cache import KVCache, LayerCache
+from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
+from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
+
+Past = KVCache | Sequence[Sequence[tf.Tensor]] | Sequence[tf.Tensor]
+
+
+def normal(stddev: float) -> keras.initializers.Initializer:
+    """Return a new normal initializer; one that is used twice would draw the same numbers."""
+    return keras.initializers.RandomNormal(stddev=stddev)
+
+
+def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
+    """Return the size of each axis: an int where it is known, else a scalar of the graph."""
+    dynamic = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
+    return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
+
+
+class Conv1D(keras.layers.Layer):
+    """A linear layer whose weight is stored (in, out), as OpenAI's 1x1 convolutions were."""
+
+    def __init__(self, n_out: int, n_in: int, stddev: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.n_out = n_out
+        self.n_in = n_in
+        self.stddev = stddev
+
+    def build(self, input_shape: Any = None) -> None:
+        self.weight = self.add_weight(
+            shape=(self.n_in, self.n_out), initializer=normal(self.stddev), name="weight"
+        )
+        # Of rank 2, as transformers' TensorFlow models have it.
+        self.bias = self.add_weight(shape=(1, self.n_out), initializer="zeros", name="bias")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        out = tf.matmul(tf.reshape(x, [-1, self.n_in]), self.weight) + self.bias
+        return tf.reshape(out, [*shape_of(x)[:-1], self.n_out])
+
+
+class TFGPT2Attention(keras.layers.Layer):
+    """Multi-head attention: to the text itself, or to an encoder's states (cross-attention)."""
+
+    def __init__(
+        self, config: GPT2Config, *, layer: int, is_cross_attention: bool = False, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.config = config
+        self.is_cross_attention = is_cross_attention
+        self.num_heads = config.n_head
+        self.head_dim = config.n_embd // config.n_head
+        self.scaling = 1.0
+        if config.scale_attn_weights:
+            self.scaling /= self.head_dim**0.5
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scaling /= layer + 1
+        self.upcast = config.reorder_and_upcast_attn
+
+        width, std, dtype = config.n_embd, config.initializer_range, self.dtype_policy
+        if is_cross_attention:
+            self.c_attn = Conv1D(2 * width, width, std, name="c_attn", dtype=dtype)
+            self.q_attn = Conv1D(width, width, std, name="q_attn", dtype=dtype)
+        else:
+            self.c_attn = Conv1D(3 * width, width, std, name="c_attn", dtype=dtype)
+        self.c_proj = Conv1D(width, width, _residual_stddev(config), name="c_proj", dtype=dtype)
+        self.attn_dropout = keras.layers.Dropout(
+            config.attn_pdrop, name="attn_dropout", dtype=dtype
+        )
+        self.resid_dropout = keras.layers.Dropout(
+            config.resid_pdrop, name="resid_dropout", dtype=dtype
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        self.c_attn.build()
+        if self.is_cross_attention:
+            self.q_attn.build()
+        self.c_proj.build()
+
+    # Not `mask`, here and in the block: Keras fills that one itself, with masks of its own kind.
+    def call(
+        self,
+        hidden_states: tf.Tensor,
+        cache: LayerCache | None = None,
+        attention_mask: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        encoder_hidden_states: tf.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Attend from hidden_states [B, T, E]; return [B, T, E] and the weights [B, H, T, S].
+
+        `attention_mask` is additive, broadcast to [B, H, T, S]; None hides nothing. The weights are
+        None unless `output_attentions`.
+        """
+        if self.is_cross_attention:
+            query = self._split_heads(self.q_attn(hidden_states))  # [B, H, T, D]
+            key, value = self._encoder_keys_and_values(encoder_hidden_states, cache)
+        else:
+            query, key, value = map(
+                self._split_heads, tf.split(self.c_attn(hidden_states), 3, axis=-1)
+            )  # 3 x [B, H, T, D]
+            if cache is not None:
+                key, value = cache.update(key, value)  # [B, H, S, D]
+
+        dtype = value.dtype
+        if self.upcast:
+            # Half-precision training overflows in the scores first: compute them in float32.
+            query, key, value = (tf.cast(x, tf.float32) for x in (query, key, value))
+        out, weights = self._attend(query, key, value, attention_mask, head_mask, output_attentions)
+        out = tf.transpose(tf.cast(out, dtype), [0, 2, 1, 3])  # [B, T, H, D]
+        out = tf.reshape(out, shape_of(hidden_states))  # [B, T, E]
+        return self.resid_dropout(self.c_proj(out)), weights
+
+    def _attend(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        mask: tf.Tensor | None,
+        head_mask: tf.Tensor | None,
+        output_attentions: bool,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        options = {"scaling": self.scaling, "dropout": self.attn_dropout}
+        if output_attentions or head_mask is not None:
+            out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
+            return out, weights if output_attentions else None
+        attend = get_attention(self.config._attn_implementation or "sdpa")
+        return attend(query, key, value, mask, **options), None  # [B, H, T, D]
+
+    def _encoder_keys_and_values(
+        self, encoder_hidden_states: tf.Tensor | None, cache: LayerCache | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Project the encoder's states to [B, H, encoder length, D], once in a cache's lifetime."""
+        cached = cache.cross() if cache is not None else None
+        if cached is not None:
+            return cached
+        key, value = map(
+            self._split_heads, tf.split(self.c_attn(encoder_hidden_states), 2, axis=-1)
+        )
+        if cache is not None:
+            cache.update_cross(key, value)
+        return key, value
+
+    def _split_heads(self, x: tf.Tensor) -> tf.Tensor:
+        x = tf.reshape(x, [*shape_of(x)[:2], self.num_heads, self.head_dim])  # [B, T, H, D]
+        return tf.transpose(x, [0, 2, 1, 3])
+
+
+class TFGPT2MLP(keras.layers.Layer):
+    """Two layers with an activation between them: E -> I -> E."""
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(**options)
+        width, inner = config.n_embd, config.n_inner or 4 * config.n_embd
+        std, dtype = config.initializer_range, self.dtype_policy
+        self.c_fc = Conv1D(inner, width, std, name="c_fc", dtype=dtype)
+        self.c_proj = Conv1D(width, inner, _residual_stddev(config), name="c_proj", dtype=dtype)
+        self.act = ACTIVATIONS[config.activation_function]
+        self.dropout = keras.layers.Dropout(config.resid_pdrop, name="dropout", dtype=dtype)
+
+    def build(self, input_shape: Any = None) -> None:
+        self.c_fc.build()
+        self.c_proj.build()
+
+    def call(self, hidden_states: tf.Tensor) -> tf.Tensor:
+        """Map [B, T, E] to [B, T, E]."""
+        return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
+
+
+class TFGPT2Block(keras.layers.Layer):
+    """Attention, cross-attention where the config has it, and MLP, each added to its input."""
+
+    def __init__(self, config: GPT2Config, *, layer: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.config = config
+        dtype = self.dtype_policy
+        self.ln_1 = _layer_norm(config, "ln_1", dtype)
+        self.attn = TFGPT2Attention(config, layer=layer, name="attn", dtype=dtype)
+        self.ln_2 = _layer_norm(config, "ln_2", dtype)
+        if config.add_cross_attention:
+            self.crossattention = TFGPT2Attention(
+                config, layer=layer, is_cross_attention=True, name="crossattention", dtype=dtype
+            )
+            self.ln_cross_attn = _layer_norm(config, "ln_cross_attn", dtype)
+        self.mlp = TFGPT2MLP(config, name="mlp", dtype=dtype)
+
+    def build(self, input_shape: Any = None) -> None:
+        hidden_states = (None, None, self.config.n_embd)
+        self.ln_1.build(hidden_states)
+        self.attn.build()
+        self.ln_2.build(hidden_states)
+        if self.config.add_cross_attention:
+            self.crossattention.build()
+            self.ln_cross_attn.build(hidden_states)
+        self.mlp.build()
+
+    def call(
+        self,
+        hidden_states: tf.Tensor,
+        cache: LayerCache | None = None,
+        attention_mask: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        encoder_hidden_states: tf.Tensor | None = None,
+        encoder_mask: tf.Tensor | None = None,
+        cross_attend: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+        """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) beside it."""
+        attended, weights = self.attn(
+            self.ln_1(hidden_states),
+            cache=cache,
+            attention_mask=attention_mask,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+        )
+        hidden_states = hidden_states + attended
+        cross_weights = None
+        if cross_attend:
+            attended, cross_weights = self.crossattention(
+                self.ln_cross_attn(hidden_states),
+                cache=cache,
+                attention_mask=encoder_mask,
+                head_mask=head_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                output_attentions=output_attentions,
+            )
+            hidden_states = hidden_states + attended
+        hidden_states = hidden_states + self.mlp(self.ln_2(hidden_states))
+        return hidden_states, weights, cross_weights
+
+
+class TFGPT2MainLayer(keras.layers.Layer):
+    """The body as a layer: embeddings, L blocks and a final layer norm."""
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(**options)
+        self.config = config
+        width, std, dtype = config.n_embd, config.initializer_range, self.dtype_policy
+        self.wte = keras.layers.Embedding(
+            config.vocab_size, width, normal(std), name="wte", dtype=dtype
+        )
+        self.wpe = keras.layers.Embedding(
+            config.n_positions, width, normal(std), name="wpe", dtype=dtype
+        )
+        self.drop = keras.layers.Dropout(config.embd_pdrop, name="drop", dtype=dtype)
+        # transformers' name of a list's item; a slash cannot stand in a layer's name.
+        self.h = [
+            TFGPT2Block(config, layer=i, name=f"h_._{i}", dtype=dtype)
+            for i in range(config.n_layer)
+        ]
+        self.ln_f = _layer_norm(config, "ln_f", dtype)
+
+    def build(self, input_shape: Any = None) -> None:
+        self.wte.build()
+        self.wpe.build()
+        for block in self.h:
+            block.build()
+        self.ln_f.build((None, None, self.config.n_embd))
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        encoder_hidden_states: tf.Tensor | None = None,
+        encoder_attention_mask: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TFBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """Run the body; the arguments are those of `TFGPT2Model`."""
+        config = self.config
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+
+        cache = self._open_cache(past_key_values, use_cache)
+        past_length = 0 if cache is None else cache.length
+        checks.check_model_inputs(
+            config,
+            host_values,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            past_length=past_length if isinstance(past_length, int) else None,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+        )
+
+        if inputs_embeds is None:
+            leading = shape_of(input_ids)[:-1]
+            inputs_embeds = self.wte(_rows(input_ids))
+        else:
+            leading = shape_of(inputs_embeds)[:-2]
+        T = shape_of(inputs_embeds)[1]
+        # Room that is not filled is looked at, and masked, only where the graph must not know.
+        S = past_length + T if isinstance(past_length, int) else cache.max_length
+        if attention_mask is not None and attention_mask.shape.rank != 4:
+            attention_mask = _rows(attention_mask)
+        packed = position_ids is not None and attention_mask is None and cache is None
+        if position_ids is None:
+            position_ids = _positions(attention_mask, past_length, T)
+        position_ids = _rows(position_ids)
+        mask = self_attention_mask(attention_mask, T, S, past_length)
+        if packed and not _is_counting_on(position_ids):
+            mask = packed_mask(position_ids)
+
+        hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
+        if token_type_ids is not None:
+            hidden_states = hidden_states + self.wte(_rows(token_type_ids))
+        hidden_states = self.drop(hidden_states)
+
+        cross_attend = encoder_hidden_states is not None or (
+            cache is not None and cache.cross(0) is not None
+        )
+        encoder_mask = None
+        if encoder_attention_mask is not None and cross_attend:
+            encoder_mask = padding_mask(encoder_attention_mask)
+        head_masks = self._head_masks(head_mask)
+
+        all_hidden_states = all_attentions = all_cross_attentions = ()
+        for layer, block in enumerate(self.h):
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
+            hidden_states, weights, cross_weights = block(
+                hidden_states,
+                cache=None if cache is None else LayerCache(cache, layer),
+                attention_mask=mask,
+                head_mask=head_masks[layer],
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_mask=encoder_mask,
+                cross_attend=cross_attend,
+                output_attentions=output_attentions,
+            )
+            if output_attentions:
+                all_attentions += (weights,)
+                if cross_attend:
+                    all_cross_attentions += (cross_weights,)
+        if cache is not None:
+            cache.advance(T)
+
+        hidden_states = self.ln_f(hidden_states)
+        hidden_states = tf.reshape(hidden_states, [*leading, T, config.n_embd])
+        if output_hidden_states:
+            all_hidden_states += (hidden_states,)
+        output = TFBaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden_states,
+            past_key_values=_close_cache(cache, past_key_values) if use_cache else None,
+            hidden_states=all_hidden_states or None,
+            attentions=all_attentions or None,
+            cross_attentions=all_cross_attentions or None,
+        )
+        return_dict = config.use_return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
+        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        layers = self.config.n_layer
+        if past is None or (not isinstance(past, KVCache) and len(past) == 0):
+            return KVCache.empty(layers) if use_cache else None
+        if not isinstance(past, KVCache):
+            _check_pairs(past)
+        if len(past) != layers:
+            raise InvalidInputError(
+                f"past_key_values has {len(past)} layers; this model has {layers}."
+            )
+        return past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
+
+    def _head_masks(self, head_mask: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
+        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        layers = self.config.n_layer
+        if head_mask is None:
+            return [None] * layers
+        head_mask = tf.cast(head_mask, self.compute_dtype)
+        if head_mask.shape.rank == 1:
+            head_mask = tf.repeat(head_mask[None], layers, axis=0)
+        if head_mask.shape.rank == 2:
+            head_mask = head_mask[:, None, :, None, None]
+        return tf.unstack(head_mask, num=layers)
+
+
+class TFGPT2Model(TFGPT2PreTrainedModel):
+    """The body: embeddings, L blocks and a final layer norm.
+
+    >>> from gpt2x import GPT2Config
+    >>> model = TFGPT2Model(GPT2Config(n_layer=2, n_embd=64, n_head=4))
+    >>> model(tf.constant([[464, 3290]])).last_hidden_state.shape
+    TensorShape([1, 2, 64])
+    """
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
+        self.post_init()
+
+    def call(
+        self,
+        input_ids: tf.Tensor | None = None,
+        past_key_values: Past | None = None,
+        attention_mask: tf.Tensor | None = None,
+        token_type_ids: tf.Tensor | None = None,
+        position_ids: tf.Tensor | None = None,
+        head_mask: tf.Tensor | None = None,
+        inputs_embeds: tf.Tensor | None = None,
+        encoder_hidden_states: tf.Tensor | None = None,
+        encoder_attention_mask: tf.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> TFBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """Run the body.
+
+        Args:
+            input_ids: token ids [B, T], int32 or int64; further leading dimensions are kept in the
+                output. With a past, only the tokens that are not in it. All inputs may also come
+                together as the first argument: a dictionary, or a list in the order given here.
+            past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four tensors with
+                cross-attention) or one tensor [2, B, H, past, D]. The longer past is returned in
+                the form in which it was given, and lets gradients through. The older name `past`
+                is accepted.
+            attention_mask: [B, S], nonzero where a token, past or new, may be attended to; or
+                [B, 1 or H, T, S], boolean or additive, which replaces the causal order; or
+                [B, 1 or H, 1, S], which is added to it.
+            token_type_ids: [B, T], embedded with the tokens' embedding and added.
+            position_ids: [B, T]. Default: the number of attended tokens before each token, where a
+                mask of rank 2 is given, so that a padded row gives what it gives alone; else the
+                positions that follow the past. Without mask and cache, positions that start again
+                keep packed texts apart.
+            head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
+                the call then computes attention eagerly.
+            inputs_embeds: [B, T, E] in place of `input_ids`.
+            encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
+                seen them they may be left out.
+            encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where
+                it may be attended to, or rank 4 as above.
+            use_cache: return the keys and values; the config decides by default.
+            output_attentions: return attention weights, which are then computed eagerly.
+            output_hidden_states: return the hidden states of every layer.
+            return_dict: an output object (default) or the tuple of its fields that are not None.
+            training: whether dropout is active.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown. Ids are checked
+                only where that is free: eagerly, on the CPU.
+        """
+        return self.transformer(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+            training=training,
+        )
+
+
+def host_values(tensor: tf.Tensor) -> np.ndarray | None:
+    """Return a tensor's values where reading them costs nothing: eagerly, on the CPU."""
+    if not hasattr(tensor, "numpy") or "CPU" not in tensor.device:
+        return None
+    return tensor.numpy()
+
+
+def _layer_norm(
+    config: GPT2Config, name: str, dtype: keras.DTypePolicy
+) -> keras.layers.LayerNormalization:
+    return keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_epsilon, name=name, dtype=dtype
+    )
+
+
+def _residual_stddev(config: GPT2Config) -> float:
+    """The residual stream sums two projections a block; each starts smaller (section 2.3)."""
+    return config.initializer_range / (2 * config.n_layer) ** 0.5
+
+
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    """Merge all axes but the last."""
+    return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, shape_of(tensor)[-1]])
+
+
+def _is_counting_on(position_ids: tf.Tensor) -> bool:
+    """Whether positions [B, T] are known to count on by one in every row."""
+    values = host_values(position_ids)
+    return values is not None and bool((np.diff(values) == 1).all())
+
+
+def _positions(
+    attention_mask: tf.Tensor | None, past_length: int | tf.Tensor, T: int | tf.Tensor
+) -> tf.Tensor:
+    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
+    if attention_mask is None or attention_mask.shape.rank == 4:
+        return (past_length + tf.range(T))[None]
+    attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)
+    window = tf.slice(attended, [0, past_length], [shape_of(attended)[0], T])
+    return tf.maximum(window - 1, 0)
+
+
+def _check_pairs(past: Any) -> None:
+    def is_layer(layer: Any) -> bool:
+        if isinstance(layer, tuple | list):
+            return len(layer) in (2, 4)
+        return getattr(getattr(layer, "shape", None), "rank", None) == 5
+
+    if not isinstance(past, tuple | list) or not all(is_layer(layer) for layer in past):
+        raise InvalidInputError(
+            "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
+            "[batch, heads, past, head_dim] or one tensor [2, batch, heads, past, head_dim]; got "
+            f"{type(past).__name__}."
+        )
+
+
+def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
+    """Return the cache in the form in which it was given."""
+    if cache is None or given is None or isinstance(given, KVCache):
+        return cache
+    return cache.to_stacked() if given and hasattr(given[0], "shape") else cache.to_tuple()

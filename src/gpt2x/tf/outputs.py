@@ -1,0 +1,92 @@
+"""The output classes under TensorFlow's names, registered as pytrees of TensorFlow and Keras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+
+from gpt2x.outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    DoubleHeadsModelOutput,
+    ModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+
+__all__ = [
+    "ModelOutput",
+    "TFBaseModelOutputWithPastAndCrossAttentions",
+    "TFCausalLMOutputWithCrossAttentions",
+    "TFGPT2DoubleHeadsModelOutput",
+    "TFSequenceClassifierOutputWithPast",
+    "TFTokenClassifierOutput",
+    "TFQuestionAnsweringModelOutput",
+]
+
+
+class _Pytree(ModelOutput):
+    """What TensorFlow looks for in a pytree: in `tf.function`, `tf.data` and `tf.cond`."""
+
+    def __tf_flatten__(self) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        return tuple(self), self.to_tuple()
+
+    @classmethod
+    def __tf_unflatten__(cls, names: tuple[str, ...], values: Any) -> ModelOutput:
+        return cls(**dict(zip(names, values, strict=True)))
+
+
+@dataclass(eq=False, repr=False)
+class TFBaseModelOutputWithPastAndCrossAttentions(
+    BaseModelOutputWithPastAndCrossAttentions, _Pytree
+):
+    __doc__ = BaseModelOutputWithPastAndCrossAttentions.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFCausalLMOutputWithCrossAttentions(CausalLMOutputWithCrossAttentions, _Pytree):
+    __doc__ = CausalLMOutputWithCrossAttentions.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFGPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput, _Pytree):
+    __doc__ = DoubleHeadsModelOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFSequenceClassifierOutputWithPast(SequenceClassifierOutputWithPast, _Pytree):
+    __doc__ = SequenceClassifierOutputWithPast.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFTokenClassifierOutput(TokenClassifierOutput, _Pytree):
+    __doc__ = TokenClassifierOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFQuestionAnsweringModelOutput(QuestionAnsweringModelOutput, _Pytree):
+    __doc__ = QuestionAnsweringModelOutput.__doc__
+
+
+def _register(output_class: type[_Pytree]) -> None:
+    # Keras walks through outputs (`predict`, functional models) with optree.
+    optree.register_pytree_node(
+        output_class,
+        lambda output: (output.to_tuple(), tuple(output)),
+        output_class.__tf_unflatten__,
+        namespace="keras",
+    )
+
+
+for _output_class in (
+    TFBaseModelOutputWithPastAndCrossAttentions,
+    TFCausalLMOutputWithCrossAttentions,
+    TFGPT2DoubleHeadsModelOutput,
+    TFSequenceClassifierOutputWithPast,
+    TFTokenClassifierOutput,
+    TFQuestionAnsweringModelOutput,
+):
+    _register(_output_class)

@@ -1,0 +1,393 @@
+"""What every TensorFlow model of gpt2x can do besides its forward pass: be called in each accepted
+form, loaded and saved, resized, counted. B batch, T query length, E n_embd, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gpt2x import pretrained
+from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation import GenerationConfig
+from gpt2x.outputs import ModelOutput
+from gpt2x.tf.attention import get_attention
+from gpt2x.tf.inputs import named_inputs
+from gpt2x.tf.serving import ServingMixin
+from gpt2x.tf.training import TrainingMixin
+from gpt2x.weights import TENSORFLOW, Head, Layout
+
+# A tensor of more bytes is read and assigned in blocks, so that it is never held twice.
+_LARGE = 2**24
+
+
+class TFGPT2PreTrainedModel(ServingMixin, TrainingMixin, keras.Model):
+    """Base of the models: configuration, weights, embeddings.
+
+    A model class of your own derives from it, makes its body as `self.transformer` and ends its
+    constructor with `self.post_init()`.
+
+    Args:
+        config: of the model.
+        options: of a Keras model: `name`, `trainable`, and `dtype`, the dtype policy of all layers
+            ("float32", "bfloat16", "mixed_bfloat16" ...; default: Keras's global one).
+    """
+
+    config_class: ClassVar[type[GPT2Config]] = GPT2Config
+    base_model_prefix: ClassVar[str] = "transformer"
+    main_input_name: ClassVar[str] = "input_ids"
+    head: ClassVar[Head] = Head.NONE
+
+    def __init__(self, config: GPT2Config, **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(config, GPT2Config):
+            raise InvalidInputError(
+                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
+                "To load a model by name, use from_pretrained."
+            )
+        config.validate()
+        if any(config.pruned_heads.values()):
+            raise InvalidInputError(
+                "The config has pruned_heads, which gpt2x does not support; silence heads with "
+                "head_mask instead."
+            )
+        config._attn_implementation = config._attn_implementation or "sdpa"
+        get_attention(config._attn_implementation)
+        self.config = config
+        if self.can_generate():
+            self.generation_config = GenerationConfig.from_model_config(config)
+
+    def post_init(self) -> None:
+        """Make the weights of all layers, initialised."""
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights of all layers. The config says all that it takes."""
+        for layer in self.layers:
+            if not layer.built:
+                layer.build((None, None, self.config.n_embd))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._call_parameters = tuple(inspect.signature(cls.call).parameters)[1:]
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args: Any, **kwargs: Any) -> ModelOutput | tuple[Any, ...]:
+        """Call the model with inputs in any form; see `call` for what they are."""
+        # Keras takes mappings other than dictionaries, lists and caches only by keyword.
+        return super().__call__(
+            **named_inputs(type(self).__name__, self._call_parameters, args, kwargs)
+        )
+
+    # --- loading and saving ---
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: GPT2Config | str | os.PathLike[str] | None = None,
+        attn_implementation: str | None = None,
+        generation_config: GenerationConfig | None = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model from a folder or from the Hugging Face hub.
+
+        The files may be of any framework; none of the others has to be installed. A checkpoint with
+        another head, or none, loads too: the head that is missing is initialised and named in a
+        warning. Tensors are read one at a time, straight into the model.
+
+        Args:
+            pretrained_model_name_or_path: folder or name on the hub.
+            config: in place of the model's own.
+            attn_implementation: "sdpa", "eager" (which are one in TensorFlow) or a registered one.
+            generation_config: in place of the model's own.
+            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
+                unexpected_keys, mismatched_keys and error_msgs.
+            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            strict: raise if anything is missing or left over.
+            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
+                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
+                `from_flax`), `dtype` ("auto", a dtype or its name; default float32), and fields of
+                the config to override. Where Keras's global dtype policy is a mixed one with
+                variables of that dtype, the model has that policy.
+
+        Raises:
+            CheckpointError: if the files cannot be found or read.
+            WeightsError: if the weights do not fit the model.
+            InvalidInputError: for an unknown keyword or a bad value.
+        """
+        with pretrained.resolve(
+            cls.__name__, pretrained_model_name_or_path, config=config, **kwargs
+        ) as source:
+            model = cls._from_config(
+                source.config, dtype=source.dtype, attn_implementation=attn_implementation
+            )
+            plan = pretrained.plan_load(
+                source.checkpoint,
+                source.config,
+                cls.head,
+                owner=cls.__name__,
+                name=source.name,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                strict=strict,
+            )
+            model._assign(plan)
+            if generation_config is None and source.generation_config is not None:
+                generation_config = GenerationConfig.from_pretrained(
+                    source.generation_config.parent
+                )
+        if generation_config is not None and cls.can_generate():
+            model.generation_config = generation_config
+        return (model, plan.info.as_dict()) if output_loading_info else model
+
+    @classmethod
+    def _from_config(
+        cls,
+        config: GPT2Config,
+        *,
+        dtype: str | None = None,
+        attn_implementation: str | None = None,
+    ) -> Self:
+        """Return a model with new weights in `dtype` (default: the config's, or float32)."""
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        config.dtype = dtype or config.dtype or "float32"
+        policy = keras.config.dtype_policy()
+        return cls(config, dtype=policy if policy.variable_dtype == config.dtype else config.dtype)
+
+    def _assign(self, plan: pretrained.LoadPlan) -> None:
+        """Put the tensors of a plan into the model; the others keep their initial values."""
+        variables = dict(self._canonical_variables())
+        for name, tensor in plan.tensors.items():
+            _assign(variables[name], tensor, TENSORFLOW.layout(name))
+
+    def _canonical_variables(self) -> Iterator[tuple[str, keras.Variable]]:
+        """Yield canonical name and variable of every parameter (see `gpt2x.weights`)."""
+        for variable in self.weights:
+            # What the model itself is called, or stands in, is no part of the name.
+            yield TENSORFLOW.canonical(variable.path.removeprefix(f"{self.path}/")), variable
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        saved_model: bool = False,
+        version: int = 1,
+        signatures: Any = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
+
+        Args:
+            save_directory: the folder, made if need be.
+            saved_model: also write a TensorFlow SavedModel, into saved_model/`version`.
+            version: see `saved_model`.
+            signatures: of the SavedModel; by default `serving_default` for int32 ids and mask, and
+                `int64_serving`.
+            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
+            safe_serialization: False writes pytorch_model.bin instead of safetensors.
+            variant: write model.VARIANT.safetensors.
+
+        Raises:
+            InvalidInputError: if the folder is a file, or for an unknown keyword.
+        """
+        if unknown:
+            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+            raise InvalidInputError(
+                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
+            )
+        self.config.dtype = self.variable_dtype
+        pretrained.save_folder(
+            save_directory,
+            self.config,
+            {name: _lazy(name, variable) for name, variable in self._canonical_variables()},
+            self.head,
+            generation_config=self.generation_config if self.can_generate() else None,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+            variant=variant,
+        )
+        if saved_model:
+            self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
+
+    # --- as Keras saves a model: `.keras` files ---
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `from_config` makes the model of."""
+        config: dict[str, Any] = {
+            "config": self.config.to_dict(),
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+        if self.can_generate():
+            config["generation_config"] = self.generation_config.to_dict()
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Self:
+        """Return a model with new weights from what `get_config` returned."""
+        options = dict(config)
+        generation_config = options.pop("generation_config", None)
+        model = cls(GPT2Config.from_dict(options.pop("config")), **options)
+        if generation_config is not None:
+            model.generation_config = GenerationConfig.from_dict(generation_config)
+        return model
+
+    def build_from_config(self, config: Mapping[str, Any]) -> None:
+        """Do nothing: the constructor has made the weights."""
+
+    # --- the model's parts ---
+
+    @property
+    def base_model(self) -> keras.layers.Layer:
+        """The body, a `TFGPT2MainLayer`."""
+        return getattr(self, self.base_model_prefix)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the class has a language model to generate text with."""
+        return cls.head in (Head.LM, Head.DOUBLE)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the parameters, a tied one once.
+
+        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
+        tied to them.
+        """
+        weights = self.trainable_weights if only_trainable else self.weights
+        return sum(
+            math.prod(weight.shape)
+            for weight in weights
+            if not (exclude_embeddings and weight.name == "embeddings")
+        )
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Switch to "sdpa", "eager" or a registered attention implementation."""
+        get_attention(attn_implementation)
+        self.config._attn_implementation = attn_implementation
+
+    # --- embeddings ---
+
+    def get_input_embeddings(self) -> keras.layers.Embedding:
+        """Return the token embedding, weight [V, E]."""
+        return self.base_model.wte
+
+    def get_output_embeddings(self) -> keras.layers.Layer | None:
+        """Return the layer that makes logits: the token embedding if tied; None without one."""
+        if not self.can_generate():
+            return None
+        return self.get_input_embeddings() if self.config.tie_word_embeddings else self.lm_head
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> keras.layers.Embedding:
+        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
+
+        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
+        less likely than the average token; with `mean_resizing=False` they are drawn like initial
+        weights. The output layer follows, tied or not, and so does `config.vocab_size`. A compiled
+        model has to be compiled again: its optimizer and traced steps know the old variables.
+
+        Args:
+            new_num_tokens: rows wanted; None keeps them.
+            pad_to_multiple_of: round the rows up to a multiple of this.
+            mean_resizing: see above.
+        """
+        embedding = self.get_input_embeddings()
+        rows = embedding.input_dim if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            if pad_to_multiple_of < 1:
+                raise InvalidInputError(
+                    f"pad_to_multiple_of must be at least 1; got {pad_to_multiple_of}."
+                )
+            rows = math.ceil(rows / pad_to_multiple_of) * pad_to_multiple_of
+        if rows < 1:
+            raise InvalidInputError(f"new_num_tokens must be at least 1; got {rows}.")
+        if rows == embedding.input_dim:
+            return embedding
+        std = None if mean_resizing else self.config.initializer_range
+        _replace(embedding, "_embeddings", _resized(embedding.embeddings.numpy(), rows, std))
+        embedding.input_dim = rows
+        output = self.get_output_embeddings()
+        if output is not None and output is not embedding:
+            _replace(output, "_kernel", _resized(output.kernel.numpy().T, rows, std).T)
+            output.units = rows
+        self.config.vocab_size = rows
+        self.train_function = self.test_function = self.predict_function = None
+        return embedding
+
+    def _as_asked(
+        self, output: ModelOutput, return_dict: bool | None
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Return the output, or its tuple where the caller or the config wants that."""
+        wanted = self.config.use_return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+
+def _assign(variable: keras.Variable, tensor: LazyTensor, layout: Layout) -> None:
+    """Write a canonical tensor into a variable of another layout, large ones block by block."""
+    if layout is not Layout.SAME or tensor.nbytes < _LARGE or tf.distribute.has_strategy():
+        variable.assign(layout.from_canonical(tensor.read()))
+        return
+    dtype, start = tf.as_dtype(variable.dtype).as_numpy_dtype, 0
+    for block in tensor.blocks():
+        variable.value[start : start + len(block)].assign(block.astype(dtype))
+        start += len(block)
+
+
+def _lazy(name: str, variable: keras.Variable) -> LazyTensor:
+    """Name a variable in canonical layout without reading it."""
+    layout = TENSORFLOW.layout(name)
+    shape = layout.to_canonical(np.broadcast_to(np.empty(()), variable.shape)).shape
+    dtype = np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype)
+    return LazyTensor(shape, dtype, lambda: layout.to_canonical(variable.numpy()))
+
+
+def _resized(weight: np.ndarray, rows: int, std: float | None) -> np.ndarray:
+    """Return weight [V, E] cut or grown to `rows`; new rows are the mean, or drawn with `std`."""
+    kept = weight[:rows]
+    shape = (max(rows - len(weight), 0), weight.shape[1])
+    if std is None:
+        new = np.broadcast_to(weight.astype(np.float32).mean(axis=0), shape)
+    else:
+        new = keras.ops.convert_to_numpy(keras.random.normal(shape, stddev=std))
+    return np.concatenate([kept, new.astype(weight.dtype)])
+
+
+def _replace(layer: keras.layers.Layer, attribute: str, value: np.ndarray) -> None:
+    """Replace a weight of a built layer by one of another shape."""
+    old = getattr(layer, attribute)
+    # Keras locks what a built layer holds; it replaces weights itself (for LoRA) in this way.
+    layer._tracker.unlock()
+    layer._untrack_variable(old)
+    new = layer.add_weight(
+        shape=value.shape,
+        initializer="zeros",
+        dtype=old.dtype,
+        trainable=old.trainable,
+        name=old.name,
+    )
+    new.assign(value)
+    setattr(layer, attribute, new)
+    layer._tracker.lock()

@@ -1,0 +1,74 @@
+"""SavedModels of the models: what a server calls, by name, without gpt2x."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.outputs import ModelOutput
+
+
+class ServingMixin:
+    """`serving` and its signature; the call of a SavedModel that is given no other."""
+
+    @property
+    def input_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `serving` takes: ids and mask, int32, of any batch and length."""
+        return {
+            name: tf.TensorSpec([None, None], tf.int32, name)
+            for name in ("input_ids", "attention_mask")
+        }
+
+    @property
+    def serving(self) -> tf.types.experimental.GenericFunction:
+        """The forward pass as a signature for `tf.saved_model.save`: tensors in and out by name."""
+        return self._serving(tf.int32)
+
+    def serving_output(self, output: ModelOutput) -> dict[str, tf.Tensor]:
+        """Bring an output to the flat dictionary of tensors that signatures return.
+
+        Tuples over layers are stacked on a new first axis. The cache is left out.
+        """
+        return {
+            name: tf.stack(value) if isinstance(value, tuple) else value
+            for name, value in output.items()
+            if name != "past_key_values"
+        }
+
+    def save_serving(self, path: str | os.PathLike[str], signatures: Any = None) -> None:
+        """Write a SavedModel; it appears whole or not at all.
+
+        Args:
+            path: the folder, made if need be.
+            signatures: functions by name; by default `serving_default` for int32 inputs and
+                `int64_serving`, both the forward pass.
+        """
+        if signatures is None:
+            signatures = {
+                "serving_default": self._serving(tf.int32),
+                "int64_serving": self._serving(tf.int64),
+            }
+        with atomic_folder(path) as folder:
+            tf.saved_model.save(self, os.fspath(folder), signatures=signatures)
+
+    def _serving(self, dtype: tf.DType) -> tf.types.experimental.GenericFunction:
+        signature = {
+            name: tf.TensorSpec(spec.shape, dtype, name)
+            for name, spec in self.input_signature.items()
+        }
+
+        @tf.function(input_signature=[signature])
+        def serving(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return self.serving_output(
+                self(inputs, use_cache=False, return_dict=True, training=False)
+            )
+
+        return serving
+
+    @property
+    def _default_save_signature(self) -> tf.types.experimental.GenericFunction:
+        # The name under which TensorFlow looks for the signature of a model that is saved without.
+        return self.serving

@@ -1,0 +1,232 @@
+"""Training with Keras: the models' own losses, labels in the inputs or as `y`, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from gpt2x.checks import IGNORE_INDEX
+from gpt2x.errors import InvalidInputError
+from gpt2x.outputs import ModelOutput
+from gpt2x.tf.inputs import named_inputs
+
+# How transformers spells the wish for the model's own loss, besides None.
+_OWN_LOSS = ("auto", "auto_with_warning", "passthrough")
+
+
+class Target(NamedTuple):
+    """Predictions beside the labels that they are judged by.
+
+    Attributes:
+        logits: [..., classes], or [..., numbers] for a regression.
+        labels: class ids [...], those that are left out replaced by 0; or as `logits`.
+        weights: float32, shaped as `losses`; 0 for what is left out, else 1.
+        losses: float32, the loss of each prediction.
+    """
+
+    logits: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor
+    losses: tf.Tensor
+
+    def loss(self) -> tf.Tensor:
+        """Return the mean of the losses that count, a scalar; 0 if none does."""
+        total = tf.reduce_sum(self.losses * self.weights)
+        return tf.math.divide_no_nan(total, tf.reduce_sum(self.weights))
+
+
+def classes(
+    logits: tf.Tensor, labels: tf.Tensor, ignore_index: int | tf.Tensor = IGNORE_INDEX
+) -> Target:
+    """Judge logits [..., classes] by class ids [...], leaving out `ignore_index`."""
+    labels = tf.cast(labels, tf.int32)
+    counts = labels != ignore_index
+    labels = tf.where(counts, labels, 0)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
+    return Target(logits, labels, tf.cast(counts, tf.float32), losses)
+
+
+def next_tokens(logits: tf.Tensor, labels: tf.Tensor, ignore_index: int = IGNORE_INDEX) -> Target:
+    """Judge logits [..., T, V] by the labels [..., T] of the tokens that follow."""
+    return classes(logits[..., :-1, :], labels[..., 1:], ignore_index)
+
+
+def numbers(logits: tf.Tensor, labels: tf.Tensor, loss: Any) -> Target:
+    """Judge logits [B, labels] by numbers of the same count, with `loss` between the two."""
+    logits = tf.cast(logits, tf.float32)
+    labels = tf.reshape(tf.cast(labels, tf.float32), tf.shape(logits))
+    return Target(logits, labels, tf.ones_like(logits), loss(logits, labels))
+
+
+class TrainingMixin:
+    """`compile`, `fit`, `evaluate` and `predict` of the models.
+
+    Labels stand in the inputs under their names, or in `y`: one array for a model with one kind of
+    labels, a dictionary for others. Without a loss given to `compile`, the model's own is used, and
+    metrics see what it sees: next tokens beside the logits that predict them, nothing that is left
+    out. With a loss, both it and metrics get `y` and the logits as they are.
+    """
+
+    #: Names of the label arguments, and of the outputs that they judge.
+    labels_of_outputs: ClassVar[Mapping[str, str]] = {}
+
+    _uses_own_loss = False
+
+    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
+        """Pair predictions with the labels that are given, by the name of the output."""
+        raise NotImplementedError
+
+    def combine(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Return the loss to train with from the loss of each output: their sum."""
+        return tf.add_n(list(losses.values()))
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        jit_compile: bool | str = "auto",
+        **options: Any,
+    ) -> None:
+        """Configure the model for training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            loss: a Keras loss of `y` and the logits; None, or transformers' "auto" or
+                "passthrough", for the model's own.
+            *args: as in Keras.
+            jit_compile: whether to compile steps with XLA. "auto" means no, since XLA compiles a
+                step again for each length that a batch has.
+            **options: as in Keras.
+        """
+        self._uses_own_loss = loss is None or (isinstance(loss, str) and loss in _OWN_LOSS)
+        super().compile(
+            optimizer,
+            None if self._uses_own_loss else loss,
+            *args,
+            jit_compile=jit_compile is True,
+            **options,
+        )
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Return the scalar that training minimises; called by Keras for each batch."""
+        labels = self._labels(x, y)
+        if not self._uses_own_loss:
+            y, predictions = self._matched(y, labels, y_pred)
+            return super().compute_loss(x, y, predictions, sample_weight, training)
+        losses = {
+            name: self._distributed_loss(target, sample_weight)
+            for name, target in self.targets(y_pred, labels).items()
+        }
+        if not losses:
+            names = " and ".join(self.labels_of_outputs)
+            raise InvalidInputError(
+                f"{type(self).__name__} got no labels to compute a loss from. Put {names} into the "
+                "inputs, or pass them as y."
+            )
+        regularization = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        return tf.add_n([self.combine(losses), *regularization])
+
+    def _distributed_loss(self, target: Target, sample_weight: Any) -> tf.Tensor:
+        """Return this replica's part of the mean loss over all replicas."""
+        losses, count = target.losses * target.weights, tf.reduce_sum(target.weights)
+        if sample_weight is not None:
+            losses *= _aligned(tf.cast(sample_weight, losses.dtype), losses)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            # Replicas may hold different numbers of labels; gradients are summed over them.
+            count = tf.distribute.get_replica_context().all_reduce("SUM", count)
+        return tf.math.divide_no_nan(tf.reduce_sum(losses), count)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Update the metrics and return their values; called by Keras for each batch."""
+        labels = self._labels(x, y)
+        if not self._uses_own_loss:
+            y, predictions = self._matched(y, labels, y_pred)
+            return super().compute_metrics(x, y, predictions, sample_weight)
+        targets = self.targets(y_pred, labels)
+        truths = {name: target.labels for name, target in targets.items()}
+        predictions = {name: _masked(target) for name, target in targets.items()}
+        if len(targets) == 1:
+            (target,) = targets.values()
+            (truths,), (predictions,) = truths.values(), predictions.values()
+            if sample_weight is not None:
+                sample_weight = _aligned(sample_weight, target.losses)
+        return super().compute_metrics(x, truths, predictions, sample_weight)
+
+    def predict_step(self, data: Any) -> ModelOutput:
+        """Return the outputs of one batch, without loss and cache, which batches cannot share."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = self._named(x)
+        for name in self.labels_of_outputs:
+            inputs.pop(name, None)
+        if "use_cache" in self._call_parameters:
+            inputs["use_cache"] = False
+        return self(**inputs, return_dict=True, training=False)
+
+    def _named(self, x: Any) -> dict[str, Any]:
+        return named_inputs(type(self).__name__, self._call_parameters, (x,), {})
+
+    def _labels(self, x: Any, y: Any) -> dict[str, tf.Tensor]:
+        """Collect the labels from the inputs and from `y`, by the names of their arguments."""
+        names = self.labels_of_outputs
+        labels = {name: value for name, value in self._named(x).items() if name in names}
+        if y is None:
+            return labels
+        if isinstance(y, Mapping):
+            named = dict(y)
+        elif isinstance(y, tuple | list):
+            named = dict(zip(names, y, strict=False))
+        else:
+            named = {next(iter(names), ""): y}
+        arguments = {output: name for name, output in names.items()}
+        labels.update({arguments.get(name, name): value for name, value in named.items()})
+        return {name: value for name, value in labels.items() if value is not None}
+
+    def _matched(
+        self, y: Any, labels: Mapping[str, tf.Tensor], output: ModelOutput
+    ) -> tuple[Any, Any]:
+        """Return what Keras compares: labels and the logits that they judge, as they are."""
+        outputs = self.labels_of_outputs
+        pairs = {
+            outputs[name]: (value, output[outputs[name]])
+            for name, value in labels.items()
+            if name in outputs
+        }
+        if not pairs:  # a user's own loss may compare anything with the first output
+            return y, output[0]
+        if len(pairs) == 1:
+            return next(iter(pairs.values()))
+        return (
+            {name: label for name, (label, _) in pairs.items()},
+            {name: logits for name, (_, logits) in pairs.items()},
+        )
+
+
+def _aligned(sample_weight: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
+    """Bring weights of rows, or of labels, to the shape of the losses (of labels but the first)."""
+    while sample_weight.shape.rank < losses.shape.rank:
+        sample_weight = sample_weight[..., None]
+    if losses.shape.rank > 1:
+        sample_weight = sample_weight[..., -tf.shape(losses)[-1] :]
+    return tf.broadcast_to(sample_weight, tf.shape(losses))
+
+
+def _masked(target: Target) -> tf.Tensor:
+    """Return the logits with the mask that makes metrics leave out what the loss leaves out."""
+    logits = tf.identity(target.logits)
+    # Keras's own way for a mask to travel with a tensor; metrics have no other for what is not
+    # a sample weight.
+    logits._keras_mask = tf.cast(target.weights, tf.bool)
+    return logits
