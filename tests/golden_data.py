@@ -7,7 +7,7 @@ A case is named ``folder/group/case``. ``folder`` holds a model (``config.json``
     >>> sorted(case.inputs)
     ['attention_mask', 'input_ids']
     >>> case.outputs["logits"].shape
-    (3, 9, 97)
+    (3, 8, 97)
 
 ``tests/golden/README.md`` lists the groups and the names of their arrays.
 """

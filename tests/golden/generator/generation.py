@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from .files import Case, write_group
 from .forward import padded_mask
-from .models import PAD, load_model, random_ids
+from .models import PAD, compact_ids, load_model, random_floats, random_ids
 
 NEW_TOKENS = 20
 PROMPTS = random_ids(200, 3, 5)
@@ -117,6 +117,12 @@ def write_generation(out: Path) -> None:
     write_group(out / "plain/beams.npz", beam_cases(plain))
     write_group(out / "plain/beam_endings.npz", beam_ending_cases(plain))
     write_group(out / "untied/beams.npz", untied_beam_cases(untied))
+    encoded = load_model(out, "cross_attention")
+    write_group(out / "cross_attention/generation.npz", cross_attention_cases(encoded))
+    double_heads = load_model(out, "double_heads")
+    prompts = compact_ids(206, 2, 4)
+    cases = {"greedy": generation_case(double_heads, prompts, max_new_tokens=12)}
+    write_group(out / "double_heads/generation.npz", cases)
 
 
 def generation_case(
@@ -124,12 +130,15 @@ def generation_case(
     input_ids: torch.Tensor,
     mask: torch.Tensor | None = None,
     *,
+    extra: dict[str, torch.Tensor] | None = None,
     outputs: tuple[str, ...] = (),
     transitions: bool = False,
     **generate: Any,
 ) -> Case:
     """Generate and record.
 
+    ``extra`` holds inputs beside the ids and their mask; the model is given embeddings instead of
+    ids where it has ``inputs_embeds``, and the sequences are then the new tokens alone.
     ``outputs`` names what to store beside the sequences: ``scores`` and ``logits`` become
     [N, rows, V]; ``beam_indices`` and ``sequences_scores`` are as transformers returns them.
     """
@@ -137,6 +146,9 @@ def generation_case(
     inputs = {"input_ids": input_ids}
     if mask is not None:
         inputs = {"input_ids": torch.where(mask.bool(), input_ids, PAD), "attention_mask": mask}
+    inputs |= extra or {}
+    if "inputs_embeds" in inputs:
+        del inputs["input_ids"]
     arguments = {
         "attention_mask": torch.ones_like(input_ids),
         **inputs,
@@ -189,7 +201,13 @@ def variants(model: GPT2LMHeadModel) -> Iterator[GPT2LMHeadModel]:
 def require_clear_choices(model: GPT2LMHeadModel, arguments: dict[str, Any], result: Any) -> None:
     """Raise if rounding alone could change a token or a beam: such a case would test luck."""
     for variant in variants(model):
-        other = variant.generate(**arguments)
+        typed = {
+            key: value.to(variant.dtype)
+            if torch.is_tensor(value) and value.is_floating_point()
+            else value
+            for key, value in arguments.items()
+        }
+        other = variant.generate(**typed)
         for key in ("sequences", "beam_indices"):
             if key in result and not torch.equal(other[key], result[key]):
                 settings = {k: v for k, v in arguments.items() if not torch.is_tensor(v)}
@@ -205,6 +223,31 @@ def greedy_cases(model: GPT2LMHeadModel) -> dict[str, Case]:
         "one_row": generation_case(model, PROMPTS[:1]),
         "one_token_prompt": generation_case(model, PROMPTS[:, :1]),
         "to_last_position": generation_case(model, LONG_PROMPTS[:1], **last),
+        "token_type_ids": generation_case(
+            model, PROMPTS, extra={"token_type_ids": random_ids(202, *PROMPTS.shape)}
+        ),
+        "inputs_embeds": generation_case(
+            model,
+            PROMPTS,
+            extra={"inputs_embeds": random_floats(203, 3, 5, model.config.n_embd, scale=0.5)},
+        ),
+    }
+
+
+def cross_attention_cases(model: GPT2LMHeadModel) -> dict[str, Case]:
+    """Greedy and beam search that attend to an encoder's hidden states."""
+    prompts = compact_ids(204, 3, 4)
+    extra = {
+        "encoder_hidden_states": random_floats(205, 3, 5, model.config.n_embd),
+        "encoder_attention_mask": padded_mask([5, 3, 1], 5, "right"),
+    }
+    left = padded_mask([4, 3, 1], 4, "left")
+    return {
+        "greedy": generation_case(model, prompts, extra=extra, max_new_tokens=12),
+        "left_padded": generation_case(model, prompts, left, extra=extra, max_new_tokens=12),
+        "beams_3": generation_case(
+            model, prompts, extra=extra, outputs=BEAM_OUTPUTS, max_new_tokens=12, num_beams=3
+        ),
     }
 
 
