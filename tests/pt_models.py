@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_data import GoldenCase
 from torch import Tensor
 
+from golden_data import GoldenCase
 from gpt2x import pt
 from gpt2x.config import GPT2Config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from golden_data import GoldenCase, case_names, load_case
 from pt_models import golden_model, tensors
 
