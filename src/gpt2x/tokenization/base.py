@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from tokenizers import AddedToken
 
 from gpt2x.errors import InvalidInputError, check_choice, unknown_arguments
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
-from gpt2x.tokenization.bpe import Merge, token_to_bytes
+from gpt2x.tokenization.bpe import Merge
+from gpt2x.tokenization.decoding import DecodeMixin
 from gpt2x.tokenization.options import NO_MAX_LENGTH, SIDES, EncodeOptions
 from gpt2x.tokenization.preparing import PrepareMixin, to_list
-from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS, SpecialTokensMixin, Token
+from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS, Token
 from gpt2x.tokenization.template import Template
+from gpt2x.tokenization.training import TrainMixin
 from gpt2x.tokenization.vocabulary import Vocabulary, added_token, added_token_state
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ _KNOWN = (
 )
 
 
-class GPT2TokenizerBase(SpecialTokensMixin, PrepareMixin):
+class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
     """A byte-level BPE tokenizer with GPT-2's rules.
 
     Args:
@@ -309,9 +310,8 @@ class GPT2TokenizerBase(SpecialTokensMixin, PrepareMixin):
 
     @property
     def add_bos_token(self) -> bool:
-        """Whether each text begins with `bos_token`; in a pair, both do."""
-        bos_token = self.bos_token
-        return bos_token is not None and self._template() == Template.with_bos(bos_token)
+        """Whether each text begins with `bos_token`; once set here, both texts of a pair do."""
+        return self.bos_token is not None and self._template().single[0] == self.bos_token
 
     @add_bos_token.setter
     def add_bos_token(self, value: bool) -> None:
@@ -325,103 +325,17 @@ class GPT2TokenizerBase(SpecialTokensMixin, PrepareMixin):
         if follows:
             self.add_bos_token = value is not None
 
-    # Decoding -------------------------------------------------------------------------------------
-
-    def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        spaces_between_special_tokens: bool = False,
-    ) -> str:
-        """Return the text of ids: that which was encoded, exactly.
-
-        Args:
-            token_ids: an id, a list of ids, or an array or tensor of shape [] or [tokens].
-            skip_special_tokens: whether to leave special tokens out.
-            clean_up_tokenization_spaces: whether to remove spaces before punctuation and English
-                contractions, which may change the text; None for the tokenizer's setting.
-            spaces_between_special_tokens: whether to put a space between added tokens and the
-                text around them.
-
-        Returns:
-            The text. Bytes that are not UTF-8 are treated as `errors` says; ids that no token has
-            (a model may have more embeddings than its tokenizer tokens) have no text.
-
-        Raises:
-            InvalidInputError: for anything but ids: negative numbers, floats, nested lists.
-        """
-        ids = to_list(token_ids)
-        ids = ids if isinstance(ids, list) else [ids]
-        _check_ids(ids)
-        if skip_special_tokens:
-            skipped = self._special_ids()
-            ids = [token_id for token_id in ids if token_id not in skipped]
-        if spaces_between_special_tokens:
-            text = " ".join(map(self._text_of, self._runs(ids)))
-        else:
-            text = self._text_of(ids)
-        if clean_up_tokenization_spaces is None:
-            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
-
-    def batch_decode(self, sequences: Iterable[Any], **options: Any) -> list[str]:
-        """Return the text of each row of ids, with the options of `decode`."""
-        return [self.decode(row, **options) for row in sequences]
-
-    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Return the text of tokens."""
-        parts = (
-            token.encode("utf-8") if token in self._added else token_to_bytes(token)
-            for token in tokens
-        )
-        return b"".join(parts).decode("utf-8", self.errors)
-
-    def _text_of(self, ids: Iterable[int]) -> str:
-        known = self._bytes_of
-        return b"".join(
-            known[token_id] if token_id in known else self._read_bytes(token_id) for token_id in ids
-        ).decode("utf-8", self.errors)
-
-    def _read_bytes(self, token_id: int) -> bytes:
-        added = self._added.token(token_id)
-        if added is not None:
-            content = added.content.encode("utf-8")
-        else:
-            content = token_to_bytes(self._tokens_by_id().get(token_id, ""))
-        self._bytes_of[token_id] = content
-        return content
-
-    def _runs(self, ids: Iterable[int]) -> Iterator[list[int]]:
-        """Yield each added token alone, and the ids between them together."""
-        run: list[int] = []
-        for token_id in ids:
-            if self._added.token(token_id) is None:
-                run.append(token_id)
-                continue
-            if run:
-                yield run
-            yield [token_id]
-            run = []
-        if run:
-            yield run
-
-    @staticmethod
-    def clean_up_tokenization(out_string: str) -> str:
-        """Remove the spaces before punctuation and English contractions."""
-        for mark in (" .", " ?", " !", " ,"):
-            out_string = out_string.replace(mark, mark[1:])
-        out_string = out_string.replace(" ' ", "'")
-        for contraction in (" n't", " 'm", " 's", " 've", " 're"):
-            out_string = out_string.replace(contraction, contraction[1:])
-        return out_string
-
     # Files ----------------------------------------------------------------------------------------
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary, **settings: Any) -> Self:
         """Make a tokenizer of a vocabulary that was read already."""
-        return cls(vocabulary, **settings)  # type: ignore[arg-type]
+        return cls(vocabulary, **settings)
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor arguments beside the vocabulary and special tokens."""
+        names = [name for name in SETTINGS if name != "name_or_path"]
+        return {name: getattr(self, name) for name in (*names, "add_bos_token")}
 
     @classmethod
     def settings_names(cls) -> frozenset[str]:
@@ -502,10 +416,3 @@ class GPT2TokenizerBase(SpecialTokensMixin, PrepareMixin):
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map}, "
             f"added_tokens={self.added_tokens_encoder})"
         )
-
-
-def _check_ids(ids: list[Any]) -> None:
-    for token_id in ids:
-        if not isinstance(token_id, (int, np.integer)) or token_id < 0:
-            hint = " Use batch_decode for several rows." if isinstance(token_id, list) else ""
-            raise InvalidInputError(f"Cannot decode {token_id!r}: it is no token id.{hint}")

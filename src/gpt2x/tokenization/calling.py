@@ -32,6 +32,8 @@ class CallMixin:
     padding_side: str
     truncation_side: str
     model_input_names: list[str]
+    add_prefix_space: bool
+    split_special_tokens: bool
     pad_token: str | None
     pad_token_id: int | None
     pad_token_type_id: int

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers import (
     AddedToken,
     Encoding,
-    Regex,
     Tokenizer,
     decoders,
     models,
@@ -25,7 +24,7 @@ from gpt2x.tokenization.base import END_OF_TEXT, GPT2TokenizerBase
 from gpt2x.tokenization.bpe import is_byte_complete, unknown_symbol
 from gpt2x.tokenization.encoding import EncodedSequence, Span
 from gpt2x.tokenization.options import EncodeOptions
-from gpt2x.tokenization.pretokenization import explicit_pattern
+from gpt2x.tokenization.pipeline import pinned_pre_tokenizer
 from gpt2x.tokenization.special_tokens import Token
 from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.vocabulary import PathLike, Vocabulary
@@ -122,15 +121,12 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
         return [
             _FastSequence(
                 [
-                    _Part(
-                        word if options.is_split_into_words else None,
-                        segment,
-                        next(encodings)
-                        if segment.token_id is None
-                        else str(self._token_of(segment.token_id)),
-                    )
-                    for word, segment in parts
-                ]
+                    _Plain(segment, next(encodings))
+                    if segment.token_id is None
+                    else _Added(segment, segment.token_id, str(self._token_of(segment.token_id)))
+                    for _, segment in parts
+                ],
+                [word for word, _ in parts] if options.is_split_into_words else None,
             )
             for parts in split
         ]
@@ -156,15 +152,7 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
         The one that users see is `backend_tokenizer`; it knows added tokens, too.
         """
         engine = Tokenizer(self._model(unknown_id))
-        steps = [
-            pre_tokenizers.Split(Regex(explicit_pattern()), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-        if prefix_space:
-            # Metaspace with a space for its mark does one thing: a space goes before text that has
-            # none. (ByteLevel would put one before every word that Split found.)
-            steps.insert(0, pre_tokenizers.Metaspace(" ", prepend_scheme="always", split=False))
-        engine.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        engine.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space=prefix_space)
         return engine
 
     def _model(self, unknown_id: int | None) -> models.BPE:
@@ -234,69 +222,75 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
         return {**self.__dict__, "_engines": {}}
 
 
-#: Stands for what the vocabulary lacks, if the tokenizer has no unknown token; cannot be in text.
-_UNKNOWN = "\ud800"
+#: Stands for what the vocabulary lacks, if the tokenizer has no unknown token. No merge makes it:
+#: NUL is the name of no byte.
+_UNKNOWN = "\0unknown"
 
 
-class _Part(NamedTuple):
-    """A segment of a text and what it was encoded to.
+class _Plain:
+    """A segment of plain text, as the library encoded it."""
 
-    Attributes:
-        word: the number of the word that it is part of, if the text was given as words.
-        segment: where it is.
-        content: the library's encoding of plain text; the text of an added token.
-    """
+    def __init__(self, segment: Segment, encoding: Encoding) -> None:
+        self._start = segment.start
+        self._encoding = encoding
+        self.ids: list[int] = encoding.ids
 
-    word: int | None
-    segment: Segment
-    content: Encoding | str
+    @property
+    def tokens(self) -> list[str]:
+        return self._encoding.tokens
+
+    @property
+    def offsets(self) -> list[Span]:
+        start = self._start
+        return [(start + first, start + end) for first, end in self._encoding.offsets]
+
+    @property
+    def word_ids(self) -> list[int]:
+        return [word for word in self._encoding.word_ids if word is not None]
+
+
+class _Added:
+    """A segment that is an added token."""
+
+    def __init__(self, segment: Segment, token_id: int, token: str) -> None:
+        self.ids = [token_id]
+        self.tokens = [token]
+        self.offsets = [(segment.start, segment.start + len(segment.text))]
+        self.word_ids = [0]
 
 
 class _FastSequence(EncodedSequence):
-    """A sequence that knows its tokens' words and characters, and asks the library when needed."""
+    """A sequence that knows its tokens' words and characters, and asks the library when needed.
 
-    def __init__(self, parts: list[_Part]) -> None:
+    Args:
+        parts: what the segments were encoded to, in order.
+        words: for each part the number of the word that it is in, if the text was given as words.
+    """
+
+    def __init__(self, parts: list[_Plain | _Added], words: list[int] | None) -> None:
         self._parts = parts
-        ids = [
-            [part.segment.token_id] if isinstance(part.content, str) else part.content.ids
-            for part in parts
-        ]
-        super().__init__(ids[0] if len(ids) == 1 else list(chain.from_iterable(ids)))
+        self._words = words
+        super().__init__(list(chain.from_iterable(part.ids for part in parts)))
 
     @cached_property
     def tokens(self) -> list[str]:
-        tokens: list[str] = []
-        for part in self._parts:
-            tokens += [part.content] if isinstance(part.content, str) else part.content.tokens
-        return tokens
+        return list(chain.from_iterable(part.tokens for part in self._parts))
 
     @cached_property
     def offsets(self) -> list[Span]:
-        offsets: list[Span] = []
-        for part in self._parts:
-            start, text, _ = part.segment
-            if isinstance(part.content, str):
-                offsets.append((start, start + len(text)))
-            elif start:
-                offsets += [(start + first, start + end) for first, end in part.content.offsets]
-            else:
-                offsets += part.content.offsets
-        return offsets
+        return list(chain.from_iterable(part.offsets for part in self._parts))
 
     @cached_property
     def word_ids(self) -> list[int]:
-        words: list[int] = []
+        word_ids: list[int] = []
+        if self._words is not None:
+            for part, word in zip(self._parts, self._words, strict=True):
+                word_ids += [word] * len(part.ids)
+            return word_ids
         for part in self._parts:
-            if part.word is not None:
-                count = 1 if isinstance(part.content, str) else len(part.content.ids)
-                words += [part.word] * count
-                continue
-            base = words[-1] + 1 if words else 0
-            if isinstance(part.content, str):
-                words.append(base)
-            else:
-                words += [base + word for word in part.content.word_ids]
-        return words
+            base = word_ids[-1] + 1 if word_ids else 0
+            word_ids += [base + word for word in part.word_ids]
+        return word_ids
 
 
 def _refuse_unknown(texts: list[str], encodings: list[Encoding]) -> None:

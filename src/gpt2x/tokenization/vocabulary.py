@@ -118,20 +118,20 @@ class Vocabulary:
         Raises:
             CheckpointError: if it is no tokenizer of GPT-2's kind.
         """
-        where = "The tokenizer"
-        if isinstance(source, (str, os.PathLike)):
-            where, source = str(source), read_json(source)
+        if isinstance(source, Mapping):
+            where, state = "The tokenizer", source
+        else:
+            where, state = str(source), read_json(source)
         try:
-            model = source["model"]
-            _check_pipeline(where, source)
-            pre_tokenizer = source["pre_tokenizer"]
-            added = {entry["id"]: added_token(entry) for entry in source.get("added_tokens") or []}
+            model = state["model"]
+            _check_pipeline(where, state)
+            added = {entry["id"]: added_token(entry) for entry in state.get("added_tokens") or []}
             return cls(
                 dict(model["vocab"]),
                 parse_merges(model["merges"]),
                 added,
-                Template.from_post_processor(source.get("post_processor")),
-                bool(pre_tokenizer.get("add_prefix_space", False)),
+                Template.from_post_processor(state.get("post_processor")),
+                bool(state["pre_tokenizer"].get("add_prefix_space", False)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{where} is not a valid tokenizer.json: {error!r}.") from error
