@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from gpt2x import backends
+from gpt2x.cli._quiet import quiet_imports
 from gpt2x.errors import InvalidInputError, check_choice
 
 app = typer.Typer(add_completion=False)
@@ -318,7 +319,8 @@ def _load(
         raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
     from gpt2x import EMBEDDED_MODEL, GPT2TokenizerFast
 
-    package = backends.load(backend, wanted_by="gpt2x generate")
+    with quiet_imports():
+        package = backends.load(backend, wanted_by="gpt2x generate")
     folder = model or str(EMBEDDED_MODEL)
     loader = getattr(package, backends.get(backend).prefix + "LMHeadModel")
     loaded = loader.from_pretrained(folder, dtype=dtype, **hub)
@@ -355,28 +357,41 @@ def _json_lines(writer: Writer, prompts: list[str], about: dict[str, Any]) -> It
 
 def _print_texts(writer: Writer, prompts: list[str]) -> None:
     """Print each prompt and its continuations, a single one as it is written."""
-    from gpt2x import TextStreamer
-
-    texts = len(prompts) * writer.config.num_return_sequences
-    streams = writer.config.num_return_sequences == 1 and writer.config.num_beams == 1
+    rows = writer.config.num_return_sequences
+    texts = len(prompts) * rows
     for number, prompt in enumerate(prompts):
-        if streams:
-            _heading(number + 1, texts)
-            typer.secho(prompt, bold=True, nl=False)
-            streamer = TextStreamer(writer.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            try:
-                writer.write(prompt, number, streamer)
-            except KeyboardInterrupt:
-                streamer.end()
-                raise
+        if rows == 1 and writer.config.num_beams == 1:
+            _stream(writer, prompt, number, texts)
             continue
         for row, tokens in enumerate(writer.write(prompt, number)):
-            _heading(number * writer.config.num_return_sequences + row + 1, texts)
-            typer.secho(prompt, bold=True, nl=False)
+            _print_prompt(prompt, number * rows + row, texts)
             typer.echo(writer.text(tokens))
 
 
-def _heading(place: int, of: int) -> None:
-    """Set several texts apart."""
-    if of > 1:
-        typer.secho(f"--- {place} of {of} ---", dim=True)
+def _stream(writer: Writer, prompt: str, number: int, texts: int) -> None:
+    """Print one text word by word. What was printed stays, and ends its line, if it breaks off."""
+    from gpt2x import TextStreamer
+
+    class Printer(TextStreamer):
+        started = False
+
+        def put(self, value: np.ndarray) -> None:
+            if not self.started:  # only now: the options were found to be good
+                _print_prompt(prompt, number, texts)
+            self.started = True
+            super().put(value)
+
+    printer = Printer(writer.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    try:
+        writer.write(prompt, number, printer)
+    except BaseException:
+        if printer.started:
+            printer.end()
+        raise
+
+
+def _print_prompt(prompt: str, place: int, texts: int) -> None:
+    """Print a prompt, and a heading where there are several texts to tell apart."""
+    if texts > 1:
+        typer.secho(f"--- {place + 1} of {texts} ---", dim=True)
+    typer.secho(prompt, bold=True, nl=False)
