@@ -21,9 +21,13 @@ def static_table(
     Set as an attribute of a `tf.Module` or layer, the table is tracked: `tf.saved_model.save`
     writes it into the graph as constants, with no file beside it.
     """
+    keys, values = list(keys), list(values)
     # A layer may be made while a graph is traced; the table must outlive that graph.
     with tf.init_scope():
+        if not keys:
+            # TensorFlow refuses to fill a table with nothing, so it gets an entry that says nothing.
+            keys, values = tf.zeros([1], key_dtype), [default]
         initializer = tf.lookup.KeyValueTensorInitializer(
-            tf.constant(list(keys), key_dtype), tf.constant(list(values), value_dtype)
+            tf.convert_to_tensor(keys, key_dtype), tf.constant(values, value_dtype)
         )
         return tf.lookup.StaticHashTable(initializer, default)
