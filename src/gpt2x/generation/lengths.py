@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.config import GenerationConfig
@@ -15,8 +16,8 @@ SMALLEST_BUCKET = 16
 
 
 def total_length(
-    config: GenerationConfig, prompt_length: int, n_positions: int, hidden_length: int = 0
-) -> int:
+    config: GenerationConfig, prompt_length: Any, n_positions: int, hidden_length: Any = 0
+) -> Any:
     """Return the columns at which generation ends.
 
     `max_new_tokens` wins; then `max_length`, if it was set, is the total length; with neither, 20
@@ -24,7 +25,8 @@ def total_length(
 
     Args:
         config: the options of this call.
-        prompt_length: columns of the prompt's token ids, padding included.
+        prompt_length: columns of the prompt's token ids, padding included; a scalar of the
+            framework where only the graph knows, and then nothing is checked.
         n_positions: positions that the model has.
         hidden_length: columns that the model is given beyond those (`inputs_embeds`); they count
             for `max_length` but are not part of the result.
@@ -33,6 +35,11 @@ def total_length(
         InvalidInputError: if the prompt or the text does not fit.
     """
     start = prompt_length + hidden_length
+    if not isinstance(start, int):
+        if config.max_new_tokens is None and config.max_length_given:
+            return config.max_length - hidden_length
+        new = config.max_new_tokens
+        return prompt_length + (DEFAULT_NEW_TOKENS if new is None else new)
     if start > n_positions:
         raise InvalidInputError(
             f"The prompt has {start} tokens, but the model has {n_positions} positions "
@@ -60,9 +67,9 @@ def total_length(
     return total - hidden_length
 
 
-def shortest_length(config: GenerationConfig, max_length: int) -> int:
+def shortest_length(config: GenerationConfig, max_length: Any) -> int:
     """Return the length before which eos is forbidden; warn if that is beyond `max_length`."""
-    if config.min_length > max_length:
+    if isinstance(max_length, int) and config.min_length > max_length:
         warnings.warn(
             f"min_length ({config.min_length}) is larger than the length at which generation ends "
             f"({max_length}), so no text can end with eos; lower min_length or raise max_length.",

@@ -12,7 +12,11 @@ from gpt2x.generation.ops import Array, Kind, Ops, Scalar
 State = TypeVar("State")
 
 _DTYPES = {"bool": np.bool_, "int": np.int32, "float": np.float32}
-_SCALARS = {"bool": bool, "int": int, "float": lambda value: float(np.float32(value))}
+_SCALARS: dict[str, Callable[[Any], Scalar]] = {
+    "bool": bool,
+    "int": int,
+    "float": lambda value: float(np.float32(value)),
+}
 
 
 class NumpyOps(Ops):

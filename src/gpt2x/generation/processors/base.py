@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.registry import ops_for
 
 NEG_INF = float("-inf")
-Static = tuple[Hashable, ...]
+Static = tuple[Any, ...]  # hashable items
 Values = Mapping[str, Any]
 
 
@@ -139,12 +141,12 @@ class Processors(NamedTuple):
 
 def to_device(ops: Ops, value: Any) -> Any:
     """Turn a host value (number, or numpy array) into a scalar or an array of the framework."""
-    if isinstance(value, bool | int | float):
-        kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
-        return ops.scalar(value, kind)
-    if hasattr(value, "dtype") and type(value).__module__ == "numpy":
-        kind = {"b": "bool", "i": "int", "f": "float"}[value.dtype.kind]
-        return ops.constant(value, kind)
+    if isinstance(value, bool):
+        return ops.scalar(value, "bool")
+    if isinstance(value, int | float):
+        return ops.scalar(value, "int" if isinstance(value, int) else "float")
+    if isinstance(value, np.ndarray):
+        return ops.constant(value, "int" if value.dtype.kind == "i" else "float")
     return value  # already the framework's, for example a traced temperature
 
 

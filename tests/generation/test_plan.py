@@ -1,0 +1,290 @@
+"""Plans: lengths, what is refused, and whose processors and limits count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decoding import decode
+from fake_engine import VOCAB_SIZE, SpellingEngine, read, spell
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation import (
+    EosTokenCriteria,
+    GenerationConfig,
+    MaxLengthCriteria,
+    MinLengthLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+)
+from gpt2x.generation.lengths import bucket, total_length
+from gpt2x.generation.numpy_ops import NUMPY_OPS
+from gpt2x.generation.plan import make_plan
+from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.strategies import BeamSearch, Greedy, Sample
+
+
+def plan_for(prompt_length=4, n_positions=40, vocab_size=30, batch_size=1, **options):
+    fields = {name: options.pop(name) for name in list(options) if name in vars(GenerationConfig())}
+    return make_plan(
+        GenerationConfig(**fields),
+        batch_size=batch_size,
+        prompt_length=prompt_length,
+        n_positions=n_positions,
+        vocab_size=vocab_size,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "hidden", "expected"),
+    [
+        ({}, 4, 0, 24),
+        ({}, 35, 0, 40),  # as far as there are positions
+        ({"max_length": 20}, 4, 0, 20),  # the default's value, but given: the total
+        ({"max_length": 41}, 4, 0, 41),  # the last token needs no position
+        ({"max_new_tokens": 3}, 4, 0, 7),
+        ({"max_new_tokens": 3, "max_length": 30}, 4, 0, 7),
+        ({"max_new_tokens": 3}, 0, 4, 3),
+        ({"max_length": 20}, 0, 4, 16),
+        ({}, 0, 4, 20),
+    ],
+)
+def test_length_rules(fields, prompt, hidden, expected):
+    assert total_length(GenerationConfig(**fields), prompt, 40, hidden) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "message"),
+    [
+        ({}, 41, "has 41 tokens, but the model has 40 positions"),
+        ({}, 40, "no room for a new one"),
+        ({"max_length": 4}, 4, "max_length=4 is the total length"),
+        ({"max_length": 42}, 4, "can write at most 41"),
+        ({"max_new_tokens": 38}, 4, "max_new_tokens=38 after a prompt of 4 tokens asks for 42"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(fields, prompt, message):
+    with pytest.raises(InvalidInputError, match=message):
+        total_length(GenerationConfig(**fields), prompt, 40)
+
+
+def test_a_min_length_beyond_the_end_warns():
+    with pytest.warns(UserWarning, match="min_length .50. is larger"):
+        plan_for(min_length=50, eos_token_id=1)
+
+
+@given(length=st.integers(1, 1000), limit=st.integers(1, 1000))
+def test_buckets_are_few_and_large_enough(length, limit):
+    size = bucket(length, limit)
+    assert min(length, limit) <= size <= limit
+    assert size == limit or size in (16, 32, 64, 128, 256, 512, 1024)
+
+
+def test_the_strategy_follows_the_config():
+    assert type(plan_for().strategy) is Greedy
+    assert type(plan_for(do_sample=True).strategy) is Sample
+    beams = plan_for(num_beams=3, num_return_sequences=2, batch_size=2)
+    assert type(beams.strategy) is BeamSearch
+    assert beams.rows == 6
+
+
+def test_values_are_no_part_of_the_static_strategy():
+    def strategy(**fields):
+        return plan_for(do_sample=True, buckets=True, eos_token_id=1, **fields).strategy
+
+    first = strategy(temperature=0.5, top_p=0.9, repetition_penalty=1.2, max_new_tokens=5, top_k=5)
+    second = strategy(
+        temperature=0.7,
+        top_p=0.8,
+        repetition_penalty=1.4,
+        max_new_tokens=9,
+        top_k=9,
+        prompt_length=6,
+    )
+    assert first == second
+    assert first != strategy(temperature=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"do_sample": True, "num_beams": 2}, "beam sampling"),
+        ({"num_beam_groups": 2, "num_beams": 2}, "group beam search"),
+        ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive search"),
+        ({"guidance_scale": 1.5}, "guidance"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
+        ({"dola_layers": "high"}, "DoLa"),
+        ({"force_words_ids": [[1]]}, "constrained"),
+        ({"watermarking_config": {"bias": 2.5}}, "watermarking"),
+    ],
+)
+def test_what_is_not_available_is_refused_and_what_is_is_named(fields, message):
+    with pytest.raises(InvalidInputError, match=rf"{message}.*Available are greedy search"):
+        plan_for(**fields)
+    with pytest.raises(InvalidInputError, match="assistant_model, which is not available"):
+        refuse_arguments(synced_gpus=False, assistant_model=object())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"suppress_tokens": [3, 30]}, "token id 30, but the vocabulary has the ids 0 to 29"),
+        ({"bad_words_ids": [[1, 99]]}, None),
+        ({"forced_eos_token_id": 31}, "token id 31"),
+        ({"pad_token_id": 30}, "pad_token_id is 30"),
+        ({"stop_strings": "x"}, "needs a tokenizer"),
+        ({"logits_processor": [3]}, "logits_processor must be"),
+        ({"stopping_criteria": [3]}, "stopping_criteria must be"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_refused(fields, message):
+    names = {"logits_processor": "user_processors"}
+    fields = {names.get(name, name): value for name, value in fields.items()}
+    with pytest.raises(InvalidInputError, match=message):
+        plan_for(eos_token_id=1, **fields)
+
+
+def test_a_users_processor_replaces_the_built_in_one_of_its_class():
+    plan = plan_for(
+        eos_token_id=1,
+        min_length=9,
+        suppress_tokens=[2],
+        user_processors=[MinLengthLogitsProcessor(12, 1), TemperatureLogitsWarper(2.0)],
+    )
+    kinds = [type(processor) for processor in plan.processors]
+    assert kinds == [
+        MinLengthLogitsProcessor,
+        SuppressTokensLogitsProcessor,
+        TemperatureLogitsWarper,
+    ]
+    assert plan.processors[0].values["min_length"] == 12
+
+
+@pytest.mark.parametrize("with_length", [False, True])
+def test_users_processors_are_called_in_the_form_of_their_framework(with_length):
+    calls = []
+
+    def processor(input_ids, scores, *length):
+        calls.append((input_ids.shape, *length))
+        return np.where(np.arange(VOCAB_SIZE) == 5, 100.0, scores).astype(np.float32)
+
+    texts = decode(
+        lambda ops: SpellingEngine(ops, ["abc"], 1),
+        spell("a"),
+        vocab_size=VOCAB_SIZE,
+        max_new_tokens=2,
+        plan_options={"user_processors": processor, "with_length": with_length},
+    )
+    assert read(texts) == ["aee"]
+    assert calls == ([((1, 3), 1), ((1, 3), 2)] if with_length else [((1, 1),), ((1, 2),)])
+
+
+def test_a_subclass_of_a_built_in_processor_means_its_own_call():
+    class Mine(TemperatureLogitsWarper):
+        def __call__(self, input_ids, scores):
+            return scores * 0 + np.eye(VOCAB_SIZE, dtype=np.float32)[7]
+
+    texts = decode(
+        lambda ops: SpellingEngine(ops, ["abc"], 1),
+        spell("a"),
+        vocab_size=VOCAB_SIZE,
+        max_new_tokens=2,
+        plan_options={"user_processors": [Mine(2.0)]},
+    )
+    assert read(texts) == ["agg"]
+
+
+def test_criteria_of_built_in_kinds_override_the_config():
+    plan = plan_for(
+        eos_token_id=1, stopping_criteria=[MaxLengthCriteria(9), EosTokenCriteria([2, 3])]
+    )
+    assert (plan.max_length, plan.eos) == (9, [2, 3])
+    assert not plan.strategy.host
+
+
+def test_prefixes_constrain_every_row():
+    calls = []
+
+    def allowed(prompt, tokens):
+        calls.append((prompt, len(tokens)))
+        return [3, 4] if prompt == 0 else [5]
+
+    options = {"prefix_allowed_tokens_fn": allowed}
+    texts = decode(
+        lambda ops: SpellingEngine(ops, ["abd", "xyz"], 1),
+        spell("a", "x"),
+        vocab_size=VOCAB_SIZE,
+        num_beams=2,
+        max_new_tokens=2,
+        plan_options=options,
+    )
+    assert read(texts) == ["acd", "xee"]
+    assert (1, 1) in calls
+    assert plan_for(prefix_allowed_tokens_fn=allowed).strategy.host
+    with pytest.raises(InvalidInputError, match="at least one token"):
+        decode(
+            lambda ops: SpellingEngine(ops, ["abd"], 1),
+            spell("a"),
+            vocab_size=VOCAB_SIZE,
+            plan_options={"prefix_allowed_tokens_fn": lambda prompt, tokens: []},
+        )
+
+
+def test_padding_never_counts_as_text():
+    alone, padded = spell("aba"), spell("ccaba")
+    options = {
+        "vocab_size": VOCAB_SIZE,
+        "max_new_tokens": 3,
+        "no_repeat_ngram_size": 1,
+    }
+    expected = decode(lambda ops: SpellingEngine(ops, ["xxxccc"], 3), alone, **options)
+    found = decode(
+        lambda ops: SpellingEngine(ops, ["xxxxxccc"], 5),
+        padded,
+        mask=np.array([[0, 0, 1, 1, 1]]),
+        **options,
+    )
+    np.testing.assert_array_equal(found[:, 2:], expected)
+    unmasked = decode(lambda ops: SpellingEngine(ops, ["xxxxxccc"], 5), padded, **options)
+    assert (unmasked != found).any()
+
+
+def test_a_prompt_in_a_bucket_writes_what_it_writes_without():
+    prompt = spell("ab")
+    plan = make_plan(
+        GenerationConfig(max_new_tokens=3, repetition_penalty=1.1),
+        batch_size=1,
+        prompt_length=2,
+        n_positions=64,
+        vocab_size=VOCAB_SIZE,
+        buckets=True,
+    )
+    assert (plan.strategy.capacity, plan.strategy.steps) == (16, 16)
+    in_bucket = np.concatenate([prompt, np.full((1, 14), 9, np.int32)], axis=1)
+    settings = plan.settings(NUMPY_OPS, in_bucket, np.ones_like(in_bucket), ())
+    buffer = plan.strategy.prompt_buffer(NUMPY_OPS, settings, 0)
+    assert buffer.tolist() == [[1, 2] + [0] * 14]
+    assert settings.real.all()
+
+
+def test_masks_are_inferred_only_where_padding_is_certain():
+    ids = np.array([[2, 2, 5], [4, 5, 6]])
+    mask = infer_mask(ids, GenerationConfig(pad_token_id=2, eos_token_id=9))
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert infer_mask(ids, GenerationConfig(pad_token_id=2, eos_token_id=[9, 2])) is None
+    assert infer_mask(ids, GenerationConfig(pad_token_id=8, eos_token_id=9)) is None
+    assert infer_mask(ids, GenerationConfig(eos_token_id=2)) is None
+
+
+def test_prompts_that_end_in_padding_are_refused():
+    check_mask(np.array([[0, 1]]))
+    with pytest.raises(InvalidInputError, match="end of prompt 1 as padding"):
+        check_mask(np.array([[1, 1], [1, 0]]))
+
+
+def test_an_empty_prompt_needs_a_bos():
+    assert bos_token(GenerationConfig(bos_token_id=3)) == 3
+    with pytest.raises(InvalidInputError, match="bos_token_id, which is not set"):
+        bos_token(GenerationConfig())

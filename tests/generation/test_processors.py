@@ -1,0 +1,223 @@
+"""Logits processors: against transformers' own, and against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golden_data import case_names, load_case
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation import (
+    ExponentialDecayLengthPenalty,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from gpt2x.generation.numpy_ops import NUMPY_OPS
+from gpt2x.generation.plan import make_plan
+from gpt2x.generation.processors.base import Context
+from gpt2x.generation.processors.warpers import PAIRWISE_LIMIT, leading_mass
+from gpt2x.generation.seeds import streams
+from gpt2x.generation.strategies import Sample
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize("name", case_names("logits_processors/ids"))
+def test_processors_of_the_text_match_transformers(name):
+    _assert_scores(load_case(name))
+
+
+def _available(name):
+    fields = load_case(name).settings["generate"]
+    return not (fields.get("do_sample") and fields.get("num_beams", 1) > 1)  # beam sampling
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in case_names("logits_processors/sampling") if _available(name)]
+)
+def test_processors_of_sampling_match_transformers(name):
+    _assert_scores(load_case(name))
+
+
+def _assert_scores(case):
+    """Apply what `generate` would apply in the step after `input_ids`."""
+    ids, logits = case.inputs["input_ids"].astype(np.int32), case.inputs["logits"]
+    config = GenerationConfig(**{"max_length": 60, **case.settings["generate"]})
+    plan = make_plan(
+        config,
+        batch_size=len(ids),
+        prompt_length=case.settings["prompt_length"],
+        n_positions=64,
+        vocab_size=logits.shape[1],
+    )
+    keys = streams(0, plan.rows).keys(NUMPY_OPS) if plan.samples else ()
+    settings = plan.settings(NUMPY_OPS, ids[:, : plan.prompt_length], None, keys)
+    buffer = np.zeros((len(ids), plan.strategy.capacity), np.int32)
+    buffer[:, : ids.shape[1]] = ids
+    context = Context(buffer, settings.real, ids.shape[1])
+    scores = plan.strategy.processors(NUMPY_OPS, logits, context, settings.processors)
+    if isinstance(plan.strategy, Sample):
+        strategy = Sample(**{**vars(plan.strategy), "keep_scores": True})
+        _, scores = strategy.choose(NUMPY_OPS, scores, 0, context, settings)
+    np.testing.assert_allclose(scores, case.outputs["scores"], rtol=1e-5, atol=1e-5)
+
+
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+@given(tokens=texts, padding=st.integers(0, 3), spare=st.integers(0, 3), size=st.integers(1, 4))
+def test_no_repeat_ngram_bans_what_a_plain_search_finds(tokens, padding, spare, size):
+    expected = {
+        tokens[start + size - 1]
+        for start in range(len(tokens) - size + 1)
+        if tokens[start : start + size - 1] == (tokens[-(size - 1) :] if size > 1 else [])
+    }
+    scores = _apply(NoRepeatNGramLogitsProcessor(size), tokens, padding, spare)
+    assert set(np.flatnonzero(scores == -INF)) == expected
+
+
+@given(
+    tokens=texts,
+    padding=st.integers(0, 3),
+    spare=st.integers(0, 3),
+    biases=st.dictionaries(
+        st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple),
+        st.floats(-5, 5, width=32),
+        min_size=1,
+        max_size=6,
+    ),
+)
+def test_sequence_bias_adds_what_a_plain_search_finds(tokens, padding, spare, biases):
+    expected = np.zeros(6)
+    for sequence, bias in biases.items():
+        prefix = list(sequence[:-1])
+        if len(sequence) <= len(tokens) and tokens[len(tokens) - len(prefix) :] == prefix:
+            expected[sequence[-1]] += bias
+    scores = _apply(SequenceBiasLogitsProcessor(biases), tokens, padding, spare)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@given(tokens=texts, padding=st.integers(0, 3), spare=st.integers(0, 3))
+def test_repetition_penalty_sees_text_but_no_padding(tokens, padding, spare):
+    penalised = _apply(RepetitionPenaltyLogitsProcessor(2.0), tokens, padding, spare, level=1.0)
+    assert set(np.flatnonzero(penalised == 0.5)) == set(tokens)
+    assert set(np.flatnonzero(penalised == 1.0)) == {0, 1, 2, 3, 4, 5} - set(tokens)
+
+
+def _apply(processor, tokens, padding, spare, level=0.0):
+    """Apply a processor where the text is padded by 5s and the buffer goes on with 4s: [6]."""
+    row = [5] * padding + tokens + [4] * spare
+    real = [False] * padding + [True] * (len(tokens) + spare)
+    context = Context(np.array([row], np.int32), np.array([real]), length=padding + len(tokens))
+    scores = np.full((1, 6), level, np.float32)
+    return processor.apply(NUMPY_OPS, scores, context, processor.static, processor.values)[0]
+
+
+@given(
+    scores=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12, unique=True),
+    top_p=st.floats(0, 0.999),
+)
+def test_top_p_keeps_the_smallest_set_with_enough_mass(scores, top_p):
+    row = np.array([scores], np.float32)
+    kept = np.isfinite(TopPLogitsWarper(top_p)(np.zeros((1, 1), np.int32), row)[0])
+    probabilities = np.exp(row[0].astype(np.float64) - row.max())
+    probabilities /= probabilities.sum()
+    mass = probabilities[kept].sum()
+    assert mass >= top_p - 1e-5
+    assert mass - probabilities[kept].min() < top_p + 1e-5 or kept.sum() == 1
+    assert row[0][kept].min() > (row[0][~kept].max() if (~kept).any() else -INF)
+
+
+@given(seed=st.integers(0, 2**32 - 1), mass=st.floats(0.01, 0.99))
+def test_bisection_and_pairwise_comparison_keep_the_same(seed, mass):
+    generator = np.random.default_rng(seed)
+    narrow = generator.normal(0, 3, (3, PAIRWISE_LIMIT)).astype(np.float32).round(1)
+    narrow[:, ::7] = -INF
+    wide = np.concatenate([narrow, np.full((3, 40), -INF, np.float32)], axis=1)
+    weights = np.exp(narrow - narrow.max())
+    weights /= weights.sum(axis=1, keepdims=True)
+    wide_weights = np.concatenate([weights, np.zeros((3, 40), np.float32)], axis=1)
+    pairwise = leading_mass(NUMPY_OPS, narrow, weights, mass)
+    bisected = leading_mass(NUMPY_OPS, wide, wide_weights, mass)[:, :PAIRWISE_LIMIT]
+    np.testing.assert_array_equal(pairwise, bisected)
+
+
+def test_top_k_keeps_ties():
+    scores = np.array([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0]], np.float32)
+    kept = np.isfinite(TopKLogitsWarper(2)(np.zeros((1, 1), np.int32), scores))
+    assert kept.tolist() == [[False, True, True, True, True, False]]
+
+
+def test_filters_keep_as_many_tokens_as_they_must():
+    scores = np.array([[0.0, 1.0, 9.0, 2.0]], np.float32)
+    for warper in (
+        TopKLogitsWarper(1, min_tokens_to_keep=2),
+        TopPLogitsWarper(0.1, min_tokens_to_keep=2),
+        MinPLogitsWarper(0.9, filter_value=-INF, min_tokens_to_keep=2),
+    ):
+        kept = np.isfinite(warper(np.zeros((1, 1), np.int32), scores))
+        assert kept.tolist() == [[False, False, True, True]]
+
+
+def test_a_forbidden_eos_stays_forbidden_under_exponential_decay():
+    penalty = ExponentialDecayLengthPenalty((1, 1.5), 0, 1)
+    scores = np.array([[-INF, 1.0]], np.float32)
+    processed = penalty(np.zeros((1, 5), np.int32), scores)
+    assert processed.tolist() == [[-INF, 1.0]]
+
+
+def test_an_eos_alone_is_not_a_bad_word():
+    scores = np.zeros((1, 4), np.float32)
+    processor = NoBadWordsLogitsProcessor([[1], [2]], eos_token_id=1)
+    assert processor(np.zeros((1, 1), np.int32), scores).tolist() == [[0, 0, -INF, 0]]
+    processor = NoBadWordsLogitsProcessor([[1]], eos_token_id=1)
+    assert processor(np.zeros((1, 1), np.int32), scores).tolist() == [[0, 0, 0, 0]]
+
+
+def test_processors_can_be_called_with_a_longer_buffer():
+    processor = MinLengthLogitsProcessor(3, eos_token_id=0)
+    scores = np.zeros((1, 2), np.float32)
+    ids = np.zeros((1, 8), np.int32)
+    assert processor(ids, scores, 2).tolist() == [[-INF, 0]]
+    assert processor(ids, scores).tolist() == [[0, 0]]
+
+
+def test_a_list_of_processors_is_called_in_order():
+    class Double(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return scores * 2
+
+    processors = LogitsProcessorList([TemperatureLogitsWarper(0.5), Double()])
+    scores = processors(np.zeros((1, 1), np.int32), np.ones((1, 2), np.float32))
+    assert scores.tolist() == [[4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TemperatureLogitsWarper(0.0), "`temperature` must be a number above 0"),
+        (lambda: TemperatureLogitsWarper("1"), "`temperature` must be a number above 0"),
+        (lambda: TopKLogitsWarper(0), "`top_k` must be an integer above 0"),
+        (lambda: TopPLogitsWarper(1.5), "`top_p` must be a number from 0 to 1"),
+        (lambda: RepetitionPenaltyLogitsProcessor(-1.0), "`repetition_penalty` must be"),
+        (lambda: NoBadWordsLogitsProcessor([]), "`bad_words_ids` must be a non-empty list"),
+        (lambda: NoBadWordsLogitsProcessor([[-1]]), "`bad_words_ids` must hold token ids"),
+        (lambda: SequenceBiasLogitsProcessor({}), "`sequence_bias` must be a non-empty dict"),
+        (lambda: ExponentialDecayLengthPenalty(3, 0, 1), "must be a pair"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(make, message):
+    with pytest.raises(InvalidInputError, match=message):
+        make()
