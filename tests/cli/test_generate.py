@@ -112,12 +112,24 @@ def test_lengths(tmp_path):
     assert count("-n", "20", "--min-new-tokens", "20") == 20
 
 
+def test_a_long_prompt_gets_the_room_that_is_left():
+    prompt = "And God said " * 80
+    (found,) = lines(generate(prompt, "--json", "--seed", "1", "--suppress-tokens", "4095"))
+    tokenizer = GPT2TokenizerFast.from_pretrained(EMBEDDED_MODEL)
+    assert len(found["token_ids"]) == 256 - len(tokenizer(prompt)["input_ids"])
+    assert not found["ended"]
+    result = generate(prompt, "-n", "100")
+    assert result.exit_code == 1
+    assert "256" in result.stderr
+
+
 def test_it_ends_after_a_stop_string_or_a_token():
     (found,) = lines(generate(PROMPT, "--json", "--greedy", "-n", "30"))
     words = found["continuation"].split()
     (stopped,) = lines(generate(PROMPT, "--json", "--greedy", "-n", "30", "--stop", words[2]))
     assert stopped["continuation"].rstrip(",.;:").endswith(words[2].rstrip(",.;:"))
     assert len(stopped["token_ids"]) < len(found["token_ids"])
+    assert stopped["ended"]
     third = found["token_ids"][2]
     (ended,) = lines(
         generate(PROMPT, "--json", "--greedy", "-n", "30", "--eos-token-id", str(third))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import sys
@@ -55,6 +56,7 @@ _SAMPLING_FIELDS = (
 )
 _EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 _DTYPES = ("float32", "bfloat16", "float16")
+_NEW_TOKENS = 20  # what `generate` adds to a prompt unless it is told a length
 
 
 @dataclass
@@ -67,45 +69,58 @@ class Writer:
         tensors: the kind of tensors that the model takes, as in `return_tensors=`.
         config: how to decode.
         seed: of all prompts; row r of prompt p draws from stream p * num_return_sequences + r.
+        fits: whether the user left the length open, so that a long prompt gets what room there is.
     """
 
     model: Any
     tokenizer: Any
     tensors: str
     config: Any
-    seed: int
+    seed: int = 0
+    fits: bool = False
 
     def write(self, prompt: str, number: int, streamer: Any = None) -> list[list[int]]:
         """Return the new tokens of each text that continues prompt `number`."""
         inputs = self.tokenizer(prompt or self.tokenizer.bos_token, return_tensors=self.tensors)
-        if hasattr(self.model, "device"):
+        if self.tensors == "pt":
             inputs = inputs.to(self.model.device)
-        rows = self.config.num_return_sequences
+        config, rows = self.config, self.config.num_return_sequences
+        prompt_length = inputs["input_ids"].shape[1]
+        if self.fits:
+            room = self.model.config.n_positions - prompt_length
+            config = copy.deepcopy(config)
+            config.max_new_tokens = max(1, min(room, config.max_new_tokens or _NEW_TOKENS))
         output = self.model.generate(
             inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
-            generation_config=self.config,
+            generation_config=config,
             tokenizer=self.tokenizer,
             streamer=streamer,
+            use_model_defaults=False,
             seed=[(self.seed, number * rows + row) for row in range(rows)],
         )
         sequences = np.asarray(getattr(output, "sequences", output))
-        prompt_length = inputs["input_ids"].shape[1]
         return [self._trim(row) for row in sequences[:, prompt_length:].tolist()]
-
-    def _trim(self, tokens: list[int]) -> list[int]:
-        """Drop the padding after the first end token."""
-        ends = [place for place, token in enumerate(tokens) if token in self.end_tokens()]
-        return tokens[: ends[0] + 1] if ends else tokens
-
-    def end_tokens(self) -> list[int]:
-        """Return the ids that end a text."""
-        ends = self.config.eos_token_id
-        return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     def text(self, tokens: list[int]) -> str:
         """Return the text of new tokens, without special ones."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def ended(self, tokens: list[int]) -> bool:
+        """Say whether an end token or a stop string, rather than the length, ended a text."""
+        stops = self.config.stop_strings or []
+        stops = [stops] if isinstance(stops, str) else stops
+        text = self.text(tokens)
+        return bool(tokens and tokens[-1] in self._ends()) or any(stop in text for stop in stops)
+
+    def _trim(self, tokens: list[int]) -> list[int]:
+        """Drop the padding after the first end token."""
+        places = [place for place, token in enumerate(tokens) if token in self._ends()]
+        return tokens[: places[0] + 1] if places else tokens
+
+    def _ends(self) -> list[int]:
+        ends = self.config.eos_token_id
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 @app.command()
@@ -133,7 +148,9 @@ def generate(
         str | None,
         typer.Option("--backend", "-b", help="pt, tf or flax.", show_default="the one installed"),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="float32")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="PyTorch only: cpu, cuda, mps ...")] = None,
     max_new_tokens: Annotated[
         int | None,
@@ -285,6 +302,7 @@ def generate(
     if "max_length" in settings and "max_new_tokens" not in settings:
         writer.config.max_new_tokens = None  # the user's total, not the model's default
     writer.config.update(**settings)
+    writer.fits = max_new_tokens is None and max_length is None
     writer.seed = secrets.randbits(32) if seed is None else seed
 
     if as_json:
@@ -311,10 +329,13 @@ def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
 
 
 def _load(
-    model: str | None, backend: str, dtype: str, device: str | None, hub: dict[str, Any]
+    model: str | None, backend: str, dtype: str | None, device: str | None, hub: dict[str, Any]
 ) -> Writer:
     """Load model and tokenizer."""
-    check_choice("--dtype", dtype, _DTYPES)
+    options = dict(hub)
+    if dtype is not None:
+        check_choice("--dtype", dtype, _DTYPES)
+        options["dtype"] = dtype
     if device is not None and backend != "pt":
         raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
     from gpt2x import EMBEDDED_MODEL, GPT2TokenizerFast
@@ -323,7 +344,7 @@ def _load(
         package = backends.load(backend, wanted_by="gpt2x generate")
     folder = model or str(EMBEDDED_MODEL)
     loader = getattr(package, backends.get(backend).prefix + "LMHeadModel")
-    loaded = loader.from_pretrained(folder, dtype=dtype, **hub)
+    loaded = loader.from_pretrained(folder, **options)
     if device is not None:
         loaded = loaded.to(device)
     return Writer(
@@ -331,7 +352,6 @@ def _load(
         tokenizer=GPT2TokenizerFast.from_pretrained(folder, **hub),
         tensors={"pt": "pt", "tf": "tf", "flax": "jax"}[backend],
         config=loaded.generation_config,
-        seed=0,
     )
 
 
@@ -343,12 +363,11 @@ def _json_lines(writer: Writer, prompts: list[str], about: dict[str, Any]) -> It
     """Yield one JSON object for each text, as soon as its prompt is done."""
     for number, prompt in enumerate(prompts):
         for row, tokens in enumerate(writer.write(prompt, number)):
-            ended = bool(tokens) and tokens[-1] in writer.end_tokens()
             result = {
                 "prompt": prompt,
                 "continuation": writer.text(tokens),
                 "token_ids": tokens,
-                "ended": ended,
+                "ended": writer.ended(tokens),
                 "prompt_index": number,
                 "sequence_index": row,
             }
