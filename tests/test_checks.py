@@ -121,7 +121,7 @@ def test_unknown_keywords_name_the_nearest():
         checks.reject_unknown(forward, unknown)
 
     forward(1, attention_mask=2)
-    with pytest.raises(InvalidInputError, match="'attention_maks'. Did you mean 'attention_mask'"):
+    with pytest.raises(InvalidInputError, match=r"'attention_maks'. Did you mean 'attention_mask'"):
         forward(1, attention_maks=2)
 
 
@@ -170,7 +170,7 @@ def test_spans_positions_and_pooling():
     with pytest.raises(InvalidInputError, match="or neither"):
         checks.check_span(np.zeros(2, int), None, 2)
     checks.check_positions("mc_token_ids", np.array([3]), [(1,)], 4, np.asarray)
-    with pytest.raises(InvalidInputError, match="mc_token_ids holds 4.*positions 0 to 3"):
+    with pytest.raises(InvalidInputError, match=r"mc_token_ids holds 4.*positions 0 to 3"):
         checks.check_positions("mc_token_ids", np.array([4]), [(1,)], 4, np.asarray)
     checks.check_can_pool(CONFIG, False, 1)
     checks.check_can_pool(CONFIG, True, 2)

@@ -334,7 +334,7 @@ def test_from_pretrained_overrides(tmp_path: Path):
         tmp_path, n_layer=2, n_layr=4, return_unused_kwargs=True
     )
     assert (config.n_layer, unused) == (2, {"n_layr": 4})
-    with pytest.raises(InvalidInputError, match="'n_layr'. Did you mean 'n_layer'"):
+    with pytest.raises(InvalidInputError, match=r"'n_layr'. Did you mean 'n_layer'"):
         GPT2Config.from_pretrained(tmp_path, n_layr=4)
 
 

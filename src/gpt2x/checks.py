@@ -43,6 +43,7 @@ def check_model_inputs(
     input_ids: Any,
     inputs_embeds: Any,
     past_length: int | None,
+    past_key: Any = None,
     attention_mask: Any = None,
     token_type_ids: Any = None,
     position_ids: Any = None,
@@ -59,6 +60,7 @@ def check_model_inputs(
         input_ids: integers in [0, V), of shape [B, T] or with more leading dimensions.
         inputs_embeds: [B, T, n_embd], in place of `input_ids`.
         past_length: positions in the cache; None where only the graph knows.
+        past_key: a layer's keys in the cache, [B, H, any, n_embd / H].
         attention_mask: shaped as the input with S for T, or [B or 1, H or 1, T or 1, S].
         token_type_ids: integers in [0, V), shaped as the input.
         position_ids: integers in [0, P), shaped as the input or [1, T].
@@ -88,6 +90,10 @@ def check_model_inputs(
         check_ids("input_ids", input_ids, config.vocab_size, values)
     length = check_length(config, shape[-1], past_length)
 
+    if past_key is not None:
+        width = config.n_embd // config.n_head
+        shapes = [(_product(shape[:-1]), config.n_head, None, width)]
+        check_shape("past_key_values (keys of a layer)", past_key, shapes)
     if attention_mask is not None:
         check_attention_mask(config, attention_mask, shape, length)
     if token_type_ids is not None:

@@ -218,16 +218,19 @@ class KVCache:
 
     def fork(self) -> Self:
         """Return a copy that shares no buffer with this cache."""
-        return pytree.tree_map(lambda buffer: None if buffer is None else buffer.clone(), self)
+        return pytree.tree_map(torch.clone, self)
 
 
-def _flatten(cache: KVCache) -> tuple[list[Any], int]:
-    return [cache.keys, cache.values, cache.cross_keys, cache.cross_values], cache.length
+def _flatten(cache: KVCache) -> tuple[list[Any], tuple[int, int]]:
+    groups = (cache.keys, cache.values, cache.cross_keys, cache.cross_values)
+    # What is not there yet is no leaf: functions mapped over the cache see tensors only.
+    return [group if group[0] is not None else [] for group in groups], (len(cache), cache.length)
 
 
-def _unflatten(children: Any, length: int) -> KVCache:
-    keys, values, cross_keys, cross_values = children
-    return KVCache(list(keys), list(values), length, list(cross_keys), list(cross_values))
+def _unflatten(children: Any, context: tuple[int, int]) -> KVCache:
+    layers, length = context
+    keys, values, *cross = (list(group) or [None] * layers for group in children)
+    return KVCache(keys, values, length, *cross)
 
 
 pytree.register_pytree_node(KVCache, _flatten, _unflatten, serialized_type_name="gpt2x.pt.KVCache")

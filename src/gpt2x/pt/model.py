@@ -309,6 +309,7 @@ class GPT2Model(GPT2PreTrainedModel):
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             past_length=past_length,
+            past_key=None if cache is None else cache.keys[0],
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,

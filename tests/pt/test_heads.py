@@ -1,0 +1,269 @@
+"""The task heads: losses, outputs, and what they refuse. Their numbers are in test_golden.py."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils import _pytree as pytree
+
+from gpt2x import pt
+from gpt2x.errors import InvalidInputError
+from pt_models import random_ids, tiny_config, tiny_model
+
+CLASSES = [
+    pt.GPT2Model,
+    pt.GPT2LMHeadModel,
+    pt.GPT2DoubleHeadsModel,
+    pt.GPT2ForSequenceClassification,
+    pt.GPT2ForTokenClassification,
+    pt.GPT2ForQuestionAnswering,
+]
+BODY = "input_ids past_key_values cache_position attention_mask token_type_ids position_ids"
+BODY += " head_mask inputs_embeds"
+ENDING = "use_cache output_attentions output_hidden_states return_dict"
+PLAIN = BODY.replace(" cache_position", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (pt.GPT2Model, f"{BODY} encoder_hidden_states encoder_attention_mask {ENDING}"),
+        (
+            pt.GPT2LMHeadModel,
+            f"{BODY} encoder_hidden_states encoder_attention_mask labels {ENDING} logits_to_keep",
+        ),
+        (pt.GPT2DoubleHeadsModel, f"{BODY} mc_token_ids labels mc_labels {ENDING}"),
+        (pt.GPT2ForSequenceClassification, f"{PLAIN} labels {ENDING}"),
+        (pt.GPT2ForTokenClassification, f"{PLAIN} labels {ENDING}"),
+        (
+            pt.GPT2ForQuestionAnswering,
+            PLAIN.replace(" past_key_values", "")
+            + " start_positions end_positions"
+            + ENDING.replace("use_cache", ""),
+        ),
+    ],
+)
+def test_positional_order_is_that_of_transformers(kind: Any, names: str):
+    parameters = inspect.signature(kind.forward).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["self", *names.split()]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_unknown_keywords_name_the_nearest(kind: Any):
+    model = tiny_model(kind, pad_token_id=0)
+    with pytest.raises(InvalidInputError, match=r"'attention_maks'.*'attention_mask'"):
+        model(random_ids(1, 3), attention_maks=torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_both_or_neither_input_is_refused(kind: Any):
+    model = tiny_model(kind, pad_token_id=0)
+    with pytest.raises(InvalidInputError, match="neither"):
+        model()
+    with pytest.raises(InvalidInputError, match="both"):
+        model(random_ids(1, 3), inputs_embeds=torch.zeros(1, 3, 24))
+
+
+def test_checks_run_before_anything_changes():
+    model = tiny_model()
+    with torch.no_grad():
+        cache = pt.KVCache.create(model.config, 1, 8)
+        model(random_ids(1, 3), past_key_values=cache)
+        for inputs in (
+            {"input_ids": torch.tensor([[61]])},
+            {"input_ids": torch.tensor([[-1]])},
+            {"input_ids": random_ids(1, 30)},
+            {"input_ids": random_ids(1, 2), "attention_mask": torch.ones(1, 2)},
+        ):
+            with pytest.raises(InvalidInputError):
+                model(past_key_values=cache, **inputs)
+            assert cache.length == 3
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_return_dict_false_gives_the_tuple(kind: Any):
+    model = tiny_model(kind, pad_token_id=0)
+    ids = random_ids(2, 5)
+    options = {"output_hidden_states": True, "output_attentions": True}
+    output = model(ids, **options)
+    as_tuple = model(ids, return_dict=False, **options)
+    assert isinstance(as_tuple, tuple)
+    assert len(as_tuple) == len(output)
+    torch.testing.assert_close(as_tuple[0], output[0])
+    torch.testing.assert_close(as_tuple[-2], output.hidden_states)
+    torch.testing.assert_close(as_tuple[-1], output.attentions)
+    assert isinstance(tiny_model(kind, pad_token_id=0, torchscript=True)(ids), tuple)
+
+
+def test_outputs_read_in_every_way():
+    ids = random_ids(2, 5)
+    output = tiny_model()(ids, labels=ids)
+    assert list(output) == list(output.keys()) == ["loss", "logits", "past_key_values"]
+    assert output.loss is output["loss"] is output[0] is output.to_tuple()[0]
+    assert output[1:][0] is output.logits
+    loss, logits = output[:2]
+    assert loss is output.loss
+    assert logits is output.logits
+    assert dict(**output)["logits"] is output.logits
+    assert output.hidden_states is None
+    assert "hidden_states" not in output
+    with pytest.raises(KeyError):
+        output["hidden_states"]
+    with pytest.raises(AttributeError):
+        _ = output.hidden_state
+    doubled = pytree.tree_map(lambda tensor: tensor * 2, output)
+    assert isinstance(doubled, pt.CausalLMOutputWithCrossAttentions)
+    torch.testing.assert_close(doubled.loss, output.loss * 2)
+    output["loss"] = None
+    assert output[0] is output.logits
+
+
+def test_config_decides_what_is_returned():
+    output = tiny_model(output_attentions=True, output_hidden_states=True)(random_ids(1, 4))
+    assert len(output.attentions) == 2
+    assert len(output.hidden_states) == 3
+
+
+# --- language model ---
+
+
+def test_loss_of_a_language_model():
+    model = tiny_model()
+    ids = random_ids(2, 6)
+    labels = ids.clone()
+    labels[0, 2:4] = -100
+    output = model(ids, labels=labels)
+    each = F.cross_entropy(output.logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    kept = labels[:, 1:] != -100
+    torch.testing.assert_close(output.loss, each[kept].mean())
+    for items in (7, torch.tensor(7)):
+        loss = model(ids, labels=labels, num_items_in_batch=items).loss
+        torch.testing.assert_close(loss, each[kept].sum() / 7)
+    shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
+    torch.testing.assert_close(model(ids, shift_labels=shifted).loss, output.loss)
+    torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted).loss, output.loss)
+    zeroed = labels.masked_fill(labels == -100, 5)
+    loss = model(ids, labels=zeroed, ignore_index=5).loss
+    torch.testing.assert_close(loss, each[kept & (zeroed[:, 1:] != 5)].mean())
+
+
+def test_labels_are_checked():
+    model = tiny_model()
+    ids = random_ids(2, 6)
+    with pytest.raises(InvalidInputError, match="labels holds 61"):
+        model(ids, labels=torch.full((2, 6), 61))
+    with pytest.raises(InvalidInputError, match=r"labels has shape \[2, 5\]"):
+        model(ids, labels=ids[:, 1:])
+    with pytest.raises(InvalidInputError, match="every position"):
+        model(ids, labels=ids, logits_to_keep=1)
+
+
+def test_logits_to_keep():
+    model = tiny_model()
+    ids = random_ids(2, 6)
+    logits = model(ids).logits
+    for kept, expected in (
+        (1, logits[:, -1:]),
+        (3, logits[:, -3:]),
+        (0, logits),
+        (torch.tensor([0, 4]), logits[:, [0, 4]]),
+    ):
+        torch.testing.assert_close(model(ids, logits_to_keep=kept).logits, expected)
+    shifted = ids[:, 1:4]
+    loss = model(ids, shift_labels=shifted, logits_to_keep=torch.arange(3)).loss
+    torch.testing.assert_close(
+        loss, F.cross_entropy(logits[:, :3].flatten(0, 1), shifted.flatten())
+    )
+
+
+# --- double heads ---
+
+
+def test_choices_keep_their_shape():
+    model = tiny_model(pt.GPT2DoubleHeadsModel, summary_first_dropout=0.0)
+    ids = random_ids(2, 3, 5)
+    output = model(ids, output_hidden_states=True)
+    assert output.logits.shape == (2, 3, 5, 61)
+    assert output.mc_logits.shape == (2, 3)
+    flat = model(ids.view(6, 5))
+    torch.testing.assert_close(output.logits.view(6, 5, 61), flat.logits)
+    torch.testing.assert_close(output.mc_logits.view(6), flat.mc_logits)
+    assert model.config.num_labels == 2  # the caller's config stays as it is
+    with pytest.raises(InvalidInputError, match="mc_token_ids holds 5"):
+        model(ids, mc_token_ids=torch.full((2, 3), 5))
+    with pytest.raises(InvalidInputError, match="mc_labels holds 3"):
+        model(ids, mc_labels=torch.tensor([0, 3]))
+    with pytest.raises(InvalidInputError, match="'attn' is not implemented"):
+        pt.GPT2DoubleHeadsModel(tiny_config(summary_type="attn"))
+
+
+# --- classification ---
+
+
+def test_the_mask_says_where_a_text_ends():
+    """Over the pad id, and without one; alone a row gives the same."""
+    model = tiny_model(pt.GPT2ForSequenceClassification, num_labels=3)
+    ids = random_ids(2, 6)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]])
+    logits = model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits[0], model(ids[:1, :4]).logits[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits[1], model(ids[1:, 3:]).logits[0], rtol=1e-5, atol=1e-5)
+    embeds = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(model(inputs_embeds=embeds, attention_mask=mask).logits, logits)
+    model.config.pad_token_id = int(ids[0, 3])  # a real token that has the pad's id is still real
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits, logits)
+
+
+def test_rows_without_mask_or_pad_id_are_refused():
+    model = tiny_model(pt.GPT2ForSequenceClassification)
+    assert model(random_ids(1, 4)).logits.shape == (1, 2)
+    for inputs in ({"input_ids": random_ids(2, 4)}, {"inputs_embeds": torch.zeros(2, 4, 24)}):
+        with pytest.raises(InvalidInputError, match=r"attention_mask, or set config\.pad_token_id"):
+            model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels", "loss"),
+    [
+        ({"num_labels": 1}, torch.tensor([0.5, 2.0]), "mse"),
+        ({"num_labels": 1}, torch.tensor([1, 2]), "mse"),
+        ({"num_labels": 3}, torch.tensor([0, 2]), "ce"),
+        ({"num_labels": 3}, torch.tensor([[0.0, 1, 1], [1, 0, 0]]), "bce"),
+        (
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            torch.tensor([[0, 1, 1], [1, 0, 0]]),
+            "bce",
+        ),
+        ({"num_labels": 3, "problem_type": "regression"}, torch.randn(2, 3), "mse"),
+    ],
+)
+def test_losses_of_a_sequence_classifier(fields: Any, labels: torch.Tensor, loss: str):
+    model = tiny_model(pt.GPT2ForSequenceClassification, pad_token_id=0, **fields)
+    output = model(random_ids(2, 4), labels=labels)
+    expected = {
+        "mse": lambda: F.mse_loss(output.logits, labels.view(output.logits.shape).float()),
+        "ce": lambda: F.cross_entropy(output.logits, labels),
+        "bce": lambda: F.binary_cross_entropy_with_logits(output.logits, labels.float()),
+    }[loss]()
+    torch.testing.assert_close(output.loss, expected)
+    assert model.config.problem_type == fields.get("problem_type")  # decided anew each time
+
+
+def test_dropout_of_the_token_classifier():
+    for fields, rate in (
+        ({}, 0.1),
+        ({"hidden_dropout": 0.3}, 0.3),
+        ({"hidden_dropout": 0.3, "classifier_dropout": 0.0}, 0.0),
+    ):
+        assert pt.GPT2ForTokenClassification(tiny_config(**fields)).dropout.p == rate
+
+
+def test_half_a_span_is_refused():
+    model = tiny_model(pt.GPT2ForQuestionAnswering)
+    with pytest.raises(InvalidInputError, match="both start_positions and end_positions"):
+        model(random_ids(2, 4), start_positions=torch.zeros(2, dtype=torch.long))
