@@ -156,8 +156,8 @@ class ExponentialDecayLengthPenalty(BuiltInProcessor):
 
         def favour() -> Array:
             growth = values["factor"] ** ops.cast(excess, "float") - 1.0
-            # A forbidden eos stays forbidden: -inf + inf would be NaN.
-            raised = token_mask(ops, values["eos"], scores) & (scores > NEG_INF)
+            # A forbidden eos stays forbidden, be it at -inf or at what replaces that.
+            raised = token_mask(ops, values["eos"], scores) & (scores > -LARGEST_FLOAT)
             return scores + ops.where(raised, abs(scores), 0.0) * growth
 
         return when(ops, excess > 0, favour, scores)
