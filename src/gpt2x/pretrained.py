@@ -28,12 +28,13 @@ import numpy as np
 from gpt2x.checkpoint import safetensors, shards, torch_writer
 from gpt2x.checkpoint.base import BFLOAT16, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.checkpoint.formats import FLAX as FLAX_FILE
+from gpt2x.checkpoint.formats import PYTORCH as PYTORCH_FILE
+from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
+from gpt2x.checkpoint.formats import TENSORFLOW as TENSORFLOW_FILE
+from gpt2x.checkpoint.formats import WeightsFile
 from gpt2x.checkpoint.infer import infer_config, same_values
-from gpt2x.checkpoint.opening import FLAX as FLAX_FILE
-from gpt2x.checkpoint.opening import PYTORCH as PYTORCH_FILE
-from gpt2x.checkpoint.opening import SAFETENSORS as SAFETENSORS_FILE
-from gpt2x.checkpoint.opening import TENSORFLOW as TENSORFLOW_FILE
-from gpt2x.checkpoint.opening import WeightsFile, open_model_files
+from gpt2x.checkpoint.opening import open_model_files
 from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
 from gpt2x.errors import InvalidInputError, WeightsError, unknown_arguments

@@ -8,6 +8,10 @@ One module per format reads (and writes) its files; no framework is needed for a
 """
 
 from gpt2x.checkpoint.base import Checkpoint, LazyTensor
+from gpt2x.checkpoint.formats import MODULES
 from gpt2x.checkpoint.opening import open_checkpoint
 
-__all__ = ["Checkpoint", "LazyTensor", "open_checkpoint"]
+#: The names of the formats that `open_checkpoint` reads.
+FORMATS = tuple(MODULES)
+
+__all__ = ["FORMATS", "Checkpoint", "LazyTensor", "open_checkpoint"]

@@ -102,11 +102,16 @@ class LazyTensor:
 
 def concatenated(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
     """The tensors joined along `axis` as they are read; shapes must agree elsewhere."""
-    shape = list(tensors[0].shape)
+    first = tensors[0]
+    alike = [tensor.shape[:axis] + tensor.shape[axis:][1:] for tensor in tensors]
+    same = len(set(alike)) == 1 and all(tensor.dtype == first.dtype for tensor in tensors)
+    if not same or axis >= len(first.shape):
+        raise CheckpointError(f"parts of shapes {[t.shape for t in tensors]} cannot be joined")
+    shape = list(first.shape)
     shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
     return LazyTensor(
         tuple(shape),
-        tensors[0].dtype,
+        first.dtype,
         lambda: np.concatenate([tensor.read() for tensor in tensors], axis=axis),
     )
 
@@ -124,6 +129,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
         source_names: canonical name -> name in the file.
         metadata: what else the file says of itself, such as safetensors' ``format``.
         files: the files it reads.
+        tokenizer_files: transformers' file name -> contents, of a tokenizer within the weights'
+            own file (GGUF).
     """
 
     def __init__(
@@ -137,6 +144,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         source_names: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         files: Iterable[Path] = (),
+        tokenizer_files: Mapping[str, bytes] | None = None,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.format = format
@@ -146,6 +154,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.source_names = dict(source_names or {})
         self.metadata = dict(metadata or {})
         self.files = tuple(files) or (self.path,)
+        self.tokenizer_files = dict(tokenizer_files or {})
         self._tensors = dict(tensors)
         self._close = close
 

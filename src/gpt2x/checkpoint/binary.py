@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -45,7 +45,14 @@ class BinaryFile:
         self.size = os.fstat(self._stream.fileno()).st_size
 
     def close(self) -> None:
+        """Close the file; tensors of it cannot be read any more."""
         self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`; raises CheckpointError if the file ends before."""

@@ -1,17 +1,24 @@
-"""Which format a folder, a file or a repository of the hub holds, and opening it."""
+"""Opening the checkpoint that a folder, a file or a repository of the hub holds."""
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from gpt2x.checkpoint import shards
 from gpt2x.checkpoint.base import Checkpoint, LazyTensor, RawFile
+from gpt2x.checkpoint.formats import (
+    MODULES,
+    SAFETENSORS,
+    SHARDED,
+    WEIGHTS_FILES,
+    WeightsFile,
+    find_foreign,
+    sniff,
+)
 from gpt2x.checkpoint.names import Rename, name_tensors
 from gpt2x.errors import CheckpointError, check_choice
 from gpt2x.hub import ModelFiles
@@ -34,50 +41,9 @@ class ShardedFormat(Protocol):
 class SingleFormat(Protocol):
     """A module that reads a format which says itself how it is split, if it is."""
 
-    def open(self, path: Path) -> Checkpoint:
-        """Open a checkpoint by the file that identifies it."""
+    def open(self, path: Path, files: ModelFiles) -> Checkpoint:
+        """Open a checkpoint by the file that identifies it, with `files` to find others."""
         ...
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file name under which transformers keeps the weights of a model."""
-
-    format: str
-    name: str
-
-    def single(self, variant: str | None) -> str:
-        """The file's name; a variant such as "fp16" stands before the last dot."""
-        return _with_variant(self.name, variant)
-
-    def index(self, variant: str | None) -> str:
-        """The name of the index of its shards."""
-        return _with_variant(f"{self.name}.index.json", variant)
-
-
-def _with_variant(name: str, variant: str | None) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}.{variant}{dot}{suffix}" if variant else name
-
-
-SAFETENSORS = WeightsFile("safetensors", "model.safetensors")
-PYTORCH = WeightsFile("pytorch", "pytorch_model.bin")
-TENSORFLOW = WeightsFile("tf-h5", "tf_model.h5")
-FLAX = WeightsFile("flax-msgpack", "flax_model.msgpack")
-
-# transformers' order of looking; its own TensorFlow and Flax classes look at theirs first.
-WEIGHTS_FILES = (SAFETENSORS, PYTORCH, TENSORFLOW, FLAX)
-
-# Names that other projects give to what they save; a pattern is matched against the folder.
-FOREIGN_FILES: tuple[tuple[str, str], ...] = (("tf-h5", "*.h5"),)
-
-MODULES: Mapping[str, str] = {
-    "safetensors": "gpt2x.checkpoint.safetensors",
-    "pytorch": "gpt2x.checkpoint.torch_pickle",
-    "tf-h5": "gpt2x.checkpoint.tf_h5",
-    "flax-msgpack": "gpt2x.checkpoint.flax_msgpack",
-}
-_SHARDED = {file.format for file in WEIGHTS_FILES}
 
 
 def open_checkpoint(
@@ -93,24 +59,22 @@ def open_checkpoint(
         path: a folder, searched in transformers' order, or one checkpoint file.
         variant: look for ``model.VARIANT.safetensors`` and the like.
         use_safetensors: True takes nothing but safetensors, False skips them.
-        format: a name of `MODULES`, to take that format alone.
+        format: a name of `gpt2x.checkpoint.FORMATS`, to take that format alone.
 
     Raises:
         CheckpointError: if nothing is found, or what is found is corrupt or incomplete.
         InvalidInputError: for a format that does not exist.
+        MissingBackendError: if the format's library is not installed.
 
     >>> with open_checkpoint("folder") as checkpoint:  # doctest: +SKIP
     ...     checkpoint["wte.weight"].shape
     (50257, 768)
     """
-    if format is not None:
-        check_choice("format", format, MODULES)
     path = Path(path).expanduser()
     if path.is_file():
-        checkpoint = _open_file(path, format or sniff(path))
-        beside = path.parent / CONFIG_NAME
-        _add_config(checkpoint, beside if beside.is_file() else None)
-        return checkpoint
+        if format is not None:
+            check_choice("format", format, MODULES)
+        return _open_file(path, format or sniff(path), ModelFiles(path.parent))
     if not path.is_dir():
         raise CheckpointError(f"There is no file or folder {str(path)!r}.")
     return open_model_files(
@@ -130,89 +94,61 @@ def open_model_files(
 
     `first` names a format to look for before the others.
     """
+    if format is not None:
+        check_choice("format", format, MODULES)
     candidates = [
         file
         for file in sorted(WEIGHTS_FILES, key=lambda file: file.format != first)
         if format in (None, file.format)
         and (use_safetensors is None or use_safetensors == (file is SAFETENSORS))
     ]
-    tried: list[str] = []
     for candidate in candidates:
-        for name in (candidate.single(variant), candidate.index(variant)):
-            tried.append(name)
-            path = files.find(name)
-            if path is None:
-                continue
-            if name == candidate.index(variant):
-                checkpoint = _open_shards(candidate.format, path, _find_shards(files, path))
-            else:
-                checkpoint = _open_file(path, candidate.format)
-            _add_config(checkpoint, files.find(CONFIG_NAME))
-            return checkpoint
-    if use_safetensors is not True and variant is None:
-        found = _find_foreign(files, format)
-        if found is not None:
-            checkpoint = _open_file(*found)
-            _add_config(checkpoint, files.find(CONFIG_NAME))
-            return checkpoint
-    raise CheckpointError(
-        f"{files.name!r} holds no weights; looked for {', '.join(tried or ['no file'])}"
-        f"{' and the formats of other projects' if use_safetensors is not True else ''}."
-        + _hint_of_variants(files, candidates, variant)
-    )
+        if (path := files.find(candidate.single(variant))) is not None:
+            return _open_file(path, candidate.format, files)
+        if (index := files.find(candidate.index(variant))) is not None:
+            checkpoint = _open_shards(candidate.format, index, _find_shards(files, index))
+            return _with_config(checkpoint, files)
+    if use_safetensors is None and variant is None:
+        path = find_foreign(files)
+        found = None if path is None else sniff(path)
+        if path is not None and found is not None and format in (None, found):
+            return _open_file(path, found, files)
+    raise CheckpointError(_nothing_found(files, candidates, variant, format))
 
 
-def _hint_of_variants(files: ModelFiles, candidates: list[WeightsFile], variant: str | None) -> str:
-    """Tell a user of the variant that exists from the one that was asked for."""
-    if variant is not None:
-        plain = [file.name for file in candidates if files.find(file.name)]
-        return f" It does hold {plain[0]!r}: leave out variant={variant!r}." if plain else ""
-    return ""
-
-
-def _find_foreign(files: ModelFiles, format: str | None) -> tuple[Path, str] | None:
-    names = files.names()
-    for foreign, pattern in FOREIGN_FILES:
-        matches = fnmatch.filter(names, pattern)
-        if format not in (None, foreign) or not matches:
-            continue
-        if len(matches) > 1:
-            raise CheckpointError(
-                f"{files.name!r} holds several checkpoints ({', '.join(matches)}); give the path "
-                "of one."
-            )
-        path = files.find(matches[0])
-        if path is not None:
-            return path, foreign
-    return None
-
-
-def sniff(path: Path) -> str:
-    """The format of a single file, by its first bytes; raises CheckpointError if it is unknown."""
-    with open(path, "rb") as stream:
-        start = stream.read(16)
-    if start[8:9] == b"{":
-        return "safetensors"
-    if start[:2] == b"PK" or start[:2] == b"\x80\x02":
-        return "pytorch"
-    if start[:8] == b"\x89HDF\r\n\x1a\n":
-        return "tf-h5"
-    if start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF)):
-        return "flax-msgpack"
-    raise CheckpointError(
-        f"{str(path)!r} is of no known format; known are {', '.join(sorted(MODULES))}."
-    )
+def _nothing_found(
+    files: ModelFiles, candidates: list[WeightsFile], variant: str | None, format: str | None
+) -> str:
+    tried = [name for file in candidates for name in (file.single(variant), file.index(variant))]
+    looked = f" looked for {', '.join(tried)}" if tried else f" of the format {format!r}"
+    message = f"{files.name!r} holds no weights;{looked}."
+    plain = [file.name for file in candidates if variant and files.find(file.name)]
+    if plain:
+        message += f" It does hold {plain[0]!r}: leave out variant={variant!r}."
+    return message
 
 
 def _module(format: str) -> Any:
     return importlib.import_module(MODULES[format])
 
 
-def _open_file(path: Path, format: str) -> Checkpoint:
-    if format in _SHARDED:
-        return _open_shards(format, path, {path.name: path})
+def _open_file(path: Path, format: str, files: ModelFiles) -> Checkpoint:
+    if format in SHARDED:
+        return _with_config(_open_shards(format, path, {path.name: path}), files)
     single: SingleFormat = _module(format)
-    return single.open(path)
+    return _with_config(single.open(path, files), files)
+
+
+def _with_config(checkpoint: Checkpoint, files: ModelFiles) -> Checkpoint:
+    """Add the config that stands beside the weights, where they bring none themselves."""
+    try:
+        path = files.find(CONFIG_NAME)
+        if checkpoint.config is None and path is not None:
+            checkpoint.config = shards.read_json(path)
+    except BaseException:
+        checkpoint.close()
+        raise
+    return checkpoint
 
 
 def _find_shards(files: ModelFiles, index: Path) -> dict[str, Path]:
@@ -270,8 +206,3 @@ def _check_shards(index: Path, held: Mapping[str, list[str]], rename: Rename) ->
         for file, names in held.items()
     }
     shards.check_shards(index, listed, found)
-
-
-def _add_config(checkpoint: Checkpoint, path: Path | None) -> None:
-    if checkpoint.config is None and path is not None:
-        checkpoint.config = shards.read_json(path)

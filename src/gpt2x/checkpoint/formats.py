@@ -1,0 +1,148 @@
+"""The formats that gpt2x reads, the file names that announce them, and telling files apart."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2x.checkpoint.binary import BinaryFile
+from gpt2x.checkpoint.optional import require
+from gpt2x.errors import CheckpointError
+from gpt2x.hub import ModelFiles
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file name under which transformers keeps the weights of a model."""
+
+    format: str
+    name: str
+
+    def single(self, variant: str | None) -> str:
+        """The file's name; a variant such as "fp16" stands before the last dot."""
+        return _with_variant(self.name, variant)
+
+    def index(self, variant: str | None) -> str:
+        """The name of the index of its shards."""
+        return _with_variant(f"{self.name}.index.json", variant)
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{variant}{dot}{suffix}" if variant else name
+
+
+SAFETENSORS = WeightsFile("safetensors", "model.safetensors")
+PYTORCH = WeightsFile("pytorch", "pytorch_model.bin")
+TENSORFLOW = WeightsFile("tf-h5", "tf_model.h5")
+FLAX = WeightsFile("flax-msgpack", "flax_model.msgpack")
+
+#: In transformers' order of looking; its own TensorFlow and Flax classes look at theirs first.
+WEIGHTS_FILES = (SAFETENSORS, PYTORCH, TENSORFLOW, FLAX)
+
+#: Format -> the module that reads it.
+MODULES: Mapping[str, str] = {
+    "safetensors": "gpt2x.checkpoint.safetensors",
+    "pytorch": "gpt2x.checkpoint.torch_pickle",
+    "tf-h5": "gpt2x.checkpoint.tf_h5",
+    "flax-msgpack": "gpt2x.checkpoint.flax_msgpack",
+    "openai-tf": "gpt2x.checkpoint.openai_tf",
+    "nanogpt": "gpt2x.checkpoint.nanogpt",
+    "llm.c": "gpt2x.checkpoint.llmc",
+    "megatron": "gpt2x.checkpoint.megatron",
+    "keras-hub": "gpt2x.checkpoint.keras_hub",
+    "gguf": "gpt2x.checkpoint.gguf",
+}
+
+#: Formats whose tensors may be spread over shards with transformers' index.
+SHARDED = frozenset(file.format for file in WEIGHTS_FILES)
+
+# What other projects call the files they save, in the order of looking.
+_FOREIGN = (
+    "checkpoint",  # TensorFlow's note of its latest checkpoint
+    "*.index",
+    "*.weights.h5",
+    "*.h5",
+    "*.gguf",
+    "ckpt.pt",
+    "model_optim_rng.pt",
+    "model_rng.pt",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.bin",
+    "*.safetensors",
+    "*.msgpack",
+)
+# Of no interest among them: a trainer's state.
+_TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
+
+
+def find_foreign(files: ModelFiles) -> Path | None:
+    """The file to open in a folder without any of transformers' names.
+
+    Raises CheckpointError if there are several of a kind to choose from.
+    """
+    if files.folder is not None:
+        from gpt2x.checkpoint import megatron
+
+        if (rank := megatron.find_ranks(files.folder)) is not None:
+            return rank
+    names = [n for n in files.names() if not any(fnmatch.fnmatchcase(n, t) for t in _TRAINING)]
+    for pattern in _FOREIGN:
+        matches = fnmatch.filter(names, pattern)
+        if len(matches) > 1:
+            raise CheckpointError(
+                f"{files.name!r} holds several checkpoints ({', '.join(matches)}); give the path "
+                "of one."
+            )
+        if matches:
+            return files.find(matches[0])
+    return None
+
+
+def sniff(path: Path) -> str:
+    """The format of a single file, by its content; raises CheckpointError if it is unknown."""
+    from gpt2x.checkpoint import gguf, llmc
+
+    with BinaryFile(path) as file:
+        start = file.read(0, min(file.size, 16))
+    if path.name == "checkpoint" or path.suffix == ".index":
+        return "openai-tf"
+    if start[:4] == gguf.MAGIC:
+        return "gguf"
+    if llmc.recognises(start):
+        return "llm.c"
+    if start[8:9] == b"{":
+        return "safetensors"
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04")):
+        return _sniff_pytorch(path)
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return _sniff_hdf5(path)
+    if start[:1] and (start[0] & 0xF0 == 0x80 or start[0] in (0xDE, 0xDF)):
+        return "flax-msgpack"
+    raise CheckpointError(
+        f"{str(path)!r} is of no known format; known are {', '.join(sorted(MODULES))}."
+    )
+
+
+def _sniff_pytorch(path: Path) -> str:
+    from gpt2x.checkpoint import megatron, nanogpt, torch_pickle
+
+    with BinaryFile(path) as file:
+        saved = torch_pickle.load(file)
+    if nanogpt.recognises(saved):
+        return "nanogpt"
+    return "megatron" if megatron.recognises(saved) else "pytorch"
+
+
+def _sniff_hdf5(path: Path) -> str:
+    h5py = require("h5py", "Reading HDF5 weights")
+    try:
+        with h5py.File(path, "r") as file:
+            # Keras 2 lists its layers in an attribute, Keras 3 keeps them in a group.
+            return "keras-hub" if "layer_names" not in file.attrs and "layers" in file else "tf-h5"
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error

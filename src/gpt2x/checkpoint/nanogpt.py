@@ -1,0 +1,144 @@
+"""nanoGPT's ``ckpt.pt``: a dictionary with ``model`` and ``model_args``.
+
+nanoGPT (https://github.com/karpathy/nanoGPT) stores projections as `nn.Linear` does, (out, in),
+has no biases if ``model_args["bias"]`` is false, and computes the exact GELU where GPT-2 has its
+approximation. Compiled models carry the prefix ``_orig_mod.``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x.checkpoint import torch_pickle, torch_writer
+from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
+from gpt2x.checkpoint.binary import BinaryFile
+from gpt2x.config import GPT2Config
+from gpt2x.errors import CheckpointError, WeightsError
+from gpt2x.hub import ModelFiles
+from gpt2x.weights import KIND_OF_MODULE, PYTORCH, Kind, canonical_pytorch_name
+
+_ACTIVATION = "gelu"
+_BIASED = (Kind.LAYER_NORM, Kind.CONV1D)
+
+
+def recognises(saved: Any) -> bool:
+    """Whether an object that was read from a PyTorch file is such a checkpoint."""
+    return isinstance(saved, dict) and {"model", "model_args"} <= saved.keys()
+
+
+def open(path: Path, files: ModelFiles) -> Checkpoint:
+    """Open a ``ckpt.pt``; optimizer state is left unread, missing biases are zeros."""
+    file = BinaryFile(path)
+    try:
+        saved = torch_pickle.load(file)
+        if not recognises(saved):
+            raise CheckpointError(f"{str(path)!r} has no 'model' and 'model_args' of nanoGPT.")
+        names = CanonicalNames(path)
+        for source, tensor in torch_pickle.state_dict(saved, path).items():
+            name = canonical_pytorch_name(source)
+            if name is None:
+                names.ignore(source, "causal-mask buffer")
+            else:
+                names.add(name, source, tensor.transposed() if _is_linear(name) else tensor)
+        config = _config(path, saved["model_args"])
+        if not saved["model_args"].get("bias", True):
+            _add_zero_biases(names)
+        for key in saved.keys() & {"optimizer", "optimizer_state"}:
+            names.ignore(key, "optimizer state")
+    except BaseException:
+        file.close()
+        raise
+    return Checkpoint(
+        "nanogpt",
+        path,
+        names.tensors,
+        config=config,
+        ignored=names.ignored,
+        source_names=names.source_names,
+        close=file.close,
+    )
+
+
+def _kind(name: str) -> Kind | None:
+    return KIND_OF_MODULE.get(name.rpartition(".")[0].rpartition(".")[2])
+
+
+def _is_linear(name: str) -> bool:
+    return _kind(name) is Kind.CONV1D and name.endswith(".weight")
+
+
+def _config(path: Path, arguments: Any) -> dict[str, Any]:
+    needed = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+    if not isinstance(arguments, dict) or not all(type(arguments.get(k)) is int for k in needed):
+        raise CheckpointError(f"{str(path)!r}: model_args lacks some of {', '.join(needed)}.")
+    dropout = arguments.get("dropout", 0.0)
+    end_of_text = 50256 if arguments["vocab_size"] > 50256 else None
+    return {
+        "n_layer": arguments["n_layer"],
+        "n_head": arguments["n_head"],
+        "n_embd": arguments["n_embd"],
+        "n_positions": arguments["block_size"],
+        "vocab_size": arguments["vocab_size"],
+        "activation_function": _ACTIVATION,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+    }
+
+
+def _add_zero_biases(names: CanonicalNames) -> None:
+    for name, weight in list(names.tensors.items()):
+        bias = f"{name.removesuffix('.weight')}.bias"
+        if _kind(name) in _BIASED and bias not in names.tensors:
+            width, dtype = weight.shape[-1:], weight.dtype
+            zeros = LazyTensor(width, dtype, lambda w=width, d=dtype: np.zeros(w, d))  # type: ignore[misc]
+            names.add(bias, f"(no bias in the file: zeros of {name})", zeros)
+
+
+def write(
+    path: Path,
+    config: GPT2Config,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Write a ``ckpt.pt`` that nanoGPT's ``sample.py`` reads; it has no optimizer state.
+
+    Raises WeightsError for what nanoGPT cannot express: an untied output layer, another width of
+    the MLP, cross-attention, scaled attention.
+    """
+    obstacles = {
+        "n_inner": config.n_inner not in (None, 4 * config.n_embd),
+        "tie_word_embeddings": not config.tie_word_embeddings,
+        "add_cross_attention": config.add_cross_attention,
+        "scale_attn_weights": not config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+        "layer_norm_epsilon": config.layer_norm_epsilon != 1e-5,
+    }
+    if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
+        raise WeightsError(f"nanoGPT has no model with {', '.join(found)}.")
+    state = {
+        PYTORCH.spell(name): tensor.transposed() if _is_linear(name) else tensor
+        for name, tensor in tensors.items()
+        if name != "lm_head.weight"
+    }
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    saved = {
+        "model": state,
+        "model_args": {
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_embd": config.n_embd,
+            "block_size": config.n_positions,
+            "bias": True,
+            "vocab_size": config.vocab_size,
+            "dropout": float(config.resid_pdrop),
+        },
+        "iter_num": 0,
+        "best_val_loss": 1e9,
+        "config": {},
+    }
+    torch_writer.write_object(path, saved, progress)

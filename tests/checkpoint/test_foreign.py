@@ -1,0 +1,232 @@
+"""Checkpoints of other projects (``files/make_files.py``) hold the weights of ``source``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gpt2x.checkpoint import open_checkpoint
+from gpt2x.checkpoint.formats import sniff
+from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files
+from gpt2x.config import GPT2Config
+from gpt2x.errors import CheckpointError
+from gpt2x.hub import ModelFiles
+from gpt2x.pretrained import plan_load, resolve
+from gpt2x.weights import Head
+
+FILES = Path(__file__).parent / "files"
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+SIZES = {"vocab_size": 97, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2}
+
+# Path -> format, dtype, and how far the values may be from the source's.
+CASES = {
+    "nanogpt": ("nanogpt", "float32", 0),
+    "nanogpt/ckpt.pt": ("nanogpt", "float32", 0),
+    "llmc/gpt2_f32.bin": ("llm.c", "float32", 0),
+    "llmc/gpt2_bf16.bin": ("llm.c", "bfloat16", None),
+    "openai": ("openai-tf", "float32", 0),
+    "openai/model.ckpt.index": ("openai-tf", "float32", 0),
+    "gpt_2_simple": ("openai-tf", "float32", 0),
+    "megatron_v0_tp1": ("megatron", "float32", 0),
+    "megatron_v1_tp2": ("megatron", "float32", 0),
+    "megatron_v3_tp1": ("megatron", "float32", 0),
+    "megatron_v3_tp2": ("megatron", "float32", 0),
+    "megatron_v3_tp1/iter_0000005/mp_rank_00/model_optim_rng.pt": ("megatron", "float32", 0),
+    "keras_hub": ("keras-hub", "float32", 0),
+    "keras_hub_weights/gpt2.weights.h5": ("keras-hub", "float32", 0),
+    "gguf/gpt2-f32.gguf": ("gguf", "float32", 0),
+    "gguf/gpt2-f16.gguf": ("gguf", "float16", None),
+    "gguf/gpt2-bf16.gguf": ("gguf", "bfloat16", None),
+    "gguf/gpt2-q8_0.gguf": ("gguf", "float32", 0.02),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_vocabulary(monkeypatch):
+    """The files' 97 tokens are padded as GPT-2's 50257 are by Megatron-LM; here to 98."""
+    monkeypatch.setattr("gpt2x.checkpoint.megatron._GPT2_VOCABULARY", 97)
+    monkeypatch.setattr("gpt2x.checkpoint.megatron._VOCABULARY_MULTIPLE", 1)
+
+
+@pytest.fixture(scope="module")
+def source():
+    with open_checkpoint(FILES / "source") as checkpoint:
+        return {name: tensor.read() for name, tensor in checkpoint.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tensors_equal_their_source(name, source):
+    format, dtype, tolerance = CASES[name]
+    if format == "keras-hub":
+        pytest.importorskip("h5py")
+    with open_checkpoint(FILES / name) as checkpoint:
+        assert checkpoint.format == format
+        assert set(checkpoint) - {"lm_head.weight"} == set(source)
+        for key, expected in source.items():
+            array = checkpoint[key].read()
+            stored = expected.astype(dtype) if array.dtype.name == dtype else expected
+            assert array.shape == expected.shape
+            atol = tolerance or 0
+            np.testing.assert_allclose(
+                array.astype(np.float32),
+                stored.astype(np.float32),
+                rtol=0,
+                atol=atol,
+                err_msg=key,
+            )
+            if checkpoint[key].rows is not None and len(expected) > 3:
+                np.testing.assert_array_equal(checkpoint[key].rows(1, 3), array[1:3])
+        matrix = checkpoint["h.0.mlp.c_fc.weight"]
+        assert matrix.dtype.name == dtype
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_and_loading(name):
+    format, _, _ = CASES[name]
+    if format == "keras-hub":
+        pytest.importorskip("h5py")
+    with open_checkpoint(FILES / name) as checkpoint:
+        config = GPT2Config(**checkpoint.config)
+        plan_load(checkpoint, config, Head.LM, strict=True)
+    assert {field: getattr(config, field) for field in SIZES} == SIZES
+    assert config.activation_function == ("gelu" if format == "nanogpt" else "gelu_new")
+    assert config.layer_norm_epsilon == 1e-5
+    assert config.tie_word_embeddings
+
+
+def test_from_pretrained_takes_any_of_them(source):
+    with resolve("GPT2LMHeadModel", FILES / "gpt_2_simple") as found:
+        plan = plan_load(found.checkpoint, found.config, Head.LM, strict=True)
+        assert {k: v.tobytes() for k, v in plan.arrays("float32")} == {
+            k: v.tobytes() for k, v in source.items()
+        }
+
+
+# Each format's own ways
+
+
+def test_nanogpt_without_biases(source):
+    with open_checkpoint(FILES / "nanogpt" / "no_bias.pt") as checkpoint:
+        assert set(checkpoint) - {"lm_head.weight"} == set(source)
+        for key in source:
+            expected = 0 if key.endswith(".bias") else source[key]
+            np.testing.assert_array_equal(checkpoint[key].read(), expected)
+        assert checkpoint.config["resid_pdrop"] == 0.2
+        assert checkpoint.ignored == {"optimizer": "optimizer state"}
+
+
+def test_a_folder_with_two_of_a_kind_asks_which():
+    with pytest.raises(CheckpointError, match=r"several checkpoints \(gpt2_bf16.bin, gpt2_f32.bin"):
+        open_checkpoint(FILES / "llmc")
+
+
+def test_the_format_may_be_named():
+    with open_checkpoint(FILES / "openai", format="openai-tf") as checkpoint:
+        assert checkpoint.format == "openai-tf"
+    with pytest.raises(CheckpointError, match="no weights; of the format 'gguf'"):
+        open_checkpoint(FILES / "openai", format="gguf")
+
+
+def test_optimizer_slots_are_set_aside():
+    with open_checkpoint(FILES / "gpt_2_simple") as checkpoint:
+        assert "model/wte/Adam" in checkpoint.ignored
+        assert "beta1_power" in checkpoint.ignored
+        assert all("optimizer" in why for why in checkpoint.ignored.values())
+
+
+def copy(name: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FILES / name, tmp_path / name))
+
+
+@pytest.mark.parametrize("where", [b"model_checkpoint_path: '", b'model_checkpoint_path: "../.."'])
+def test_openai_checkpoint_file(tmp_path, where):
+    folder = copy("openai", tmp_path)
+    (folder / "checkpoint").write_bytes(where)
+    with pytest.raises(CheckpointError, match="names no checkpoint"):
+        open_checkpoint(folder)
+    # An absolute path, as TensorFlow writes, means the file of that name here.
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/gone/away/model.ckpt"\n')
+    open_checkpoint(folder).close()
+
+
+def test_openai_damage_is_noticed(tmp_path):
+    folder = copy("openai", tmp_path)
+    data = folder / "model.ckpt.data-00000-of-00001"
+    damaged = bytearray(data.read_bytes())
+    damaged[5000] ^= 1
+    data.write_bytes(damaged)
+    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="checksum"):
+        [tensor.read() for tensor in checkpoint.values()]
+    data.write_bytes(damaged[:-1])
+    with pytest.raises(CheckpointError, match="truncated"):
+        open_checkpoint(folder)
+    data.unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model\.ckpt\.data-00000-of-00001"):
+        open_checkpoint(folder)
+    (folder / "model.ckpt.index").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="not a sound index"):
+        open_checkpoint(folder)
+
+
+def test_megatron_wants_all_ranks(tmp_path):
+    folder = copy("megatron_v3_tp2", tmp_path)
+    shutil.rmtree(folder / "iter_0000005" / "mp_rank_01")
+    with pytest.raises(CheckpointError, match="one of 2 tensor-parallel ranks, of which 1"):
+        open_checkpoint(folder)
+
+
+def test_megatron_trims_the_padded_vocabulary():
+    with open_checkpoint(FILES / "megatron_v3_tp2") as checkpoint:
+        assert checkpoint["wte.weight"].shape == (97, 32)
+        assert checkpoint.config["vocab_size"] == 97
+        assert "padding" in checkpoint.ignored["rows 97 to 97"]
+
+
+def test_llmc_headers(tmp_path):
+    data = bytearray((FILES / "llmc" / "gpt2_f32.bin").read_bytes())
+    path = tmp_path / "gpt2.bin"
+    for position, value, message in [
+        (4, 9, "version 9"),
+        (8, -1, "impossible header"),
+        (16, 2**23, "should have"),
+        (20, 5, "impossible header"),
+    ]:
+        changed = bytearray(data)
+        changed[position : position + 4] = value.to_bytes(4, "little", signed=True)
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(path)
+    path.write_bytes(data[:-1])
+    with pytest.raises(CheckpointError, match="should have"):
+        open_checkpoint(path)
+
+
+def test_gguf_brings_its_tokenizer():
+    with open_checkpoint(FILES / "gguf" / "gpt2-f32.gguf") as checkpoint:
+        files = checkpoint.tokenizer_files
+    source = FILES / "source"
+    assert json.loads(files["vocab.json"]) == json.loads((source / "vocab.json").read_text())
+    assert files["merges.txt"] == (source / "merges.txt").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["openai", "keras_hub", "source"])
+def test_tokenizer_files_are_found_under_any_name(name):
+    format = {"openai": "openai-tf", "keras_hub": "keras-hub"}.get(name, "safetensors")
+    found = find_tokenizer_files(ModelFiles(FILES / name), format)
+    assert sorted(found) == ["merges.txt", "vocab.json"]
+    assert found["vocab.json"].read_text() == (FILES / "source" / "vocab.json").read_text()
+
+
+def test_files_are_told_apart_by_content(tmp_path):
+    pytest.importorskip("h5py")
+    for name, (format, _, _) in CASES.items():
+        if (path := FILES / name).is_file() and path.suffix != ".index":
+            assert sniff(Path(shutil.copy(path, tmp_path / "file"))) == format
+    (tmp_path / "file").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="of no known format"):
+        sniff(tmp_path / "file")
