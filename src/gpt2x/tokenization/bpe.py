@@ -91,7 +91,11 @@ class BytePairEncoder(dict[str, tuple[int, ...]]):
             self._unknown_id = value
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = tuple(self._symbol_id(symbol) for symbol in self.symbols(word))
+        symbols = self.symbols(word)
+        try:
+            ids = tuple(map(self.vocab.__getitem__, symbols))
+        except KeyError:
+            ids = tuple(map(self._known_id, symbols))
         if len(word) <= _CACHED_LENGTH:
             if len(self) >= _CACHED_WORDS:
                 self.clear()
@@ -103,7 +107,7 @@ class BytePairEncoder(dict[str, tuple[int, ...]]):
         as_characters = word.encode("utf-8").decode("latin-1").translate(self._byte_characters)
         return merge_pairs(as_characters, self.ranks)
 
-    def _symbol_id(self, symbol: str) -> int:
+    def _known_id(self, symbol: str) -> int:
         token_id = self.vocab.get(symbol, self._unknown_id)
         if token_id is None:
             raise InvalidInputError(unknown_symbol(symbol))

@@ -88,23 +88,20 @@ class Encoding:
     def __len__(self) -> int:
         return sum(len(piece.ids) for piece in self.pieces)
 
-    def _per_token(self, values: Iterable[Iterable[T]]) -> list[T]:
-        return list(chain.from_iterable(values))
-
     @property
     def ids(self) -> list[int]:
         """The ids of the tokens."""
-        return self._per_token(piece.ids for piece in self.pieces)
+        return _joined(piece.ids for piece in self.pieces)
 
     @property
     def type_ids(self) -> list[int]:
         """The token types: 0, and 1 for the second sequence of a pair."""
-        return self._per_token([piece.type_id] * len(piece.ids) for piece in self.pieces)
+        return _joined([piece.type_id] * len(piece.ids) for piece in self.pieces)
 
     @property
     def attention_mask(self) -> list[int]:
         """1 at tokens, 0 at padding."""
-        return self._per_token([int(piece.attended)] * len(piece.ids) for piece in self.pieces)
+        return _joined([int(piece.attended)] * len(piece.ids) for piece in self.pieces)
 
     @property
     def special_tokens_mask(self) -> list[int]:
@@ -114,7 +111,7 @@ class Encoding:
     @property
     def sequence_ids(self) -> list[int | None]:
         """0 or 1 for tokens of the first or second sequence, else None."""
-        return self._per_token([piece.sequence_id] * len(piece.ids) for piece in self.pieces)
+        return _joined([piece.sequence_id] * len(piece.ids) for piece in self.pieces)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -137,7 +134,7 @@ class Encoding:
         return self.word_ids
 
     def _from_source(self, name: str, otherwise: Any) -> list[Any]:
-        return self._per_token(
+        return _joined(
             [otherwise(piece)] * len(piece.ids)
             if piece.source is None
             else getattr(piece.source, name)[piece.start : piece.start + len(piece.ids)]
@@ -199,6 +196,12 @@ class Encoding:
                 f"Token index {token_index} is outside a row of {len(self)} tokens."
             )
         return token_index
+
+
+def _joined(parts: Iterable[list[T]]) -> list[T]:
+    """Join lists; a single one is returned as it is, as nearly all rows are one piece."""
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
 
 
 def windows(length: int, max_length: int, stride: int, side: str) -> list[Span]:

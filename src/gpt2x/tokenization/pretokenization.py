@@ -48,11 +48,13 @@ def split_words(text: str) -> list[str]:
         return _find_words(text)
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     stand_in = _stand_ins()[code_points].tobytes().decode("ascii")
-    words, start = [], 0
-    for word in _find_words(stand_in):
-        end = start + len(word)
-        words.append(text[start:end])
-        start = end
+    words = _find_words(stand_in)
+    # Most words of most texts are ASCII, and stand for themselves; the others are looked up.
+    ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
+    foreign = np.flatnonzero(code_points >= 128)
+    for number in np.unique(np.searchsorted(ends, foreign, side="right")).tolist():
+        end = int(ends[number])
+        words[number] = text[end - len(words[number]) : end]
     return words
 
 

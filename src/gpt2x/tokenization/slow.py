@@ -98,11 +98,15 @@ class GPT2Tokenizer(GPT2TokenizerBase):
         unk_token = self._special_tokens["unk_token"]
         self._words.unknown_id = None if unk_token is None else self.token_to_id(str(unk_token))
         return [
-            EncodedSequence([i for part in parts for i in self._encode_part(part, options)])
+            EncodedSequence(
+                self._encode_part(parts[0], options)
+                if len(parts) == 1
+                else list(chain.from_iterable(self._encode_part(part, options) for part in parts))
+            )
             for parts in texts
         ]
 
-    def _encode_part(self, text: str, options: EncodeOptions) -> Iterable[int]:
+    def _encode_part(self, text: str, options: EncodeOptions) -> list[int]:
         """Encode a text, or one word of a list of words."""
         prefix = self._prefixes_space(options)
         ids: list[int] = []
