@@ -108,14 +108,15 @@ def self_attention_mask(
             where it may be seen) or additive. One of rank 4 with T rows replaces the causal order;
             with one row for all queries it is added to it.
         T: query length.
-        S: key length; more than `past` + T where a cache has room left.
-        past: positions before the queries.
+        S: key length: `past` + T, or more where a cache has room left.
+        past: positions before the queries, an int; or a scalar, and then room may be left.
     """
-    room_left = tf.get_static_value(past) is None or past + T != S
+    room_left = not isinstance(past, int)
+    nothing_ahead = isinstance(T, int) and T == 1 and not room_left
     if attention_mask is None:
-        return None if T == 1 and not room_left else causal_mask(T, S, past)[None, None]
+        return None if nothing_ahead else causal_mask(T, S, past)[None, None]
     mask = _fit(padding_mask(attention_mask), S)
-    if T == 1 and not room_left:
+    if nothing_ahead:
         return mask
     if attention_mask.shape.rank == 4 and attention_mask.shape[2] != 1:
         # Its order of tokens stands; only what is not filled yet has to be hidden.
@@ -125,7 +126,7 @@ def self_attention_mask(
 
 def _fit(mask: tf.Tensor, S: int | tf.Tensor) -> tf.Tensor:
     """Cut or lengthen the last axis to S; what is added lies behind the last token."""
-    if mask.shape[-1] is not None and mask.shape[-1] == S:
+    if isinstance(S, int) and mask.shape[-1] == S:
         return mask
     mask = mask[..., :S]
     return tf.pad(mask, [[0, 0], [0, 0], [0, 0], [0, S - tf.shape(mask)[-1]]])

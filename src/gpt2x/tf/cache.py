@@ -59,14 +59,14 @@ class KVCache:
         cls,
         config: GPT2Config,
         batch_size: int | tf.Tensor,
-        max_length: int,
+        max_length: int | tf.Tensor,
         dtype: tf.DType | str | None = None,
     ) -> Self:
         """Allocate a cache for `batch_size` rows of `max_length` tokens.
 
         `dtype` defaults to the config's, and that to float32.
         """
-        if not 1 <= max_length <= config.n_positions:
+        if isinstance(max_length, int) and not 1 <= max_length <= config.n_positions:
             raise InvalidInputError(
                 f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
             )
@@ -148,8 +148,11 @@ class KVCache:
         return (self[layer] for layer in range(len(self)))
 
     def __repr__(self) -> str:
+        name = type(self).__name__
+        if isinstance(self.keys[0], str):  # Keras's error reports put strings in place of tensors
+            return f"{name}(layers={len(self)}, keys[0]={self.keys[0]})"
         return (
-            f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, "
+            f"{name}(layers={len(self)}, batch_size={self.batch_size}, "
             f"length={self.length}, max_length={self.max_length})"
         )
 
@@ -168,8 +171,8 @@ class KVCache:
         else:
             keys, values = self._append(keys, key), self._append(values, value)
         self.keys[layer], self.values[layer] = keys, values
-        end = None if self._length is None else tf.get_static_value(self._length + _size(key, 2))
-        if end is not None:  # eagerly, nobody looks at room that is not filled
+        if self._length is not None and isinstance(self.length, int):
+            end = self.length + _size(key, 2)  # nobody looks at room that is known to be empty
             keys, values = keys[:, :, :end], values[:, :, :end]
         return tf.cast(keys, key.dtype), tf.cast(values, value.dtype)
 
@@ -187,7 +190,9 @@ class KVCache:
         if count != 1:
             new = tf.gather(new, tf.clip_by_value(slot, 0, _size(new, 2) - 1), axis=2)
         is_new = (slot >= 0) & (slot < (1 if count == 1 else _size(new, 2)))
-        return tf.where(is_new[:, None], new, buffer)
+        written = tf.where(is_new[:, None], new, buffer)
+        written.set_shape(buffer.shape)
+        return written
 
     def update_cross(self, layer: int, key: tf.Tensor, value: tf.Tensor) -> None:
         """Keep the cross-attention keys and values [B, H, encoder length, D] of a layer."""
@@ -204,11 +209,11 @@ class KVCache:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
         return self._map(lambda buffer: tf.gather(buffer, parents))
 
-    def crop(self, length: int) -> Self:
-        """Forget all but the first `length` positions; a negative number drops from the end."""
-        kept = length if length >= 0 else self.length + length
+    def crop(self, length: int | tf.Tensor) -> Self:
+        """Forget all but the first `length` positions; a negative int drops from the end."""
+        kept = self.length + length if isinstance(length, int) and length < 0 else length
         known = tf.get_static_value(self.length)
-        if known is not None and not 0 <= kept <= known:
+        if known is not None and isinstance(kept, int) and not 0 <= kept <= known:
             raise InvalidInputError(f"Cannot crop a cache of length {known} to {length}.")
         cropped = self.fork()
         if self._length is None:

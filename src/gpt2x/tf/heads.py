@@ -19,6 +19,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.outputs import ModelOutput
 from gpt2x.tf.activations import ACTIVATIONS
+from gpt2x.tf.generation import GenerationMixin
 from gpt2x.tf.model import Past, TFGPT2MainLayer, host_values, normal, shape_of
 from gpt2x.tf.outputs import (
     TFCausalLMOutputWithCrossAttentions,
@@ -59,7 +60,7 @@ def causal_lm_loss(
     return tf.reduce_sum(target.losses * target.weights) / tf.cast(num_items_in_batch, tf.float32)
 
 
-class _LanguageModel(TFGPT2PreTrainedModel):
+class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):
     """The output layer of the two classes that have a language model."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:

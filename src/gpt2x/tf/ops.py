@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2x.generation.ops import Array, Kind, Ops, Scalar
+from gpt2x.generation.registry import register_ops
 
 State = TypeVar("State")
 
@@ -137,3 +138,5 @@ class TensorFlowOps(Ops):
 
 
 TENSORFLOW_OPS = TensorFlowOps()
+
+register_ops(tf.Tensor, lambda _: TENSORFLOW_OPS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import optree
 
+from gpt2x.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -25,6 +26,12 @@ __all__ = [
     "TFSequenceClassifierOutputWithPast",
     "TFTokenClassifierOutput",
     "TFQuestionAnsweringModelOutput",
+    "TFGenerateDecoderOnlyOutput",
+    "TFGenerateBeamDecoderOnlyOutput",
+    "TFGreedySearchDecoderOnlyOutput",
+    "TFSampleDecoderOnlyOutput",
+    "TFBeamSearchDecoderOnlyOutput",
+    "TFBeamSampleDecoderOnlyOutput",
 ]
 
 
@@ -71,6 +78,34 @@ class TFQuestionAnsweringModelOutput(QuestionAnsweringModelOutput, _Pytree):
     __doc__ = QuestionAnsweringModelOutput.__doc__
 
 
+@dataclass(eq=False, repr=False)
+class TFGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput, _Pytree):
+    __doc__ = GenerateDecoderOnlyOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TFGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Pytree):
+    __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
+
+
+# The names that transformers had for these two.
+TFGreedySearchDecoderOnlyOutput = TFGenerateDecoderOnlyOutput
+TFSampleDecoderOnlyOutput = TFGenerateDecoderOnlyOutput
+TFBeamSearchDecoderOnlyOutput = TFGenerateBeamDecoderOnlyOutput
+TFBeamSampleDecoderOnlyOutput = TFGenerateBeamDecoderOnlyOutput
+
+
+def generation_output(output: Any) -> Any:
+    """Bring what the decoding core returns to TensorFlow's class; ids alone stay as they are."""
+    for core, ours in (
+        (GenerateDecoderOnlyOutput, TFGenerateDecoderOnlyOutput),
+        (GenerateBeamDecoderOnlyOutput, TFGenerateBeamDecoderOnlyOutput),
+    ):
+        if isinstance(output, core):
+            return ours(**output)
+    return output
+
+
 def _register(output_class: type[_Pytree]) -> None:
     # Keras walks through outputs (`predict`, functional models) with optree.
     optree.register_pytree_node(
@@ -88,5 +123,7 @@ for _output_class in (
     TFSequenceClassifierOutputWithPast,
     TFTokenClassifierOutput,
     TFQuestionAnsweringModelOutput,
+    TFGenerateDecoderOnlyOutput,
+    TFGenerateBeamDecoderOnlyOutput,
 ):
     _register(_output_class)

@@ -335,6 +335,8 @@ class TFGPT2PreTrainedModel(ServingMixin, TrainingMixin, keras.Model):
             output.units = rows
         self.config.vocab_size = rows
         self.train_function = self.test_function = self.predict_function = None
+        if self.can_generate():
+            self._functions.clear()
         return embedding
 
     def _as_asked(
