@@ -17,7 +17,7 @@ ab in this order, "abcd" ends as a·bcd, although ab does rank below bc.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -101,30 +101,25 @@ class BytePairMerges(tf.Module):
         )
         *_, finished = tf.while_loop(
             lambda symbols, *_: tf.size(symbols) > 0,
-            lambda *state: self._pass(*state, n_words),
+            lambda *state: self._pass(n_words, *state),
             state,
             shape_invariants=(tf.TensorShape([None]),) * len(state),
         )
         slots = tf.where(finished >= 0)[:, 0]
         ids = tf.gather(self._symbol_ids, tf.gather(finished, slots))
         if self._lacks_ids:
-            check = tf.debugging.assert_non_negative(ids, _UNKNOWN_SYMBOL)
-            with tf.control_dependencies([] if tf.executing_eagerly() else [check]):
-                ids = tf.identity(ids)
+            tf.debugging.assert_non_negative(ids, _UNKNOWN_SYMBOL)
         return tf.RaggedTensor.from_value_rowids(
-            ids,
-            tf.gather(word_of_byte, slots),
-            nrows=n_words,
-            validate=False,
+            ids, tf.gather(word_of_byte, slots), nrows=n_words, validate=False
         )
 
     def _pass(
         self,
+        n_words: tf.Tensor,
         symbols: tf.Tensor,
         words: tf.Tensor,
         slots: tf.Tensor,
         finished: tf.Tensor,
-        n_words: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Merge in every word, and take the words out in which nothing can be merged."""
         # [M]: the pair that begins at each symbol, where there is one in the same word.
@@ -178,34 +173,23 @@ class BytePairMerges(tf.Module):
             # Having a result early must not let its own merges go before their turn.
             candidate &= tf.gather(self._in_order, self._rank_row(ranks))
         at = tf.where(candidate)[:, 0]
-        last = tf.size(symbols, tf.int64) - 1
-        before, after = tf.maximum(at - 1, 0), tf.minimum(at + 2, last)
-        left = tf.where(
-            tf.gather(shift_right(follows), at),
-            self._lookup(
-                self._rank_from_left,
-                tf.gather(symbols, before),
-                tf.gather(symbols, at),
-            ),
-            NO_MERGE,
-        )
-        right = tf.where(
-            tf.gather(shift_left(follows), at),
-            self._lookup(
-                self._rank_from_right,
-                tf.gather(symbols, at + 1),
-                tf.gather(symbols, after),
-            ),
-            NO_MERGE,
-        )
-        safe = tf.gather(ranks, at) < tf.minimum(left, right)
+        first, second = tf.gather(symbols, at), tf.gather(symbols, at + 1)
+        last_place = tf.size(symbols, tf.int64) - 1
+        before = tf.gather(symbols, tf.maximum(at - 1, 0))
+        after = tf.gather(symbols, tf.minimum(at + 2, last_place))
+        from_left = self._lookup(self._rank_from_left, before, first)
+        from_right = self._lookup(self._rank_from_right, second, after)
+        # At the ends of a word there is nothing to take a symbol away.
+        from_left = tf.where(tf.gather(shift_right(follows), at), from_left, NO_MERGE)
+        from_right = tf.where(tf.gather(shift_left(follows), at), from_right, NO_MERGE)
+        safe = tf.gather(ranks, at) < tf.minimum(from_left, from_right)
         return tf.scatter_nd(at[:, None], safe, tf.shape(symbols, tf.int64))
 
     def _rank_row(self, ranks: tf.Tensor) -> tf.Tensor:
         """Turn ranks into rows of a table of merges, NO_MERGE into its last row."""
         return tf.minimum(ranks, tf.size(self._merged_symbol) - 1)
 
-    def _rank_table(self, entries) -> tf.lookup.StaticHashTable:
+    def _rank_table(self, entries: Iterable[tuple[int, int, int]]) -> tf.lookup.StaticHashTable:
         """Map (left, right) to the lowest rank given for it."""
         lowest: dict[int, int] = {}
         for left, right, rank in entries:  # in ascending order of rank
@@ -218,7 +202,9 @@ class BytePairMerges(tf.Module):
             default=NO_MERGE,
         )
 
-    def _lookup(self, table, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    def _lookup(
+        self, table: tf.lookup.StaticHashTable, left: tf.Tensor, right: tf.Tensor
+    ) -> tf.Tensor:
         return table.lookup(tf.cast(left, tf.int64) * self._n_symbols + tf.cast(right, tf.int64))
 
 

@@ -25,7 +25,7 @@ def static_table(
     # A layer may be made while a graph is traced; the table must outlive that graph.
     with tf.init_scope():
         if not keys:
-            # TensorFlow refuses to fill a table with nothing, so it gets an entry that says nothing.
+            # TensorFlow fills no table with nothing, so it gets an entry that says nothing.
             keys, values = tf.zeros([1], key_dtype), [default]
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.convert_to_tensor(keys, key_dtype), tf.constant(values, value_dtype)

@@ -70,37 +70,33 @@ class Layout:
         check_choice("padding", padding, ("longest", "max_length", "do_not_pad"))
         # There is one sequence only, so that the two ways to truncate are one.
         check_choice("truncation", truncation, ("longest_first", "only_first", "do_not_truncate"))
-        truncates = truncation != "do_not_truncate"
-        for option, value, needs_length in (
-            ("padding", padding, padding == "max_length"),
-            ("truncation", truncation, truncates),
-        ):
-            if needs_length and max_length is None:
-                raise InvalidInputError(
-                    f"{option}={value!r} needs a length. Give max_length, in the call or to the "
-                    "layer."
-                )
-        pads = padding != "do_not_pad"
+        pads, truncates = padding != "do_not_pad", truncation != "do_not_truncate"
         if pads and pad_token_id is None:
             raise InvalidInputError(
                 "Padding needs a padding token, and this tokenizer does not have one. Set it with: "
                 "tokenizer.pad_token_id = 50256 (GPT-2's end of text)"
             )
-        multiple = pad_to_multiple_of or 1
-        if pads and truncates and max_length % multiple:
+        if max_length is None and (truncates or padding == "max_length"):
+            option = f"truncation={truncation!r}" if truncates else f"padding={padding!r}"
             raise InvalidInputError(
-                f"Texts would be truncated to {max_length} tokens, which is not a multiple of "
+                f"{option} needs a length. Give max_length, in the call or to the layer."
+            )
+        length = max_length or 0
+        multiple = pad_to_multiple_of or 1
+        if pads and truncates and length % multiple:
+            raise InvalidInputError(
+                f"Texts would be truncated to {length} tokens, which is not a multiple of "
                 f"pad_to_multiple_of={multiple}. Choose a max_length that is."
             )
-        if truncates and max_length < n_special:
+        if truncates and length < n_special:
             raise InvalidInputError(
-                f"max_length is {max_length}, less than the {n_special} special tokens alone."
+                f"max_length is {length}, less than the {n_special} special tokens alone."
             )
         return cls(
-            room=max_length - n_special if truncates else None,
+            room=length - n_special if truncates else None,
             truncation_side=truncation_side,
             pad_token_id=pad_token_id if pads else None,
-            width=max_length if padding == "max_length" else 0,
+            width=length if padding == "max_length" else 0,
             multiple=multiple,
             padding_side=padding_side,
         )

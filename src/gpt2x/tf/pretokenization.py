@@ -17,7 +17,7 @@ from gpt2x.tokenization.unicode import SPACE, character_classes
 
 # The contractions, by what follows the apostrophe.
 _ONE_LETTER = ("s", "t", "m", "d")
-_TWO_LETTERS = ("re", "ve", "ll")
+_TWO_LETTERS = (("r", "e"), ("v", "e"), ("l", "l"))
 
 
 class CharacterClasses(tf.Module):

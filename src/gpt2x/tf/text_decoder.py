@@ -9,7 +9,6 @@ import tensorflow as tf
 from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.tf.lookup import static_table
 
-
 # What cleaning up writes for spaced punctuation and contractions, one after the other.
 _CLEANED_UP = {
     " .": ".",
