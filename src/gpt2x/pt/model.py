@@ -190,7 +190,6 @@ class GPT2Block(nn.Module):
         head_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_mask: Tensor | None = None,
-        *,
         cross_attend: bool = False,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -362,14 +361,15 @@ class GPT2Model(GPT2PreTrainedModel):
                 block_head_mask,
                 encoder_hidden_states,
                 encoder_mask,
+                cross_attend,
+                output_attentions,
             )
-            options = {"cross_attend": cross_attend, "output_attentions": output_attentions}
             if checkpointing:
                 hidden_states, weights, cross_weights = checkpoint(
-                    block, *arguments, **options, **self.gradient_checkpointing_kwargs
+                    block, *arguments, **self.gradient_checkpointing_kwargs
                 )
             else:
-                hidden_states, weights, cross_weights = block(*arguments, **options)
+                hidden_states, weights, cross_weights = block(*arguments)
             if output_attentions:
                 all_attentions += (weights,)
                 if cross_attend:

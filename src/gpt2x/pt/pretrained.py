@@ -158,7 +158,7 @@ class GPT2PreTrainedModel(nn.Module):
         if state_dict is not None:
             model_config, dtype = _config_for_state_dict(cls, config, kwargs)
             tensors = {
-                name: LazyTensor.of(_to_numpy(tensor))
+                name: _lazy(tensor, copy=True)
                 for key, tensor in state_dict.items()
                 if (name := canonical_pytorch_name(key)) is not None
             }
@@ -450,7 +450,12 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _lazy(tensor: Tensor) -> LazyTensor:
-    """Name a tensor without reading it: an accelerator's is copied when it is written."""
+def _lazy(tensor: Tensor, copy: bool = False) -> LazyTensor:
+    """Name a tensor without reading it; it is moved to the host, or copied, when it is read."""
     dtype = _to_numpy(tensor.new_empty(0, device="cpu")).dtype
-    return LazyTensor(tuple(tensor.shape), dtype, lambda: _to_numpy(tensor))
+
+    def read() -> np.ndarray:
+        array = _to_numpy(tensor)
+        return array.copy() if copy else array
+
+    return LazyTensor(tuple(tensor.shape), dtype, read)
