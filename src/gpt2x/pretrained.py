@@ -25,16 +25,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpt2x.checkpoint import safetensors, shards, torch_writer
 from gpt2x.checkpoint.base import BFLOAT16, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.formats import FLAX as FLAX_FILE
 from gpt2x.checkpoint.formats import PYTORCH as PYTORCH_FILE
 from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
 from gpt2x.checkpoint.formats import TENSORFLOW as TENSORFLOW_FILE
-from gpt2x.checkpoint.formats import WeightsFile
 from gpt2x.checkpoint.infer import infer_config, same_values
 from gpt2x.checkpoint.opening import open_model_files
+from gpt2x.checkpoint.writing import write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
 from gpt2x.errors import InvalidInputError, WeightsError, unknown_arguments
@@ -398,7 +397,7 @@ def save_folder(
     stem, _, suffix = file.single(variant).rpartition(".")
     stale = (file.single(variant), f"{stem}-*-of-*.{suffix}", file.index(variant))
     with atomic_folder(path, replaces=stale) as folder:
-        write_weights(folder, lazy, head, file, max_shard_size, variant=variant, config=config)
+        write_weights(folder, lazy, config, head, file.format, max_shard_size, variant=variant)
         written.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)
@@ -413,44 +412,6 @@ def _warn_of_older_weights(path: Path, variant: str | None) -> None:
                 f"{str(path)!r} also holds {name}, which is read first; delete it if it is older.",
                 stacklevel=4,
             )
-
-
-def write_weights(
-    folder: Path,
-    tensors: Mapping[str, LazyTensor],
-    head: Head,
-    file: WeightsFile,
-    max_shard_size: int | str,
-    *,
-    config: GPT2Config,
-    variant: str | None = None,
-) -> None:
-    """Write safetensors or PyTorch weights, in shards with an index if there is more than one."""
-    named = {_public_name(name, head): tensor for name, tensor in tensors.items()}
-    tied = config.tie_word_embeddings and head in (Head.LM, Head.DOUBLE)
-    aliases: dict[str, str] = {}
-    if tied:
-        named.pop("lm_head.weight", None)
-        if file is PYTORCH_FILE:
-            aliases["lm_head.weight"] = "transformer.wte.weight"
-    sizes = {name: tensor.nbytes for name, tensor in named.items()}
-    plan = shards.plan_shards(sizes, shards.parse_size(max_shard_size), file.single(variant))
-    for shard in plan:
-        part = {name: named[name] for name in shard.names}
-        if file is SAFETENSORS_FILE:
-            safetensors.write(folder / shard.file, part, {"format": "pt"})
-        else:
-            torch_writer.write(
-                folder / shard.file, part, {a: b for a, b in aliases.items() if b in part}
-            )
-    if len(plan) > 1:
-        index = shards.index_json(
-            plan,
-            sum(sizes.values()),
-            sum(tensor.size for tensor in named.values()),
-            aliases,
-        )
-        (folder / file.index(variant)).write_text(index, encoding="utf-8")
 
 
 _ARGUMENTS = tuple(

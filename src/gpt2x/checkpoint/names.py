@@ -94,3 +94,10 @@ def name_tensors(path: Path, tensors: Mapping[str, LazyTensor], rename: Rename) 
         else:
             names.add(place.name, source, to_canonical(tensor, place.layout))
     return names
+
+
+def from_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
+    """The tensor in a file's layout, changed as it is read."""
+    if layout is Layout.TRANSPOSED:
+        return tensor.transposed()
+    return tensor.reshaped(*layout.shape(tensor.shape)) if layout is Layout.ROW else tensor

@@ -7,6 +7,7 @@ approximation. Compiled models carry the prefix ``_orig_mod.``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,12 @@ def write(
     }
     if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
         raise WeightsError(f"nanoGPT has no model with {', '.join(found)}.")
+    if config.activation_function != _ACTIVATION:
+        warnings.warn(
+            f"nanoGPT computes the exact GELU, the model {config.activation_function}: its outputs "
+            "will differ a little.",
+            stacklevel=2,
+        )
     state = {
         PYTORCH.spell(name): tensor.transposed() if _is_linear(name) else tensor
         for name, tensor in tensors.items()

@@ -1,0 +1,98 @@
+"""`gpt2x convert`: any checkpoint into any format."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gpt2x.checkpoint.convert import Conversion
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write; a .gguf or .pt file too.")],
+    to: Annotated[
+        str,
+        typer.Option(help="safetensors, pytorch, flax-msgpack, flax-safetensors, nanogpt or gguf."),
+    ] = "safetensors",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, float16, bfloat16, or for gguf q8_0; else as it is."),
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file, as 5GB or 200MiB.")] = "5GB",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the result back and compare every tensor.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Allow a destination that exists.")
+    ] = False,
+    format: Annotated[
+        str | None, typer.Option("--from", help="The source's format; detected by default.")
+    ] = None,
+    n_head: Annotated[
+        int | None, typer.Option(help="Number of heads, for a source that does not tell.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+    subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
+    token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
+) -> None:
+    """Write a model in another format, with its config and tokenizer."""
+    from gpt2x.checkpoint.convert import convert as convert_source
+    from gpt2x.checkpoint.convert import largest_difference, open_source
+
+    console = Console()
+    write = partial(
+        convert_source,
+        destination=destination,
+        to=to,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+    )
+    where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
+    with open_source(source, format=format, n_head=n_head, **where) as opened:
+        plan = write(opened, dry_run=True)
+        if dry_run:
+            console.print(_plan_table(plan, dtype))
+            return
+        total = sum(tensor.nbytes for tensor in plan.tensors.values())
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        ) as bar:
+            task = bar.add_task(f"{plan.source} -> {plan.target}", total=total)
+            made = write(opened, progress=lambda nbytes: bar.advance(task, nbytes))
+        console.print(f"Wrote {len(made.tensors)} tensors to {destination}", highlight=False)
+        if verify:
+            difference, name = largest_difference(made)
+            where_text = f" in {name}" if name else ""
+            console.print(f"Largest difference: {difference:.3g}{where_text}", highlight=False)
+
+
+def _plan_table(plan: Conversion, dtype: str | None) -> Table:
+    table = Table(title=f"{plan.source} -> {plan.target}: {plan.destination}")
+    for column in ("tensor", "shape", "dtype"):
+        table.add_column(column)
+    for name, tensor in plan.tensors.items():
+        table.add_row(name, " x ".join(map(str, tensor.shape)), dtype or tensor.dtype.name)
+    size = sum(tensor.nbytes for tensor in plan.tensors.values())
+    parameters = sum(tensor.size for tensor in plan.tensors.values())
+    table.caption = (
+        f"{plan.head.architecture}, {parameters:,} parameters, {size / 1e6:,.1f} MB; tokenizer: "
+        f"{', '.join(plan.tokenizer) or 'none'}"
+    )
+    return table

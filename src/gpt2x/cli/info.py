@@ -1,0 +1,57 @@
+"""`gpt2x info`: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def info(
+    source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
+    subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
+    token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
+) -> None:
+    """Print format, config, tensors, parameter count, tokenizer, and what is missing or extra."""
+    from gpt2x.checkpoint.convert import open_source
+    from gpt2x.checkpoint.describe import describe
+
+    where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
+    with open_source(source, **where) as opened:
+        found = describe(opened)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, sort_keys=False))
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table(title=f"{found['format']}: {found['path']}")
+    for column in ("tensor", "shape", "dtype", "in the file"):
+        table.add_column(column)
+    for tensor in found["tensors"]:
+        shape = " x ".join(map(str, tensor["shape"]))
+        table.add_row(tensor["name"], shape, tensor["dtype"], tensor["source_name"])
+    console.print(table)
+    inferred = " (inferred from shapes)" if found["config_inferred"] else ""
+    sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    config = ", ".join(f"{name} {found['config'][name]}" for name in sizes)
+    console.print(f"config{inferred}: {config}")
+    console.print(f"model: {found['architecture']}, {found['parameters']:,} parameters")
+    console.print(f"tokenizer: {', '.join(found['tokenizer']) or 'none'}")
+    for what in ("missing", "extra", "mismatched"):
+        console.print(f"{what}: {', '.join(found[what]) or 'none'}")
+    if found["ignored"]:
+        reasons: dict[str, int] = {}
+        for why in found["ignored"].values():
+            reasons[why] = reasons.get(why, 0) + 1
+        console.print("ignored: " + "; ".join(f"{n} x {why}" for why, n in reasons.items()))
