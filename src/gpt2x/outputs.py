@@ -53,7 +53,7 @@ class ModelOutput:
         return len(list(iter(self)))
 
     def __repr__(self) -> str:
-        named = ", ".join(f"{name}={value!r}" for name, value in self.items())
+        named = ", ".join(f"{name}={self[name]!r}" for name in self)
         return f"{type(self).__name__}({named})"
 
     # Compared and hashed as objects: comparing arrays has no single answer.

@@ -509,16 +509,11 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         start_logits, end_logits = logits.unbind(dim=-1)  # 2 x [B, T]
 
         loss = None
-        B, T = start_logits.shape
+        B = start_logits.size(0)
         if checks.check_span(start_positions, end_positions, B):
-            losses = [
-                F.cross_entropy(scores.float(), positions.reshape(-1).clamp(0, T), ignore_index=T)
-                for scores, positions in (
-                    (start_logits, start_positions),
-                    (end_logits, end_positions),
-                )
-            ]
-            loss = (losses[0] + losses[1]) / 2
+            start_loss = _position_loss(start_logits, start_positions)
+            end_loss = _position_loss(end_logits, end_positions)
+            loss = (start_loss + end_loss) / 2
         output = QuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start_logits.contiguous(),
@@ -527,3 +522,9 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
             attentions=outputs.attentions,
         )
         return self._as_asked(output, return_dict)
+
+
+def _position_loss(scores: Tensor, positions: Any) -> Tensor:
+    """Return the cross-entropy of positions [B] (or [B, 1]) under scores [B, T]."""
+    T = scores.size(1)
+    return F.cross_entropy(scores.float(), positions.reshape(-1).clamp(0, T), ignore_index=T)

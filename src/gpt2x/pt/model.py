@@ -126,7 +126,7 @@ class GPT2Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         # One query attends to all keys: order matters only for more.
         is_causal = mask is None and query.size(2) > 1 and not self.is_cross_attention
-        options = {
+        options: dict[str, Any] = {
             "is_causal": is_causal,
             "scaling": self.scaling,
             "dropout": self.attn_dropout.p if self.training else 0.0,
@@ -134,7 +134,7 @@ class GPT2Attention(nn.Module):
         if output_attentions or head_mask is not None:
             out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
             return out, weights if output_attentions else None
-        attend = get_attention(self.config._attn_implementation)
+        attend = get_attention(self.config._attn_implementation or "sdpa")
         return attend(query, key, value, mask, **options), None  # [B, H, T, D]
 
     def _encoder_keys_and_values(
@@ -319,6 +319,7 @@ class GPT2Model(GPT2PreTrainedModel):
         )
 
         if inputs_embeds is None:
+            assert input_ids is not None, "one of the two is given: checked above"
             leading = input_ids.shape[:-1]
             inputs_embeds = self.wte(input_ids.reshape(-1, input_ids.size(-1)))
         else:
@@ -350,7 +351,9 @@ class GPT2Model(GPT2PreTrainedModel):
             encoder_mask = padding_mask(encoder_attention_mask, hidden_states.dtype)
         head_masks = self._head_masks(head_mask, hidden_states.dtype)
 
-        all_hidden_states = all_attentions = all_cross_attentions = ()
+        all_hidden_states: tuple[Tensor, ...] = ()
+        all_attentions: tuple[Tensor | None, ...] = ()
+        all_cross_attentions: tuple[Tensor | None, ...] = ()
         for block, block_head_mask in zip(self.h, head_masks, strict=True):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)

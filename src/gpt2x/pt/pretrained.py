@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,8 @@ from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
+
+Output = TypeVar("Output", bound=ModelOutput)
 
 _DEVICE_MAP = (
     "device_map is not supported: GPT-2 fits on one device. Load it, then call model.to(device)."
@@ -150,7 +152,7 @@ class GPT2PreTrainedModel(nn.Module):
         """
         if device_map is not None:
             raise InvalidInputError(_DEVICE_MAP)
-        options = {
+        options: dict[str, Any] = {
             "owner": cls.__name__,
             "ignore_mismatched_sizes": ignore_mismatched_sizes,
             "strict": strict,
@@ -269,7 +271,8 @@ class GPT2PreTrainedModel(nn.Module):
     @property
     def base_model(self) -> GPT2PreTrainedModel:
         """The body of a model with a head; the body itself is its own."""
-        return getattr(self, self.base_model_prefix, self)
+        body: Any = getattr(self, self.base_model_prefix, self)
+        return body
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -403,9 +406,7 @@ class GPT2PreTrainedModel(nn.Module):
         self.tie_weights()
         return embedding
 
-    def _as_asked(
-        self, output: ModelOutput, return_dict: bool | None
-    ) -> ModelOutput | tuple[Any, ...]:
+    def _as_asked(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
         """Return the output, or its tuple where the caller or the config wants that."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
