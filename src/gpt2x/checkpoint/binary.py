@@ -93,6 +93,8 @@ class BinaryFile:
         return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
     def _check_range(self, offset: int, count: int, what: str) -> None:
+        if self._stream.closed:
+            raise CheckpointError(f"{str(self.path)!r} is closed; read its tensors before.")
         if offset < 0 or count < 0 or offset + count > self.size:
             raise self._truncated(offset, count, what)
 

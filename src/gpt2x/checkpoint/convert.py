@@ -301,7 +301,8 @@ def largest_difference(made: Conversion) -> tuple[float, str]:
             if name not in written or written[name].shape != tensor.shape:
                 raise CheckpointError(f"{str(path)!r} does not hold {name!r} as the source does.")
             difference = _difference(tensor, written[name])
-            worst = max(worst, (difference, name))
+            if difference > worst[0]:
+                worst = difference, name
     return worst
 
 
@@ -314,6 +315,10 @@ def _difference(one: LazyTensor, other: LazyTensor) -> float:
         else [(one.read(), other.read())]
     )
     for a, b in pairs:
-        gap = np.abs(a.astype(np.float32) - b.astype(np.float32))
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        gap = np.nan_to_num(
+            np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a))), nan=np.inf
+        )
         largest = max(largest, float(gap.max(initial=0.0)))
     return largest

@@ -1,0 +1,296 @@
+"""Every source into every target, and what the formats' own libraries read of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from golden_data import GOLDEN
+from gpt2x.checkpoint import open_checkpoint
+from gpt2x.checkpoint.convert import TARGETS, convert, largest_difference, open_source
+from gpt2x.config import GPT2Config
+from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
+from gpt2x.weights import FLAX, Head
+
+FILES = Path(__file__).parent / "files"
+SOURCE = FILES / "source"
+TRANSFORMERS = [target for target in TARGETS if target not in ("nanogpt", "gguf")]
+
+
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    with open_checkpoint(path) as checkpoint:
+        return {name: tensor.read() for name, tensor in checkpoint.items()}
+
+
+@pytest.fixture
+def run():
+    """Convert; the sources stay open until the test ends, so that it can compare with them."""
+    with ExitStack() as stack:
+
+        def convert_from(source: Path, destination: Path, **options):
+            return convert(stack.enter_context(open_source(source)), destination, **options)
+
+        yield convert_from
+
+
+@pytest.mark.parametrize("to", TRANSFORMERS)
+@pytest.mark.parametrize("shards", ["5GB", "20KB"])
+def test_written_tensors_equal_the_source(run, tmp_path, to, shards):
+    made = run(FILES / "gpt_2_simple", tmp_path / "new", to=to, max_shard_size=shards)
+    assert largest_difference(made) == (0.0, "")
+    source = tensors_of(SOURCE)
+    written = tensors_of(tmp_path / "new")
+    assert {name: written[name].tobytes() for name in source} == {
+        name: array.tobytes() for name, array in source.items()
+    }
+    assert bool(list((tmp_path / "new").glob("*.index.json"))) == (shards == "20KB")
+    config = GPT2Config.from_pretrained(tmp_path / "new")
+    assert (config.architectures, config.dtype) == (["GPT2LMHeadModel"], "float32")
+    assert (tmp_path / "new" / "merges.txt").read_bytes() == (SOURCE / "merges.txt").read_bytes()
+
+
+@pytest.mark.parametrize("to", TRANSFORMERS)
+@pytest.mark.parametrize("model", ["small", "sequence_classification", "double_heads"])
+def test_other_heads_survive(run, tmp_path, to, model):
+    source = tensors_of(GOLDEN / model)
+    made = run(GOLDEN / model, tmp_path / "new", to=to)
+    assert (
+        made.head.architecture
+        == json.loads((GOLDEN / model / "config.json").read_text())["architectures"][0]
+    )
+    written = tensors_of(tmp_path / "new")
+    for name, array in source.items():
+        np.testing.assert_array_equal(written[name], array, err_msg=name)
+
+
+def test_a_body_alone_keeps_no_prefix(run, tmp_path):
+    config = json.loads((SOURCE / "config.json").read_text())
+    folder = shutil.copytree(SOURCE, tmp_path / "body")
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2Model"]}))
+    made = run(folder, tmp_path / "new")
+    assert made.head is Head.NONE
+    names = safetensors.numpy.load_file(tmp_path / "new" / "model.safetensors")
+    assert "wte.weight" in names
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtype(run, tmp_path, dtype):
+    run(SOURCE, tmp_path / "new", dtype=dtype)
+    source, written = tensors_of(SOURCE), tensors_of(tmp_path / "new")
+    for name, array in source.items():
+        assert written[name].dtype.name == dtype
+        np.testing.assert_array_equal(written[name], array.astype(written[name].dtype))
+    assert GPT2Config.from_pretrained(tmp_path / "new").dtype == dtype
+
+
+# Each target, as its owner's code reads it
+
+
+@pytest.mark.parametrize("shards", ["5GB", "20KB"])
+def test_msgpack_as_the_msgpack_package_reads_it(run, tmp_path, shards):
+    msgpack = pytest.importorskip("msgpack")
+    run(SOURCE, tmp_path, to="flax-msgpack", max_shard_size=shards)
+
+    def array(code, data):
+        shape, dtype, raw = msgpack.unpackb(data)
+        assert code == 1
+        return np.frombuffer(raw, dtype).reshape(shape)
+
+    def flat(tree, path=()):
+        for name, branch in tree.items():
+            if isinstance(branch, dict):
+                yield from flat(branch, (*path, name))
+            else:
+                yield "/".join((*path, name)), branch
+
+    found = {}
+    for file in tmp_path.glob("*.msgpack"):
+        found |= dict(flat(msgpack.unpackb(file.read_bytes(), ext_hook=array)))
+    for name, expected in tensors_of(SOURCE).items():
+        layout = FLAX.layout(name)
+        np.testing.assert_array_equal(found[FLAX.spell(name)], layout.from_canonical(expected))
+
+
+def test_msgpack_as_flax_reads_it(run, tmp_path):
+    serialization = pytest.importorskip("flax.serialization")
+    run(SOURCE, tmp_path, to="flax-msgpack")
+    tree = serialization.msgpack_restore((tmp_path / "flax_model.msgpack").read_bytes())
+    expected = tensors_of(SOURCE)
+    np.testing.assert_array_equal(tree["transformer"]["wte"]["embedding"], expected["wte.weight"])
+    kernel = tree["transformer"]["h"]["1"]["mlp"]["c_fc"]["kernel"]
+    np.testing.assert_array_equal(kernel, expected["h.1.mlp.c_fc.weight"].T)
+
+
+def test_arrays_beyond_a_gigabyte_are_chunked(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
+    made = run(SOURCE, tmp_path, to="flax-msgpack")
+    assert b"__msgpack_chunked_array__" in (tmp_path / "flax_model.msgpack").read_bytes()
+    assert largest_difference(made) == (0.0, "")
+
+
+def test_chunked_arrays_as_flax_reads_and_writes_them(run, tmp_path, monkeypatch):
+    serialization = pytest.importorskip("flax.serialization")
+    monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 1000)
+    run(SOURCE, tmp_path, to="flax-msgpack")
+    path = tmp_path / "flax_model.msgpack"
+    tree = serialization.msgpack_restore(path.read_bytes())
+    expected = tensors_of(SOURCE)
+    np.testing.assert_array_equal(tree["transformer"]["wte"]["embedding"], expected["wte.weight"])
+    path.write_bytes(serialization.msgpack_serialize(tree))
+    for name, array in tensors_of(tmp_path).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_flax_safetensors_says_so(run, tmp_path):
+    run(SOURCE, tmp_path, to="flax-safetensors")
+    with safetensors.safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "flax"}
+        assert "transformer.h.0.ln_1.scale" in file.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", ["out.pt", "folder"])
+def test_nanogpt(run, tmp_path, name):
+    with pytest.warns(UserWarning, match="exact GELU"):
+        made = run(SOURCE, tmp_path / name, to="nanogpt")
+    assert largest_difference(made) == (0.0, "")
+    path = tmp_path / name / "ckpt.pt" if name == "folder" else tmp_path / name
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "nanogpt"
+        assert checkpoint.config["n_positions"] == 16
+
+
+def test_nanogpt_as_torch_reads_it(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    with pytest.warns(UserWarning, match="exact GELU"):
+        run(SOURCE, tmp_path / "ckpt.pt", to="nanogpt")
+    saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    ours = torch.load(FILES / "nanogpt" / "ckpt.pt", weights_only=True)
+    theirs = {k.removeprefix("_orig_mod."): v for k, v in ours["model"].items()}
+    assert saved["model"].keys() == theirs.keys()
+    assert all(torch.equal(saved["model"][name], theirs[name]) for name in theirs)
+    assert saved["model_args"].keys() == ours["model_args"].keys()
+
+
+def test_what_nanogpt_and_llama_cpp_cannot_hold(run, tmp_path):
+    with pytest.raises(WeightsError, match="nanoGPT has no model with n_inner"):
+        run(GOLDEN / "plain", tmp_path / "x", to="nanogpt")
+    with pytest.raises(WeightsError, match=r"llama\.cpp has no GPT-2 with activation"):
+        run(FILES / "nanogpt" / "ckpt.pt", tmp_path / "x", to="gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8_0"])
+def test_gguf_as_the_gguf_package_writes_it(run, tmp_path, dtype):
+    gguf = pytest.importorskip("gguf")
+    made = run(SOURCE, tmp_path / "new.gguf", to="gguf", dtype=dtype)
+    largest, _ = largest_difference(made)
+    assert largest <= {"float32": 0, "float16": 1e-3, "bfloat16": 8e-3, "q8_0": 0.02}[dtype]
+    name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}[dtype]
+    ours = gguf.GGUFReader(tmp_path / "new.gguf")
+    theirs = gguf.GGUFReader(FILES / "gguf" / f"gpt2-{name}.gguf")
+    expected = {tensor.name: tensor for tensor in theirs.tensors}
+    assert {tensor.name for tensor in ours.tensors} == set(expected)
+    for tensor in ours.tensors:
+        assert tensor.tensor_type == expected[tensor.name].tensor_type
+        assert tensor.shape.tolist() == expected[tensor.name].shape.tolist()
+        np.testing.assert_array_equal(tensor.data, expected[tensor.name].data)
+    for key, field in theirs.fields.items():
+        if key.startswith(("gpt2.", "tokenizer.")):
+            assert ours.fields[key].contents() == field.contents(), key
+
+
+def test_gguf_in_a_folder_and_back(run, tmp_path):
+    run(SOURCE, tmp_path / "a", to="gguf", dtype="float32")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "merges.txt",
+        "model.gguf",
+        "vocab.json",
+    ]
+    run(tmp_path / "a" / "model.gguf", tmp_path / "b")
+    source, written = tensors_of(SOURCE), tensors_of(tmp_path / "b")
+    assert all(np.array_equal(written[name], source[name]) for name in source)
+    vocabulary = json.loads((tmp_path / "b" / "vocab.json").read_text())
+    assert vocabulary == json.loads((SOURCE / "vocab.json").read_text())
+
+
+# Safety
+
+
+def test_a_dry_run_writes_nothing(run, tmp_path):
+    made = run(SOURCE, tmp_path / "new", dry_run=True)
+    assert len(made.tensors) == 28
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_destination_is_kept_unless_told(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InvalidInputError, match="exists"):
+        run(SOURCE, tmp_path)
+    run(SOURCE, tmp_path, overwrite=True, max_shard_size="20KB")
+    run(SOURCE, tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "notes.txt",
+        "vocab.json",
+    ]
+
+
+@pytest.mark.parametrize("to", ["safetensors", "gguf", "nanogpt", "flax-msgpack"])
+@pytest.mark.filterwarnings("ignore:nanoGPT computes")
+def test_a_conversion_that_is_killed_leaves_nothing(run, tmp_path, to):
+    def stop(nbytes):
+        raise KeyboardInterrupt
+
+    for destination in ("folder", "file.gguf" if to == "gguf" else "file.pt"):
+        with pytest.raises(KeyboardInterrupt):
+            run(SOURCE, tmp_path / destination, to=to, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "onnx"}, "to is 'onnx'; allowed are 'safetensors'"),
+        ({"dtype": "q8_0"}, "dtype is 'q8_0'"),
+        ({"max_shard_size": "much"}, "max_shard_size is 'much'"),
+    ],
+)
+def test_bad_options(run, tmp_path, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        run(SOURCE, tmp_path / "new", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verification_sees_a_difference(run, tmp_path):
+    made = run(SOURCE, tmp_path / "new")
+    path = tmp_path / "new" / "model.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    arrays["transformer.ln_f.bias"][3] += 0.25
+    safetensors.numpy.save_file(arrays, path, {"format": "pt"})
+    difference, name = largest_difference(made)
+    assert (round(difference, 5), name) == (0.25, "ln_f.bias")
+    del arrays["transformer.ln_f.bias"]
+    safetensors.numpy.save_file(arrays, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"does not hold 'ln_f\.bias'"):
+        largest_difference(made)
+
+
+def test_a_tokenizer_json_alone_serves_gguf(run, tmp_path):
+    folder = shutil.copytree(SOURCE, tmp_path / "source")
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    model = {"vocab": vocabulary, "merges": [["!", "!"], ["!!", "!"]]}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    (folder / "vocab.json").unlink()
+    run(folder, tmp_path / "x.gguf", to="gguf")
+    with open_checkpoint(tmp_path / "x.gguf") as checkpoint:
+        assert json.loads(checkpoint.tokenizer_files["vocab.json"]) == vocabulary
+        assert checkpoint.tokenizer_files["merges.txt"] == (SOURCE / "merges.txt").read_bytes()
