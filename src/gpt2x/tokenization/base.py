@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tokenizers import AddedToken
 
-from gpt2x.errors import InvalidInputError, check_choice, unknown_arguments
+from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
@@ -91,7 +91,7 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
         self._apply_settings(given)
         added = {**vocabulary.added_tokens, **given.get("added_tokens_decoder", {})}
         for token_id, token in added.items():
-            self._added.put(int(token_id), token)
+            self._register(int(token_id), token)
         self._init_special_tokens(given)
         if vocabulary.template is not None:
             self._set_template(vocabulary.template)
@@ -244,6 +244,17 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
         if isinstance(token, str):
             return AddedToken(token, special=special, normalized=not special)
         return added_token(added_token_state(token), special=special or token.special)
+
+    def _register(self, token_id: int, token: AddedToken) -> None:
+        """Take over an added token of a file, under its id."""
+        in_vocabulary = self._vocabulary.tokens.get(token.content, token_id)
+        holder = self._tokens_by_id().get(token_id, token.content)
+        if in_vocabulary != token_id or holder != token.content:
+            raise CheckpointError(
+                f"The added token {token.content!r} has the id {token_id}, but the vocabulary "
+                f"gives it the id {in_vocabulary}, and that id to {holder!r}."
+            )
+        self._added.put(token_id, token)
 
     def _add(self, token: AddedToken) -> None:
         token_id = self.token_to_id(token.content)

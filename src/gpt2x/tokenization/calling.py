@@ -92,8 +92,8 @@ class CallMixin:
         """Encode a text, a pair of texts, or a batch of either.
 
         Args:
-            text: a string, or a list of strings for a batch. With `is_split_into_words`, a list of
-                words, or a list of such lists for a batch.
+            text: a string, or a list of strings for a batch (of lists of two strings for a batch
+                of pairs). With `is_split_into_words`, a list of words, or a list of such lists.
             text_pair: the second texts of pairs, of the same form.
             text_target, text_pair_target: texts whose ids are returned as `labels`; alone, in the
                 place of `text`.
@@ -170,7 +170,7 @@ class CallMixin:
         if not is_batch:
             return self._encode(text, text_pair, options)
         if text_pair is None:
-            return self._encode_batch([(one, None) for one in text], options)
+            return self._encode_batch([_as_pair(item, words) for item in text], options)
         if not _is_list(text_pair) or len(text) != len(text_pair):
             given = len(text_pair) if _is_list(text_pair) else "a single text"
             raise InvalidInputError(
@@ -345,15 +345,15 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_text_or_batch(value: Any, words: bool) -> bool:
-    if isinstance(value, str):
-        return True
-    if not _is_list(value):
-        return False
-    if all(isinstance(item, str) for item in value):
-        return True
-    return words and all(
-        _is_list(item) and all(isinstance(word, str) for word in item) for item in value
-    )
+    """Say whether a value is made of strings, in lists no deeper than a batch of pairs is."""
+    depth = 3 if words else 2
+
+    def is_made_of_strings(part: Any, depth: int) -> bool:
+        if isinstance(part, str):
+            return True
+        return depth > 0 and _is_list(part) and all(is_made_of_strings(x, depth - 1) for x in part)
+
+    return is_made_of_strings(value, depth)
 
 
 def _as_pair(item: Any, words: bool) -> tuple[Any, Any]:
@@ -367,7 +367,10 @@ def _as_pair(item: Any, words: bool) -> tuple[Any, Any]:
     if not holds_texts:
         return item, None
     if len(item) != 2:
-        raise InvalidInputError(f"A pair must have two texts, not {len(item)}: {_excerpt(item)}.")
+        hint = "" if words else " For a list of words pass is_split_into_words=True."
+        raise InvalidInputError(
+            f"A pair must have two texts, not {len(item)}: {_excerpt(item)}.{hint}"
+        )
     return item[0], item[1]
 
 
