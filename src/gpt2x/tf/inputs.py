@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -104,14 +103,11 @@ def _in_order(inputs: Sequence[Any]) -> list[Any]:
 
 
 def _as_tensor(name: str, value: Any) -> Any:
-    """Make tensors of plain lists and 64-bit ids, which embedding lookups would cast each time."""
-    if name not in _INTEGER_INPUTS or value is None:
-        return value
-    if isinstance(value, keras.KerasTensor):
-        return value
-    if not tf.is_tensor(value):
+    """Make tensors of plain lists, and 32-bit ids of 64-bit ones."""
+    if isinstance(value, list) and name != "past_key_values":
         value = np.asarray(value)
-        if value.dtype.kind not in "iub":
-            return value  # of a wrong dtype, which the model's checks report
+    if name not in _INTEGER_INPUTS or not hasattr(value, "dtype"):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return tf.constant(value, tf.int32)
-    return tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+    return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype == tf.int64 else value

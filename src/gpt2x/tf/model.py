@@ -75,7 +75,9 @@ class TFGPT2Attention(keras.layers.Layer):
     def __init__(
         self, config: GPT2Config, *, layer: int, is_cross_attention: bool = False, **options: Any
     ) -> None:
-        super().__init__(**options)
+        # Layers cast what they are given to half precision, where a mask would become infinite;
+        # here all comes in the right type, and the layers within still cast their weights.
+        super().__init__(autocast=False, **options)
         self.config = config
         self.is_cross_attention = is_cross_attention
         self.num_heads = config.n_head
@@ -201,7 +203,7 @@ class TFGPT2Block(keras.layers.Layer):
     """Attention, cross-attention where the config has it, and MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, *, layer: int, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(autocast=False, **options)  # see TFGPT2Attention
         self.config = config
         dtype = self.dtype_policy
         self.ln_1 = _layer_norm(config, "ln_1", dtype)

@@ -27,6 +27,10 @@ from gpt2x.tf.serving import ServingMixin
 from gpt2x.tf.training import TrainingMixin
 from gpt2x.weights import TENSORFLOW, Head, Layout
 
+# Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
+# mark. Ours say what was wrong, in the same words as in the other backends.
+InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
+
 # A tensor of more bytes is read and assigned in blocks, so that it is never held twice.
 _LARGE = 2**24
 

@@ -1,0 +1,207 @@
+"""Every form of input gives the same output; what cannot be used raises one clear error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.tf import KVCache, TFGPT2DoubleHeadsModel, TFGPT2LMHeadModel, TFGPT2Model
+from gpt2x.tokenization import BatchEncoding
+from tf_models import random_ids, tiny_model
+
+IDS = random_ids(2, 6)
+MASK = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return model(input_ids=IDS, attention_mask=MASK).logits.numpy()
+
+
+FORMS = {
+    "keywords": lambda m: m(input_ids=IDS, attention_mask=MASK),
+    "tensor first": lambda m: m(tf.constant(IDS), attention_mask=tf.constant(MASK)),
+    "int64": lambda m: m(tf.constant(IDS, tf.int64), attention_mask=tf.constant(MASK, tf.int64)),
+    "plain lists": lambda m: m(IDS.tolist(), attention_mask=MASK.tolist()),
+    "dictionary": lambda m: m({"input_ids": IDS, "attention_mask": MASK}),
+    "BatchEncoding": lambda m: m(BatchEncoding({"input_ids": IDS, "attention_mask": MASK})),
+    "list in order": lambda m: m([IDS, None, MASK]),
+    "ids and mask": lambda m: m([IDS, MASK]),
+    "tuple": lambda m: m((tf.constant(IDS), None, tf.constant(MASK))),
+    "positional": lambda m: m(IDS, None, MASK),
+    "boolean mask": lambda m: m(IDS, attention_mask=MASK.astype(bool)),
+    "float mask": lambda m: m(IDS, attention_mask=MASK.astype(np.float32)),
+    "not as a dictionary": lambda m: m(IDS, attention_mask=MASK, return_dict=False),
+    "graph": lambda m: tf.function(lambda x, y: m(x, attention_mask=y))(IDS, MASK),
+    "graph of any size": lambda m: tf.function(
+        m, input_signature=[[tf.TensorSpec([None, None], tf.int32)] * 2]
+    )([IDS, MASK]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_input(form, model, expected):
+    output = FORMS[form](model)
+    logits = output[0] if isinstance(output, tuple) else output.logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_aliases_warn(model, expected):
+    past = model(IDS[:, :4], attention_mask=MASK[:, :4]).past_key_values
+    with pytest.warns(FutureWarning, match="'past' is deprecated; use 'past_key_values'"):
+        output = model(IDS[:, 4:], past=past, attention_mask=MASK)
+    np.testing.assert_allclose(output.logits, expected[:, 4:], rtol=1e-5, atol=1e-5)
+    with pytest.warns(FutureWarning, match="'inputs' is deprecated; use 'input_ids'"):
+        output = model(inputs=IDS, attention_mask=MASK)
+    np.testing.assert_allclose(output.logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": IDS, "atention_mask": MASK}, "Did you mean 'attention_mask'?"),
+        ({}, "Pass either input_ids or inputs_embeds; neither"),
+        ({"input_ids": IDS[0]}, "input_ids has shape [6]; it must be [batch, length]"),
+        ({"input_ids": IDS + 60}, "vocab_size is 61, so allowed are 0 to 60"),
+        ({"input_ids": IDS.astype(np.float32)}, "input_ids must be integers"),
+        ({"input_ids": np.zeros((1, 33), np.int32)}, "n_positions is 32"),
+        ({"input_ids": IDS, "attention_mask": MASK[:, 1:]}, "attention_mask has shape [2, 5]"),
+        ({"input_ids": IDS, "position_ids": IDS * 0 + 32}, "n_positions is 32"),
+        ({"input_ids": IDS, "past_key_values": [1, 2]}, "past_key_values must be a KVCache"),
+        ({"input_ids": IDS, "encoder_hidden_states": np.zeros((2, 3, 24))}, "add_cross_attention"),
+        ({"input_ids": IDS, "labels": IDS + 60}, "labels holds"),
+        ({"input_ids": IDS, "labels": IDS, "logits_to_keep": 1}, "labels need the logits"),
+    ],
+)
+def test_errors_say_what_is_allowed(model, arguments, message):
+    with pytest.raises(InvalidInputError) as error:
+        model(**arguments)
+    assert message in str(error.value)
+    assert "Arguments received by" not in str(error.value)
+
+
+def test_arguments_given_twice(model):
+    with pytest.raises(InvalidInputError, match="several values for the argument 'input_ids'"):
+        model(IDS, input_ids=IDS)
+
+
+def test_a_row_gives_what_it_gives_alone(model, expected):
+    alone = model(IDS[:1, 2:]).logits
+    np.testing.assert_allclose(expected[0, 2:], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["KVCache", "pairs", "stacked", "preallocated"])
+def test_past_in_each_form_comes_back_in_that_form(form, model, expected):
+    past = model(IDS[:, :3], attention_mask=MASK[:, :3]).past_key_values
+    assert isinstance(past, KVCache)
+    given = {
+        "KVCache": lambda: past,
+        "pairs": past.to_tuple,
+        "stacked": past.to_stacked,
+        "preallocated": lambda: past.extend(20),
+    }[form]()
+    first = model(IDS[:, 3:5], past_key_values=given, attention_mask=MASK[:, :5])
+    second = model(IDS[:, 5:], past_key_values=first.past_key_values, attention_mask=MASK)
+    for output, columns in ((first, slice(3, 5)), (second, slice(5, 6))):
+        np.testing.assert_allclose(output.logits, expected[:, columns], rtol=1e-5, atol=1e-5)
+    returned = second.past_key_values
+    if form == "pairs":
+        assert [[tuple(x.shape) for x in pair] for pair in returned] == [[(2, 3, 6, 8)] * 2] * 2
+    elif form == "stacked":
+        assert [tuple(x.shape) for x in returned] == [(2, 2, 3, 6, 8)] * 2
+    else:
+        assert isinstance(returned, KVCache)
+        assert returned.length == 6
+        assert returned.max_length == (20 if form == "preallocated" else 6)
+    # What was given stays as it was, and can be continued in another way.
+    again = model(IDS[:, 3:5], past_key_values=given, attention_mask=MASK[:, :5])
+    np.testing.assert_array_equal(again.logits, first.logits)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_static_cache_in_a_graph(model, expected, jit_compile):
+    """One trace for prefill and one for all steps, of unknown length, as XLA wants it."""
+    step = tf.function(
+        lambda ids, cache, mask: model(ids, past_key_values=cache, attention_mask=mask),
+        jit_compile=jit_compile,
+    )
+    cache = KVCache.create(model.config, 2, 16)
+    mask = np.pad(MASK, [(0, 0), (0, 10)], constant_values=1)
+    output = step(IDS[:, :3], cache, mask)
+    np.testing.assert_allclose(output.logits, expected[:, :3], rtol=1e-5, atol=1e-5)
+    for column in range(3, 6):
+        output = step(IDS[:, column : column + 1], output.past_key_values, mask)
+        np.testing.assert_allclose(output.logits[:, 0], expected[:, column], rtol=1e-5, atol=1e-5)
+        assert output.past_key_values.length == column + 1
+    assert step.experimental_get_tracing_count() == 2
+
+
+def test_gradients_flow_through_a_past(model):
+    embeds = tf.random.normal([1, 4, 24])
+    with tf.GradientTape() as tape:
+        tape.watch(embeds)
+        past = model(inputs_embeds=embeds, use_cache=True).past_key_values
+        loss = tf.reduce_sum(model(IDS[:1, :2], past_key_values=past.to_tuple()).logits ** 2)
+    assert np.abs(tape.gradient(loss, embeds)).max() > 0
+
+
+def test_hidden_states_and_attentions(model):
+    output = model(IDS, output_hidden_states=True, output_attentions=True)
+    assert [x.shape for x in output.hidden_states] == [(2, 6, 24)] * 3
+    assert [x.shape for x in output.attentions] == [(2, 3, 6, 6)] * 2
+    assert list(output) == ["logits", "past_key_values", "hidden_states", "attentions"]
+    assert output[0] is output.logits is output["logits"]
+    assert model(IDS, use_cache=False).past_key_values is None
+
+
+def test_training_applies_dropout(model):
+    calm = model(IDS, training=False).logits
+    np.testing.assert_array_equal(calm, model(IDS).logits)
+    first, second = (model(IDS, training=True).logits.numpy() for _ in range(2))
+    assert np.abs(first - calm).max() > 0.01
+    assert np.abs(first - second).max() > 0.01
+
+
+def test_half_precision_on_rows_that_see_nothing():
+    model = tiny_model(TFGPT2Model, dtype="bfloat16")
+    mask = np.array([[0] * 6, [1] * 6])
+    for form in (mask, np.where(mask, 0.0, -np.inf)[:, None, None].astype(np.float32)):
+        hidden = model(IDS, attention_mask=form).last_hidden_state
+        assert hidden.dtype == tf.bfloat16
+        assert np.isfinite(tf.cast(hidden, tf.float32)).all()
+
+
+def test_head_mask_silences_a_head(model):
+    weights = model(IDS, head_mask=np.array([1.0, 0.0, 1.0]), output_attentions=True).attentions
+    assert np.abs(weights[0][:, 1]).max() == 0
+    assert np.abs(weights[0][:, 0]).max() > 0
+
+
+def test_summary_reads_the_token_it_is_told_to():
+    ids, last = random_ids(2, 3, 5), np.array([[4, 2, 0], [1, 3, 4]])
+    model = tiny_model(TFGPT2DoubleHeadsModel)
+    by_index = model(ids, mc_token_ids=last)
+    assert by_index.mc_logits.shape == (2, 3)
+    assert by_index.logits.shape == (2, 3, 5, 61)
+    other = tiny_model(TFGPT2DoubleHeadsModel, summary_type="last")
+    other.set_weights(model.get_weights())
+    of_last = other(ids)
+    np.testing.assert_allclose(by_index.mc_logits[0, 0], of_last.mc_logits[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(by_index.mc_logits[1, 2], of_last.mc_logits[1, 2], rtol=1e-5)
+
+
+def test_initial_weights_of_the_residual_projections_are_scaled():
+    model = TFGPT2LMHeadModel(tiny_model().config)
+    weights = {variable.path: variable.numpy() for variable in model.weights}
+    for path, value in weights.items():
+        if path.endswith("c_proj/weight"):
+            assert 0.1 < value.std() < 0.2  # 0.3 / sqrt(2 * 2 layers)
+        elif path.endswith(("c_attn/weight", "c_fc/weight", "embeddings")):
+            assert 0.25 < value.std() < 0.35
