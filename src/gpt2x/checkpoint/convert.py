@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x.checkpoint import gguf, nanogpt
-from gpt2x.checkpoint.base import Checkpoint, LazyTensor
+from gpt2x.checkpoint.base import BLOCK_BYTES, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.infer import infer_config
 from gpt2x.checkpoint.opening import open_checkpoint, open_model_files
@@ -308,17 +308,23 @@ def largest_difference(made: Conversion) -> tuple[float, str]:
 
 def _difference(one: LazyTensor, other: LazyTensor) -> float:
     largest = 0.0
-    same_blocks = one.rows is not None and other.rows is not None and one.nbytes == other.nbytes
-    pairs = (
-        zip(one.blocks(), other.blocks(), strict=True)
-        if same_blocks
-        else [(one.read(), other.read())]
-    )
-    for a, b in pairs:
-        a, b = a.astype(np.float64), b.astype(np.float64)
+    for a, b in _blocks_of_both(one, other):
+        a, b = a.astype(np.float32), b.astype(np.float32)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        gap = np.nan_to_num(
-            np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a))), nan=np.inf
-        )
-        largest = max(largest, float(gap.max(initial=0.0)))
+        gap = np.abs(np.subtract(a, b, where=~same, out=np.zeros_like(a)))
+        largest = max(largest, float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0)))
     return largest
+
+
+def _blocks_of_both(one: LazyTensor, other: LazyTensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the same rows of both, a few at a time, so that comparing takes little memory."""
+    read_one, read_other = (tensor.rows or _rows_of(tensor.read()) for tensor in (one, other))
+    length = one.shape[0]
+    step = max(1, BLOCK_BYTES * length // max(1, one.nbytes))
+    for start in range(0, length, step):
+        end = min(start + step, length)
+        yield read_one(start, end), read_other(start, end)
+
+
+def _rows_of(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    return lambda start, end: array[start:end]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 _POLYNOMIAL = np.uint32(0x82F63B78)  # Castagnoli's, bits reversed
-_LANES = 4096
+_MAX_LANES = 4096
 _MASK_DELTA = 0xA282EAD8
 
 
@@ -71,10 +71,12 @@ def crc32c(data: bytes | np.ndarray, crc: int = 0) -> int:
     """
     raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.view(np.uint8)
     state = np.uint32(crc ^ 0xFFFFFFFF)
-    length = raw.size // _LANES // 2 * 2
+    # About as many lanes as each has bytes, so that short data is quick too; a power of two.
+    count = min(_MAX_LANES, 1 << raw.size.bit_length() // 2)
+    length = raw.size // count // 2 * 2
     if length:
-        lanes = raw[: length * _LANES].view("<u2").reshape(_LANES, length // 2)
-        crcs = np.zeros(_LANES, np.uint32)
+        lanes = raw[: length * count].view("<u2").reshape(count, length // 2)
+        crcs = np.zeros(count, np.uint32)
         crcs[0] = state
         crcs = _advance_pairs(crcs, np.ascontiguousarray(lanes.T))
         matrix = _zeros_matrix(length)
@@ -82,7 +84,7 @@ def crc32c(data: bytes | np.ndarray, crc: int = 0) -> int:
             crcs = _times(matrix, crcs[0::2]) ^ crcs[1::2]
             matrix = _times(matrix, matrix)
         state = crcs[0]
-    tail = raw[length * _LANES :].reshape(-1, 1)
+    tail = raw[length * count :].reshape(-1, 1)
     return int(_advance(np.array([state], np.uint32), tail)[0]) ^ 0xFFFFFFFF
 
 
