@@ -1,0 +1,134 @@
+"""`gpt2x convert` and `gpt2x info`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from golden_data import GOLDEN
+from gpt2x import cli
+from gpt2x.checkpoint import open_checkpoint
+
+FILES = Path(__file__).parents[1] / "checkpoint" / "files"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_convert_and_verify(tmp_path):
+    output = succeed("convert", FILES / "openai", tmp_path / "new", "--verify")
+    assert "Wrote 28 tensors" in output
+    assert "Largest difference: 0\n" in output
+    with open_checkpoint(tmp_path / "new") as checkpoint:
+        assert checkpoint.format == "safetensors"
+    assert (tmp_path / "new" / "vocab.json").is_file()
+
+
+def test_convert_takes_its_options(tmp_path):
+    options = ["--to", "pytorch", "--dtype", "bfloat16", "--max-shard-size", "20KB"]
+    succeed("convert", FILES / "source", tmp_path / "new", *options)
+    with open_checkpoint(tmp_path / "new") as checkpoint:
+        assert checkpoint.format == "pytorch"
+        assert len(checkpoint.files) > 1
+        assert checkpoint["wte.weight"].dtype.name == "bfloat16"
+    assert "exists" in run("convert", FILES / "source", tmp_path / "new").output
+    succeed("convert", FILES / "source", tmp_path / "new", "--overwrite", "--to", "pytorch")
+    output = succeed(
+        "convert", FILES / "source", tmp_path / "x.gguf", "--to=gguf", "--dtype=q8_0", "--verify"
+    )
+    difference = output.rpartition("Largest difference: ")[2].split()[0]
+    assert 0 < float(difference) < 0.02
+
+
+def test_dry_run_prints_the_plan(tmp_path):
+    output = succeed("convert", FILES / "openai", tmp_path / "new", "--dry-run")
+    assert "openai-tf -> safetensors" in output
+    assert "h.1.attn.c_attn.weight" in output
+    assert "32 x 96" in output
+    assert "29,088 parameters" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all", "x"], "There is no folder"),
+        ([FILES / "source", "x", "--to", "onnx"], "to is 'onnx'; allowed are"),
+        ([FILES / "source", "x", "--from", "gguff"], "Did you mean 'gguf'"),
+        ([FILES / "source", "x", "--dtype", "int4"], "dtype is 'int4'"),
+    ],
+)
+def test_bad_arguments_give_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run("convert", *arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_number_of_heads(tmp_path):
+    folder = shutil.copytree(FILES / "source", tmp_path / "source")
+    (folder / "config.json").unlink()
+    assert "pass n_head" in run("convert", folder, tmp_path / "new").stderr
+    succeed("convert", folder, tmp_path / "new", "--n-head", "2")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["n_head"] == 2
+
+
+def test_info_as_a_table():
+    output = succeed("info", FILES / "gpt_2_simple")
+    for text in (
+        "openai-tf",
+        "n_layer 2, n_head 2, n_embd 32, n_positions 16, vocab_size 97",
+        "GPT2LMHeadModel, 29,088 parameters",
+        "tokenizer: merges.txt, vocab.json",
+        "missing: none",
+        "extra: none",
+        "no weight of the model (optimizer slot or counter)",
+    ):
+        assert text in output
+
+
+def test_info_as_json():
+    folder = GOLDEN / "formats" / "bin_buffers"
+    config = json.loads((folder / "config.json").read_text())
+    found = json.loads(succeed("info", "--json", folder))
+    assert found["format"] == "pytorch"
+    assert found["architecture"] == "GPT2LMHeadModel"
+    assert found["config"].items() >= {k: config[k] for k in ("n_embd", "n_layer")}.items()
+    wte = next(tensor for tensor in found["tensors"] if tensor["name"] == "wte.weight")
+    assert wte == {
+        "name": "wte.weight",
+        "shape": [config["vocab_size"], config["n_embd"]],
+        "dtype": "float32",
+        "source_name": "transformer.wte.weight",
+    }
+    assert found["missing"] == found["extra"] == found["mismatched"] == []
+    assert set(found["ignored"].values()) == {"causal-mask buffer"}
+
+
+def test_info_tells_what_is_missing_or_extra(tmp_path):
+    import numpy as np
+    import safetensors.numpy
+
+    arrays = safetensors.numpy.load_file(FILES / "source" / "model.safetensors")
+    del arrays["ln_f.bias"]
+    arrays["more"] = np.zeros(2, np.float32)
+    arrays["wpe.weight"] = arrays["wpe.weight"][:5]
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    shutil.copy(FILES / "source" / "config.json", tmp_path)
+    found = json.loads(succeed("info", "--json", tmp_path))
+    assert found["missing"] == ["ln_f.bias"]
+    assert found["extra"] == ["more"]
+    assert found["mismatched"] == ["wpe.weight"]
