@@ -7,8 +7,8 @@ Where its two classes differ both of ours do what GPT2TokenizerFast does, but fo
 import json
 
 import pytest
-from golden_data import load_json
 
+from golden_data import load_json
 from gpt2x.tokenization import AddedToken
 
 ENCODED = load_json("tokenizer/encode.json")
