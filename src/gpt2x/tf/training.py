@@ -11,6 +11,7 @@ import tensorflow as tf
 from gpt2x.checks import IGNORE_INDEX
 from gpt2x.errors import InvalidInputError
 from gpt2x.outputs import ModelOutput
+from gpt2x.tf.data import make_dataset
 from gpt2x.tf.inputs import named_inputs
 
 # How transformers spells the wish for the model's own loss, besides None.
@@ -174,6 +175,48 @@ class TrainingMixin:
         if "use_cache" in self._call_parameters:
             inputs["use_cache"] = False
         return self(**inputs, return_dict=True, training=False)
+
+    def prepare_tf_dataset(
+        self,
+        dataset: Any,
+        batch_size: int = 8,
+        shuffle: bool = True,
+        tokenizer: Any = None,
+        collate_fn: Any = None,
+        collate_fn_args: Mapping[str, Any] | None = None,
+        drop_remainder: bool | None = None,
+        prefetch: bool = True,
+    ) -> tf.data.Dataset:
+        """Make batches for `fit` out of a sequence of examples, such as a `datasets.Dataset`.
+
+        Columns that the model does not take are left out; `label` and `label_ids` are its labels,
+        which become `y`.
+
+        Args:
+            dataset: a sequence of dictionaries, one an example.
+            batch_size: examples in a batch.
+            shuffle: draw a new order in every epoch, from TensorFlow's global generator.
+            tokenizer: pads examples of different lengths, and labels that go with the tokens (-100).
+            collate_fn: makes a batch of arrays of a list of examples, in the tokenizer's place.
+            collate_fn_args: further keyword arguments of `collate_fn`.
+            drop_remainder: leave out a last batch that is not full; by default as `shuffle`.
+            prefetch: make the next batch while the model computes.
+
+        Raises:
+            InvalidInputError: if the data set is empty, or no sequence, or cannot be stacked.
+        """
+        return make_dataset(
+            dataset,
+            self._call_parameters,
+            tuple(self.labels_of_outputs),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            tokenizer=tokenizer,
+            collate_fn=collate_fn,
+            collate_fn_args=collate_fn_args,
+            drop_remainder=drop_remainder,
+            prefetch=prefetch,
+        )
 
     def _named(self, x: Any) -> dict[str, Any]:
         return named_inputs(type(self).__name__, self._call_parameters, (x,), {})

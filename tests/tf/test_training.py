@@ -1,0 +1,292 @@
+"""Training with Keras: `compile`, `fit`, `evaluate`, `predict`, and what belongs to them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2x import tf as gpt2x_tf
+from gpt2x.errors import InvalidInputError
+from gpt2x.tf import (
+    TFGPT2DoubleHeadsModel,
+    TFGPT2ForQuestionAnswering,
+    TFGPT2ForSequenceClassification,
+    TFGPT2ForTokenClassification,
+    create_optimizer,
+)
+from tf_models import random_ids, tiny_model
+
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+IDS = random_ids(8, 6)
+LABELS = IDS.copy()
+LABELS[0, :4] = -100
+LABELS[5] = -100
+
+
+def trained(x, y=None, *, jit_compile=False, metrics=(), batch_size=4, epochs=2, **fields):
+    model = tiny_model(**NO_DROPOUT, **fields)
+    model.compile(
+        keras.optimizers.SGD(0.01), jit_compile=jit_compile, metrics=list(metrics) or None
+    )
+    history = model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0)
+    return model, history.history
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A model trained with labels in its inputs, and its losses."""
+    keras.utils.set_random_seed(0)
+    return trained({"input_ids": IDS, "labels": LABELS}, metrics=["accuracy"])
+
+
+def test_the_loss_is_the_models_own(reference):
+    model, history = reference
+    assert history["loss"][1] < history["loss"][0]
+    result = model.evaluate({"input_ids": IDS, "labels": LABELS}, batch_size=8, verbose=0)
+    own = model(IDS, labels=LABELS).loss
+    np.testing.assert_allclose(result[0], own, rtol=1e-5)
+
+
+def test_metrics_see_next_tokens_and_nothing_ignored(reference):
+    model, _ = reference
+    result = model.evaluate(
+        {"input_ids": IDS, "labels": LABELS}, batch_size=3, verbose=0, return_dict=True
+    )
+    guesses = model(IDS).logits.numpy().argmax(-1)[:, :-1]
+    counted = LABELS[:, 1:] != -100
+    np.testing.assert_allclose(
+        result["accuracy"], (guesses == LABELS[:, 1:])[counted].mean(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("form", ["y", "dataset", "dictionary", "jit"])
+def test_labels_in_each_place_train_alike(reference, form):
+    x, y = {"input_ids": IDS, "labels": LABELS}, None
+    if form == "y":
+        x, y = IDS, LABELS
+    elif form == "dictionary":
+        x, y = {"input_ids": IDS}, {"labels": LABELS}
+    elif form == "dataset":
+        x = tf.data.Dataset.from_tensor_slices(({"input_ids": IDS}, LABELS)).batch(4)
+    batch_size = None if form == "dataset" else 4
+    _, history = trained(x, y, batch_size=batch_size, jit_compile=form == "jit")
+    np.testing.assert_allclose(history["loss"], reference[1]["loss"], rtol=1e-4)
+
+
+def test_no_labels_raise():
+    model = tiny_model()
+    model.compile("adam")
+    with pytest.raises(InvalidInputError, match="Put labels into the inputs, or pass them as y"):
+        model.fit(IDS, verbose=0)
+
+
+def test_sample_weights_count():
+    model = tiny_model(**NO_DROPOUT)
+    model.compile("sgd")
+    weights = np.array([1, 1, 0, 0], np.float32)
+    both = model.evaluate(IDS[1:5], IDS[1:5], sample_weight=weights, verbose=0)
+    half = model.evaluate(IDS[1:3], IDS[1:3], verbose=0)
+    np.testing.assert_allclose(both, half / 2, rtol=1e-5)
+
+
+def test_a_loss_that_is_given_is_used():
+    model = tiny_model(**NO_DROPOUT)
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    result = model.evaluate(IDS, IDS, batch_size=8, verbose=0, return_dict=True)
+    losses = keras.losses.sparse_categorical_crossentropy(IDS, model(IDS).logits, from_logits=True)
+    np.testing.assert_allclose(result["loss"], losses.numpy().mean(), rtol=1e-5)
+    assert set(result) == {"loss", "accuracy"}
+
+
+def test_predict_joins_batches_without_cache(reference):
+    model, _ = reference
+    output = model.predict({"input_ids": IDS, "labels": LABELS}, batch_size=3, verbose=0)
+    assert list(output) == ["logits"]
+    np.testing.assert_allclose(output.logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+CASES = {
+    "classes": (
+        TFGPT2ForSequenceClassification,
+        {"num_labels": 3, "pad_token_id": 60},
+        {"labels": np.arange(8) % 3},
+    ),
+    "regression": (
+        TFGPT2ForSequenceClassification,
+        {"num_labels": 1, "pad_token_id": 60},
+        {"labels": np.linspace(-1, 1, 8, dtype=np.float32)},
+    ),
+    "several labels": (
+        TFGPT2ForSequenceClassification,
+        {"num_labels": 3, "pad_token_id": 60},
+        {"labels": (np.arange(24).reshape(8, 3) % 2).astype(np.float32)},
+    ),
+    "tokens": (TFGPT2ForTokenClassification, {"num_labels": 4}, {"labels": IDS % 4}),
+    "answers": (
+        TFGPT2ForQuestionAnswering,
+        {},
+        {"start_positions": np.arange(8) % 6, "end_positions": np.arange(8) % 6},
+    ),
+    "choices": (
+        TFGPT2DoubleHeadsModel,
+        {"summary_first_dropout": 0.0},
+        {"labels": random_ids(8, 2, 6), "mc_labels": np.arange(8) % 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_head_trains(case):
+    kind, fields, labels = CASES[case]
+    model = tiny_model(kind, **NO_DROPOUT, classifier_dropout=0.0, **fields)
+    ids = labels["labels"] if case == "choices" else IDS
+    output = model(ids, **labels)
+    own = output.loss + output.mc_loss if case == "choices" else output.loss
+    model.compile(keras.optimizers.SGD(0.01))
+    losses = [
+        model.evaluate({"input_ids": ids, **labels}, batch_size=8, verbose=0),
+        model.evaluate(ids, labels, batch_size=8, verbose=0),
+    ]
+    np.testing.assert_allclose(losses, [own, own], rtol=1e-5)
+    history = model.fit({"input_ids": ids, **labels}, batch_size=4, epochs=2, verbose=0)
+    assert history.history["loss"][1] < history.history["loss"][0]
+
+
+def test_mixed_precision_trains():
+    model = tiny_model(dtype="mixed_bfloat16", **NO_DROPOUT)
+    model.compile(keras.optimizers.SGD(0.01))
+    history = model.fit(IDS, LABELS, batch_size=8, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    assert model(IDS).logits.dtype == tf.bfloat16
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_validation_and_callbacks(tmp_path):
+    model = tiny_model()
+    model.compile("adam")
+    history = model.fit(
+        {"input_ids": IDS, "labels": LABELS},
+        validation_data=({"input_ids": IDS}, LABELS),
+        epochs=2,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.weights.h5", save_weights_only=True),
+            keras.callbacks.EarlyStopping(patience=5),
+        ],
+    )
+    assert len(history.history["val_loss"]) == 2
+    assert (tmp_path / "best.weights.h5").exists()
+
+
+def test_custom_training_loop():
+    model = tiny_model(**NO_DROPOUT)
+    optimizer = keras.optimizers.Adam(0.01)
+    losses = []
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            losses.append(model(IDS, labels=LABELS, training=True).loss)
+        gradients = tape.gradient(losses[-1], model.trainable_variables)
+        assert all(gradient is not None for gradient in gradients)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    assert losses[2] < losses[0]
+    assert losses[0].shape == ()
+
+
+# --- data sets ---
+
+
+class Padder:
+    """The part of a tokenizer that pads."""
+
+    padding_side = "right"
+
+    def pad(self, rows, return_tensors):
+        assert return_tensors == "np"
+        width = max(len(row["input_ids"]) for row in rows)
+        ids = np.full((len(rows), width), 60)
+        mask = np.zeros((len(rows), width), int)
+        for i, row in enumerate(rows):
+            ids[i, : len(row["input_ids"])] = row["input_ids"]
+            mask[i, : len(row["input_ids"])] = 1
+        rest = {n: np.array([row[n] for row in rows]) for n in rows[0] if n != "input_ids"}
+        return {"input_ids": ids, "attention_mask": mask, **rest}
+
+
+def test_dataset_pads_and_drops_what_the_model_does_not_take():
+    rows = [{"input_ids": list(range(n)), "labels": list(range(n)), "text": "x"} for n in (3, 5, 2)]
+    dataset = tiny_model().prepare_tf_dataset(rows, batch_size=2, shuffle=False, tokenizer=Padder())
+    assert len(dataset) == 2
+    (x, y), (last, _) = list(dataset)
+    assert set(x) == {"input_ids", "attention_mask"}
+    np.testing.assert_array_equal(y, [[0, 1, 2, -100, -100], [0, 1, 2, 3, 4]])
+    assert last["input_ids"].shape == (1, 2)
+
+
+def test_dataset_shuffles_each_epoch_and_trains():
+    rows = [{"input_ids": ids, "label": i % 3} for i, ids in enumerate(IDS)]
+    model = tiny_model(TFGPT2ForSequenceClassification, num_labels=3, pad_token_id=60)
+    dataset = model.prepare_tf_dataset(rows, batch_size=4)
+    epochs = [np.concatenate([x.numpy()[:, 0] for x, _ in dataset.map(_only_ids)]) for _ in "12"]
+    np.testing.assert_array_equal(np.sort(epochs[0]), np.sort(IDS[:, 0]))
+    assert (epochs[0] != epochs[1]).any()
+    model.compile("adam")
+    assert model.fit(dataset, shuffle=False, verbose=0).history["loss"][0] > 0
+
+
+def _only_ids(x, y):
+    return x["input_ids"], y
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([], {}, "The data set is empty"),
+        (iter([1]), {}, "must be a sequence of dictionaries"),
+        ([{"input_ids": [1]}, {"input_ids": [1, 2]}], {"shuffle": False}, "Pass tokenizer="),
+        ([{"input_ids": [1, 2]}], {}, "drop_remainder"),
+    ],
+)
+def test_dataset_errors(rows, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        tiny_model().prepare_tf_dataset(rows, **options)
+
+
+# --- the optimizer ---
+
+
+def test_optimizer_warms_up_and_decays():
+    optimizer, schedule = create_optimizer(
+        1.0, num_train_steps=30, num_warmup_steps=10, min_lr_ratio=0.1
+    )
+    rates = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
+    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.55, 0.1], rtol=1e-5)
+    assert type(optimizer) is keras.optimizers.Adam
+    copy = gpt2x_tf.WarmUp.from_config(schedule.get_config())
+    assert float(copy(20)) == float(schedule(20))
+
+
+@pytest.mark.parametrize("include", [None, [r"ln_f/gamma"]])
+def test_weight_decay_leaves_biases_and_norms_alone(include):
+    model = tiny_model()
+    optimizer, _ = create_optimizer(
+        0.1, 10, 0, weight_decay_rate=0.5, include_in_weight_decay=include
+    )
+    before = [weight.numpy() for weight in model.weights]
+    zeros = [tf.zeros_like(weight) for weight in model.trainable_weights]
+    optimizer.apply_gradients(zip(zeros, model.trainable_weights, strict=True))
+    for weight, old in zip(model.weights, before, strict=True):
+        decays = weight.name not in ("bias", "beta", "gamma") or (
+            include is not None and weight.path.endswith("ln_f/gamma")
+        )
+        np.testing.assert_allclose(weight, old * (0.95 if decays else 1.0), rtol=1e-5)
+
+
+def test_optimizer_needs_a_warm_up_that_ends():
+    with pytest.raises(InvalidInputError, match="num_warmup_steps must be from 0 to"):
+        create_optimizer(1.0, 10, 10)
