@@ -196,7 +196,7 @@ class TrainingMixin:
             dataset: a sequence of dictionaries, one an example.
             batch_size: examples in a batch.
             shuffle: draw a new order in every epoch, from TensorFlow's global generator.
-            tokenizer: pads examples of different lengths, and labels that go with the tokens (-100).
+            tokenizer: pads examples of different lengths, and labels of tokens (with -100).
             collate_fn: makes a batch of arrays of a list of examples, in the tokenizer's place.
             collate_fn_args: further keyword arguments of `collate_fn`.
             drop_remainder: leave out a last batch that is not full; by default as `shuffle`.
