@@ -1,11 +1,12 @@
 """A small Hugging Face Hub on localhost: files of repositories by name and revision.
 
 Speaks what huggingface-hub asks for: ``/USER/NAME/resolve/REVISION/PATH`` with the commit and ETag
-headers, the hub's error codes, the listing of a repository, and tokens.
+headers, the hub's error codes, the listing of a repository, tokens, and uploads.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -79,6 +80,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        """Create a repository, or commit files to one; asks for the token ``hf_write``."""
+        hub: HubServer = self.server.hub  # type: ignore[attr-defined]
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path.partition("?")[0]
+        hub.requests.append(f"POST {path}")
+        if path == "/api/validate-yaml":
+            return self._json({"warnings": [], "errors": []})
+        if self.headers.get("Authorization") != "Bearer hf_write":
+            return self._fail(401, "")
+        if path == "/api/repos/create":
+            asked = json.loads(sent)
+            name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+            hub.repositories.setdefault(name, Repository({"main": {}}))
+            return self._json({"url": f"{hub.url}/{name}", "id": name})
+        name, _, rest = path.removeprefix("/api/models/").partition("/preupload/")
+        if rest:
+            files = [{**f, "uploadMode": "regular"} for f in json.loads(sent)["files"]]
+            for file in files:
+                file["shouldIgnore"] = False
+            return self._json({"files": files})
+        name, _, revision = path.removeprefix("/api/models/").partition("/commit/")
+        files = hub.repositories[name].revisions.setdefault(revision, {})
+        for line in map(json.loads, sent.splitlines()):
+            if line["key"] == "file":
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        commit = commit_of(files)
+        url = f"{hub.url}/{name}/commit/{commit}"
+        return self._json({"commitUrl": url, "commitOid": commit})
+
+    def _json(self, answer: object) -> None:
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
 
     def _answer(self, body: bool) -> None:
         hub: HubServer = self.server.hub  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ class ModelFiles:
         if self.folder is not None:
             return sorted(path.name for path in self.folder.iterdir() if path.is_file())
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HTTPError
 
         snapshot = self._snapshot()
         if self._offline:
@@ -103,10 +103,10 @@ class ModelFiles:
             return sorted(path.name for path in folder.iterdir() if path.is_file())
         revision = self._commit or self._revision
         try:
-            files = HfApi(_endpoint(), token=self._token).list_repo_files(
+            files = HfApi(endpoint(), token=self._token).list_repo_files(
                 self.name, revision=revision
             )
-        except HfHubHTTPError:
+        except HTTPError:
             return []  # a server without a listing: the names that are known must do
         prefix = f"{self.subfolder}/" if self.subfolder else ""
         inside = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
@@ -117,7 +117,7 @@ class ModelFiles:
         from huggingface_hub.errors import (
             EntryNotFoundError,
             GatedRepoError,
-            HfHubHTTPError,
+            HTTPError,
             LocalEntryNotFoundError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
@@ -136,7 +136,7 @@ class ModelFiles:
                 local_files_only=self._offline,
                 force_download=self._force_download,
                 library_name="gpt2x",
-                endpoint=_endpoint(),
+                endpoint=endpoint(),
             )
         except LocalEntryNotFoundError as error:
             # No connection (or none allowed): from here on the cache answers alone.
@@ -160,7 +160,7 @@ class ModelFiles:
             ) from error
         except EntryNotFoundError:
             return None
-        except (HfHubHTTPError, ValueError) as error:
+        except (HTTPError, ValueError, OSError) as error:
             raise CheckpointError(
                 f"Cannot download {filename!r} of {self.name!r}: {error}"
             ) from error
@@ -194,7 +194,7 @@ class ModelFiles:
         return snapshot if snapshot.is_dir() else None
 
     def _url(self) -> str:
-        return f"{_endpoint()}/{self.name}"
+        return f"{endpoint()}/{self.name}"
 
     def _unreachable(self) -> str:
         revision = f" at revision {self._revision!r}" if self._revision else ""
@@ -210,7 +210,7 @@ class ModelFiles:
         )
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     """The hub's address. huggingface-hub reads HF_ENDPOINT once, when it is imported; this, now."""
     from huggingface_hub.constants import ENDPOINT
 

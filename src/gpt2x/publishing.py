@@ -1,0 +1,166 @@
+"""Uploading what `save_pretrained` writes to the Hugging Face Hub, with a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2x.errors import CheckpointError
+from gpt2x.hub import endpoint
+
+CARD_NAME = "README.md"
+
+# Class in config.json -> the hub's name of the task.
+_TASKS = {
+    "GPT2LMHeadModel": "text-generation",
+    "GPT2DoubleHeadsModel": "text-generation",
+    "GPT2ForSequenceClassification": "text-classification",
+    "GPT2ForTokenClassification": "token-classification",
+    "GPT2ForQuestionAnswering": "question-answering",
+    "GPT2Model": "feature-extraction",
+}
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    commit_message: str = "Upload model",
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+) -> str:
+    """Upload a folder to a repository, which is made if need be; return the commit's address.
+
+    A model card is added if neither the folder nor the repository has one.
+
+    Args:
+        folder: what to upload.
+        repo_id: ``"name"`` (of the token's owner) or ``"user/name"``.
+        commit_message: title of the commit.
+        commit_description: text of the commit.
+        private: whether a new repository is private.
+        token: access token with write permission; by default the one that ``hf auth login`` stored.
+        create_pr: open a pull request instead of committing.
+        revision: branch to commit to.
+
+    Raises:
+        CheckpointError: if the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
+
+    api = HfApi(endpoint(), token=token, library_name="gpt2x")
+    try:
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as work:
+            card = Path(work, CARD_NAME)
+            has_card = Path(folder, CARD_NAME).is_file() or api.file_exists(repository, CARD_NAME)
+            if not has_card:
+                card.write_text(model_card(folder, repository), encoding="utf-8")
+                api.upload_file(
+                    path_or_fileobj=card,
+                    path_in_repo=CARD_NAME,
+                    repo_id=repository,
+                    commit_message="Add a model card",
+                    create_pr=create_pr,
+                    revision=revision,
+                )
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=os.fspath(folder),
+            commit_message=commit_message,
+            commit_description=commit_description,
+            create_pr=create_pr,
+            revision=revision,
+        )
+    except (HTTPError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"Cannot upload to {repo_id!r} at {endpoint()}: {error} Uploading needs a token with "
+            "write permission: pass token=... or run `hf auth login`."
+        ) from error
+    return str(commit.commit_url)
+
+
+def model_card(folder: str | os.PathLike[str], repo_id: str) -> str:
+    """The text of a model card for a saved model: metadata, sizes, and how to use it."""
+    path = Path(folder, "config.json")
+    config: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    architecture = (config.get("architectures") or ["GPT2Model"])[0]
+    task = _TASKS.get(architecture, "text-generation")
+    sizes = {
+        "layers": config.get("n_layer"),
+        "heads": config.get("n_head"),
+        "width": config.get("n_embd"),
+        "context": config.get("n_positions"),
+        "vocabulary": config.get("vocab_size"),
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in sizes.items() if value is not None)
+    return f"""---
+library_name: transformers
+pipeline_tag: {task}
+tags:
+- gpt2
+- gpt2x
+---
+
+# {repo_id.rpartition("/")[2]}
+
+A GPT-2 model (`{architecture}`), saved with gpt2x in the layout of transformers.
+
+| | |
+|---|---|
+{rows}
+
+## Use
+
+```python
+from gpt2x import {architecture}, GPT2Tokenizer
+
+model = {architecture}.from_pretrained("{repo_id}")
+tokenizer = GPT2Tokenizer.from_pretrained("{repo_id}")
+```
+
+What the model was trained on, how well it does, and under which licence it may be used: please add.
+"""
+
+
+class PushToHubMixin:
+    """Gives a class with `save_pretrained` the method `push_to_hub`."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        **save_options: Any,
+    ) -> str:
+        """Save to a temporary folder and upload it; return the commit's address.
+
+        `save_options` go to `save_pretrained` (`max_shard_size`, `safe_serialization` ...); the
+        other arguments and what raises are those of `gpt2x.publishing.push_folder`.
+        """
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work, repo_id.rpartition("/")[2])
+            self.save_pretrained(folder, **save_options)  # type: ignore[attr-defined]
+            return push_folder(
+                folder,
+                repo_id,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                private=private,
+                token=token,
+                create_pr=create_pr,
+                revision=revision,
+            )

@@ -1,0 +1,65 @@
+"""Uploading to a hub on localhost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt2x.config import GPT2Config
+from gpt2x.errors import CheckpointError
+from gpt2x.pretrained import plan_load, resolve, save_folder
+from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.weights import Head, parameter_shapes
+from hub_server import serve_hub
+
+CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=8, n_layer=1, n_head=2)
+WEIGHTS = {
+    name: np.full(shape, 0.5, np.float32)
+    for name, shape in parameter_shapes(CONFIG, Head.LM).items()
+}
+
+
+class Model(PushToHubMixin):
+    """Stands for a model of any backend."""
+
+    def save_pretrained(self, folder, **options):
+        save_folder(folder, CONFIG, WEIGHTS, Head.LM, **options)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with serve_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def test_a_pushed_model_loads_by_its_name(hub):
+    address = Model().push_to_hub("someone/mine", token="hf_write", max_shard_size="1KB")
+    assert address.startswith(f"{hub.url}/someone/mine/commit/")
+    with resolve("GPT2LMHeadModel", "someone/mine") as source:
+        assert len(source.checkpoint.files) > 1
+        plan = plan_load(source.checkpoint, source.config, Head.LM, strict=True)
+        assert all((array == 0.5).all() for _, array in plan.arrays())
+
+
+def test_a_card_is_written_unless_there_is_one(hub, tmp_path):
+    Model().push_to_hub("mine", token="hf_write")
+    files = hub.repositories["someone/mine"].revisions["main"]
+    card = files["README.md"].decode()
+    assert card.startswith("---\n")
+    assert "pipeline_tag: text-generation" in card
+    assert 'GPT2LMHeadModel.from_pretrained("someone/mine")' in card
+    assert "| width | 8 |" in card
+    files["README.md"] = b"my own"
+    Model().push_to_hub("mine", token="hf_write")
+    assert files["README.md"] == b"my own"
+    (tmp_path / "README.md").write_text("from the folder")
+    push_folder(tmp_path, "mine", token="hf_write")
+    assert files["README.md"] == b"from the folder"
+
+
+def test_without_permission_it_says_what_is_needed(hub):
+    with pytest.raises(CheckpointError, match=r"write permission: pass token="):
+        Model().push_to_hub("mine", token="hf_wrong")
+    assert hub.repositories == {}
