@@ -116,6 +116,23 @@ def test_dtypes(saved: torch.dtype, tmp_path: Path):
         assert_same_weights(loaded, copy.deepcopy(model).to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_laid_out_for_reading(dtype: torch.dtype, tmp_path: Path):
+    """Only memory order changes; it is kept by copies and not seen in files."""
+    model = tiny_model()
+    weight = model.transformer.h[0].attn.c_attn.weight
+    assert weight.is_contiguous()
+    half = copy.deepcopy(model).to(dtype)
+    half.save_pretrained(tmp_path)
+    loaded = pt.GPT2LMHeadModel.from_pretrained(tmp_path, dtype=dtype)
+    for each in (half, loaded, copy.deepcopy(half)):
+        other = each.transformer.h[0].attn.c_attn.weight
+        assert other.shape == weight.shape
+        assert other.t().is_contiguous()
+        torch.testing.assert_close(other, weight.to(dtype), rtol=0, atol=0)
+    assert half.float().transformer.h[0].attn.c_attn.weight.is_contiguous()
+
+
 def test_options(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path)
     model = pt.GPT2LMHeadModel.from_pretrained(

@@ -207,6 +207,7 @@ class GPT2PreTrainedModel(nn.Module):
             self._set_parameter(name, empty)
         self.init_weights(new)
         self.tie_weights()
+        self._apply(lambda tensor: tensor)  # layers choose the order in memory by the dtype
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
