@@ -146,7 +146,7 @@ def write(
     with open(path, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in ordered:
-            array = tensors[name].read()
-            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-            stream.write(little.reshape(-1).view(np.uint8).data)
+            for block in tensors[name].blocks():
+                little = block.astype(block.dtype.newbyteorder("<"), order="C", copy=False)
+                stream.write(little.reshape(-1).view(np.uint8).data)
             progress(tensors[name].nbytes)
