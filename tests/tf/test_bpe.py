@@ -96,4 +96,4 @@ def test_a_long_word_takes_few_passes():
 
     merges._pass = counted
     assert merges(tf.constant([word])).to_list() == [expected(word, pairs, vocab)]
-    assert passes <= len(pairs)
+    assert passes <= 20

@@ -287,6 +287,10 @@ def test_detokenize_forms(layer):
     assert layer.detokenize(tf.cast(ids, tf.int64)[None]).numpy().tolist() == [b"Hello"]
     assert layer.detokenize([[70], [], [71, 72]]).numpy().shape == (3,)
     assert layer.detokenize(tf.zeros([0, 4], tf.int32)).shape == (0,)
+    assert layer.detokenize([]).numpy() == b""
+    assert layer.detokenize([[], []]).numpy().tolist() == [b"", b""]
+    with pytest.raises(InvalidInputError, match="must be the same"):
+        layer.detokenize(tf.zeros([2, 4], tf.int32), tf.ones([2, 3], tf.int32))
     for bad in (tf.zeros([2]), tf.zeros([1, 1, 1], tf.int32), "text"):
         with pytest.raises(InvalidInputError, match="must be integers of shape"):
             layer.detokenize(bad)

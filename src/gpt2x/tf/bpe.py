@@ -3,15 +3,18 @@
 Byte-pair encoding (Sennrich et al., 2016; byte-level in Radford et al., 2019) merges, word by
 word, the adjacent pair of lowest rank, the leftmost among equals, until the merge table holds no
 pair that is left. Here every word takes its steps at the same time, on one flat array of symbols.
-One pass of the loop merges, in each word,
 
-1. the pair of lowest rank, which is the step that the definition asks for, and
-2. every pair that no merge of a lower rank can reach any more, whatever happens around it. It
-   would be merged in the end, so it may as well be now: without this a word needs as many passes
-   as it uses different merges, thousands if it is long.
+Done word by word, a long word would need as many passes as it uses different merges, thousands of
+them. So each pass works on segments, which get shorter, and does as much as it can in each:
 
-"Every pair that ranks lower than its two neighbours" would be too many: with the merges cd, b·cd,
-ab in this order, "abcd" ends as a·bcd, although ab does rank below bc.
+1. It cuts where no merge can ever join what is left and right; what happens on one side of such a
+   place has no influence on the other.
+2. In each segment it merges the pair of lowest rank, the step that the definition asks for.
+3. It also merges every pair that no merge of a lower rank can break up any more. It would be merged
+   in the end, so it may as well be now.
+
+Just merging "every pair that ranks lower than its two neighbours" would be wrong: with the merges
+cd, b·cd, ab in this order, "abcd" ends as a·bcd, although ab does rank below bc.
 """
 
 from __future__ import annotations
@@ -72,36 +75,31 @@ class BytePairMerges(tf.Module):
         self._rank = self._rank_table(
             (symbols[left], symbols[right], rank) for rank, (left, right) in enumerate(pairs)
         )
-        # The lowest rank at which a symbol can be taken by what is on its left (right), where the
-        # symbol there now may first grow away from it.
+        # The lowest rank of a merge that can ever join the place between two symbols, of which the
+        # left one may first grow to the left, and the right one to the right.
         grown_left, grown_right = _outer_parts(pairs)
-        self._rank_from_left = self._rank_table(
-            (symbols[part], symbols[right], rank)
+        self._rank_across = self._rank_table(
+            (symbols[left_part], symbols[right_part], rank)
             for rank, (left, right) in enumerate(pairs)
-            for part in grown_left[left]
-        )
-        self._rank_from_right = self._rank_table(
-            (symbols[left], symbols[part], rank)
-            for rank, (left, right) in enumerate(pairs)
-            for part in grown_right[right]
+            for left_part in grown_left[left]
+            for right_part in grown_right[right]
         )
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
         """Encode words independently: string [W] -> int32 ragged [W, (tokens)]."""
-        # W words; N bytes in all, where the loop begins; M symbols, while it runs.
-        n_words = tf.size(words, tf.int64)
+        # W words; N bytes in all, where the loop begins; M symbols and S segments, while it runs.
         text = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)  # [N]
+        n_words, n_bytes = tf.size(words, tf.int64), tf.size(text)
         word_of_byte = tf.repeat(tf.range(n_words), tf.strings.length(words))  # [N]
-        n_bytes = tf.size(text)
         state = (
             tf.cast(text, tf.int32),  # symbols [M]
-            word_of_byte,  # the word of each symbol [M]
+            tf.equal(word_of_byte, shift_left(word_of_byte, fill=-1)),  # to the next symbol [M]
             tf.range(n_bytes),  # the slot of each symbol: where its first byte was [M]
-            tf.fill([n_bytes], -1),  # symbols of finished words, at their slots [N]
+            tf.fill([n_bytes], -1),  # symbols of finished segments, at their slots [N]
         )
         *_, finished = tf.while_loop(
             lambda symbols, *_: tf.size(symbols) > 0,
-            lambda *state: self._pass(n_words, *state),
+            self._pass,
             state,
             shape_invariants=(tf.TensorShape([None]),) * len(state),
         )
@@ -114,37 +112,56 @@ class BytePairMerges(tf.Module):
         )
 
     def _pass(
-        self,
-        n_words: tf.Tensor,
-        symbols: tf.Tensor,
-        words: tf.Tensor,
-        slots: tf.Tensor,
-        finished: tf.Tensor,
+        self, symbols: tf.Tensor, joined: tf.Tensor, slots: tf.Tensor, finished: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Merge in every word, and take the words out in which nothing can be merged."""
-        # [M]: the pair that begins at each symbol, where there is one in the same word.
-        follows = tf.concat([tf.equal(words[:-1], words[1:]), [False]], axis=0)
-        ranks = tf.where(follows, self._lookup(self._rank, symbols, shift_left(symbols)), NO_MERGE)
-        lowest = tf.gather(tf.math.unsorted_segment_min(ranks, words, n_words), words)
+        """Cut segments, merge in each of them, and take out those where nothing can be merged."""
+        # All [M]: of the place between each symbol and the next.
+        following = shift_left(symbols)
+        across = self._ranks(self._rank_across, symbols, following, joined)
+        ranks = self._ranks(self._rank, symbols, following, joined)
+        joined = across < NO_MERGE
+        segments = tf.cumsum(tf.cast(~joined, tf.int32), exclusive=True)  # [M]
+        n_segments = tf.reduce_max(segments) + 1
+        lowest = tf.gather(tf.math.unsorted_segment_min(ranks, segments, n_segments), segments)
 
         active = lowest < NO_MERGE
         done = tf.where(~active)
         finished = tf.tensor_scatter_nd_update(
             finished, tf.gather_nd(slots, done)[:, None], tf.gather_nd(symbols, done)
         )
-        # The two kinds of merge never overlap: each would have to rank below the other.
-        merges = self._lowest(active & tf.equal(ranks, lowest), words, ranks, n_words)
-        merges |= self._out_of_reach(symbols, follows, ranks)
+        merges = self._lowest(active & tf.equal(ranks, lowest), segments, ranks, n_segments)
+        # A pair can be broken up by what takes its first symbol, or its second.
+        out_of_reach = ranks < tf.minimum(
+            shift_right(across, fill=NO_MERGE), shift_left(across, fill=NO_MERGE)
+        )
+        if self._in_order is not None:
+            # Having a result early must not let its own merges go before their turn.
+            out_of_reach &= tf.gather(self._in_order, self._rank_row(ranks))
+        # The two kinds never overlap: each pair would have to rank below the other.
+        merges |= out_of_reach
 
         merged_symbols = tf.gather(self._merged_symbol, self._rank_row(ranks))
         symbols = tf.where(merges, merged_symbols, symbols)
+        # A merged symbol is joined to what its second part was joined to.
+        joined = tf.where(merges, shift_left(joined), joined)
         kept = tf.where(active & ~shift_right(merges))[:, 0]
-        return tf.gather(symbols, kept), tf.gather(words, kept), tf.gather(slots, kept), finished
+        return tf.gather(symbols, kept), tf.gather(joined, kept), tf.gather(slots, kept), finished
+
+    def _ranks(
+        self,
+        table: tf.lookup.StaticHashTable,
+        left: tf.Tensor,
+        right: tf.Tensor,
+        joined: tf.Tensor,
+    ) -> tf.Tensor:
+        """Look up neighbours in a table of ranks; those that are not joined have none."""
+        keys = tf.cast(left, tf.int64) * self._n_symbols + tf.cast(right, tf.int64)
+        return tf.where(joined, table.lookup(keys), NO_MERGE)
 
     def _lowest(
-        self, hits: tf.Tensor, words: tf.Tensor, ranks: tf.Tensor, n_words: tf.Tensor
+        self, hits: tf.Tensor, segments: tf.Tensor, ranks: tf.Tensor, n_segments: tf.Tensor
     ) -> tf.Tensor:
-        """Choose among the occurrences of each word's lowest pair those to merge now: bool [M].
+        """Choose among the occurrences of each segment's lowest pair those to merge now: bool [M].
 
         They are merged one by one, from the left. That is all of them, unless the result takes part
         in a merge of a lower rank still, which is then next.
@@ -152,38 +169,10 @@ class BytePairMerges(tf.Module):
         merges = _every_other_in_runs(hits)
         if self._in_order is not None:
             place = tf.range(tf.size(hits))
-            unhit = tf.size(hits)
-            leftmost = tf.math.unsorted_segment_min(tf.where(hits, place, unhit), words, n_words)
-            at_once = tf.gather(self._in_order, self._rank_row(ranks))
-            merges &= at_once | tf.equal(place, tf.gather(leftmost, words))
+            first = tf.where(hits, place, tf.size(hits))
+            first = tf.gather(tf.math.unsorted_segment_min(first, segments, n_segments), segments)
+            merges &= tf.gather(self._in_order, self._rank_row(ranks)) | tf.equal(place, first)
         return merges
-
-    def _out_of_reach(self, symbols: tf.Tensor, follows: tf.Tensor, ranks: tf.Tensor) -> tf.Tensor:
-        """Find the pairs that no merge of the same or a lower rank can break up: bool [M].
-
-        A pair is broken up when what is then to its left takes its first symbol, or what is then
-        to its right takes its second. Until that happens the neighbour on the left can only grow
-        to the left, and the one on the right to the right: this bounds the rank of such a merge.
-        """
-        # Looking up bounds costs more than comparing neighbours, which rules most pairs out.
-        candidate = ranks < tf.minimum(
-            shift_right(ranks, fill=NO_MERGE), shift_left(ranks, fill=NO_MERGE)
-        )
-        if self._in_order is not None:
-            # Having a result early must not let its own merges go before their turn.
-            candidate &= tf.gather(self._in_order, self._rank_row(ranks))
-        at = tf.where(candidate)[:, 0]
-        first, second = tf.gather(symbols, at), tf.gather(symbols, at + 1)
-        last_place = tf.size(symbols, tf.int64) - 1
-        before = tf.gather(symbols, tf.maximum(at - 1, 0))
-        after = tf.gather(symbols, tf.minimum(at + 2, last_place))
-        from_left = self._lookup(self._rank_from_left, before, first)
-        from_right = self._lookup(self._rank_from_right, second, after)
-        # At the ends of a word there is nothing to take a symbol away.
-        from_left = tf.where(tf.gather(shift_right(follows), at), from_left, NO_MERGE)
-        from_right = tf.where(tf.gather(shift_left(follows), at), from_right, NO_MERGE)
-        safe = tf.gather(ranks, at) < tf.minimum(from_left, from_right)
-        return tf.scatter_nd(at[:, None], safe, tf.shape(symbols, tf.int64))
 
     def _rank_row(self, ranks: tf.Tensor) -> tf.Tensor:
         """Turn ranks into rows of a table of merges, NO_MERGE into its last row."""
@@ -201,11 +190,6 @@ class BytePairMerges(tf.Module):
             value_dtype=tf.int32,
             default=NO_MERGE,
         )
-
-    def _lookup(
-        self, table: tf.lookup.StaticHashTable, left: tf.Tensor, right: tf.Tensor
-    ) -> tf.Tensor:
-        return table.lookup(tf.cast(left, tf.int64) * self._n_symbols + tf.cast(right, tf.int64))
 
 
 def _number_symbols(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, int]:

@@ -29,6 +29,9 @@ from gpt2x.tokenization.vocabulary import (
     parse_merges,
 )
 
+# Strings can be nowhere else, and what is computed between them is too little to move.
+_DEVICE = "CPU:0"
+
 
 @keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2Tokenizer(keras.layers.Layer):
@@ -124,23 +127,24 @@ class TFGPT2Tokenizer(keras.layers.Layer):
         self._layout(n_special=0, padding=False, truncation=False)  # checks the values above
 
         ids = dict(vocab) | {token.content: token_id for token_id, token in added_tokens.items()}
-        self._encoder = TextEncoder(
-            self._vocabulary.tokens,
-            self._vocabulary.merges,
-            {
-                token_id: token
-                for token_id, token in added_tokens.items()
-                if not (split_special_tokens and token.special)
-            },
-            None if unk_token is None else ids.get(unk_token),
-            add_prefix_space,
-        )
-        self._decoder = TextDecoder(
-            {token_id: token_to_bytes(token) for token, token_id in vocab.items()}
-            | {token_id: token.content.encode() for token_id, token in added_tokens.items()},
-            {*special_token_ids, *(i for i, token in added_tokens.items() if token.special)},
-            errors,
-        )
+        with tf.device(_DEVICE):
+            self._encoder = TextEncoder(
+                self._vocabulary.tokens,
+                self._vocabulary.merges,
+                {
+                    token_id: token
+                    for token_id, token in added_tokens.items()
+                    if not (split_special_tokens and token.special)
+                },
+                None if unk_token is None else ids.get(unk_token),
+                add_prefix_space,
+            )
+            self._decoder = TextDecoder(
+                {token_id: token_to_bytes(token) for token, token_id in vocab.items()}
+                | {token_id: token.content.encode() for token_id, token in added_tokens.items()},
+                {*special_token_ids, *(i for i, token in added_tokens.items() if token.special)},
+                errors,
+            )
 
     @property
     def vocab(self) -> dict[str, int]:
@@ -222,8 +226,7 @@ class TFGPT2Tokenizer(keras.layers.Layer):
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Check the arguments, then `call`; Keras adds text of its own to errors raised there."""
         options = dict(zip(_CALL_ARGUMENTS, args, strict=False)) | kwargs
-        for name in self._call_context_args:  # Keras passes "training" to every layer
-            options.pop(name, None)
+        options.pop("training", None)  # Keras gives it to every layer
         unknown = [name for name in options if name not in _CALL_ARGUMENTS]
         if unknown:
             raise InvalidInputError(
@@ -280,8 +283,7 @@ class TFGPT2Tokenizer(keras.layers.Layer):
             truncation_side=truncation_side,
             pad_to_multiple_of=pad_to_multiple_of,
         )
-        # Strings can be nowhere else, and the ops between them are too small to move.
-        with tf.device("CPU:0"):
+        with tf.device(_DEVICE):
             texts = _as_strings(x)
             rows = self._encoder(tf.reshape(texts, [-1]))
             rows = layout.cut(rows)
@@ -332,10 +334,15 @@ class TFGPT2Tokenizer(keras.layers.Layer):
         """
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        with tf.device("CPU:0"):
+        with tf.device(_DEVICE):
             rows, is_single = _as_rows(ids, "ids")
             if attention_mask is not None:
                 mask, _ = _as_rows(attention_mask, "attention_mask")
+                if not mask.shape.is_compatible_with(rows.shape):
+                    raise InvalidInputError(
+                        f"attention_mask has the shape {mask.shape}, but ids {rows.shape}; they "
+                        "must be the same."
+                    )
                 rows = tf.ragged.boolean_mask(rows, tf.cast(mask, tf.bool))
             texts = self._decoder(
                 rows,
@@ -392,9 +399,12 @@ def _not_strings(what: str) -> str:
 
 def _as_rows(values: Any, what: str) -> tuple[tf.RaggedTensor, bool]:
     """Return values of shape [T], [B, T] or [B, (T)] as ragged rows, and whether it was one row."""
-    if not isinstance(values, tf.RaggedTensor):
-        is_nested = isinstance(values, (list, tuple)) and values and not tf.is_tensor(values[0])
-        values = tf.ragged.constant(values) if is_nested else tf.convert_to_tensor(values)
+    if isinstance(values, (list, tuple)):
+        values = tf.ragged.constant(values)
+        if tf.size(values) == 0:  # nothing says which type it is
+            values = tf.cast(values, tf.int32)
+    elif not tf.is_tensor(values):
+        values = tf.convert_to_tensor(values)
     if not (values.dtype.is_integer or values.dtype.is_bool) or values.shape.rank not in (1, 2):
         raise InvalidInputError(
             f"{what} is of type {values.dtype.name} and shape {values.shape}; it must be integers "
