@@ -18,6 +18,11 @@ from gpt2x.tf import (
 )
 from tf_models import random_ids, tiny_model
 
+# Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 IDS = random_ids(8, 6)
 LABELS = IDS.copy()

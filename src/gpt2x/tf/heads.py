@@ -78,6 +78,7 @@ class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):
         return tf.reshape(logits, [*shape_of(hidden_states)[:-1], self.config.vocab_size])
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2LMHeadModel(_LanguageModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
@@ -224,6 +225,7 @@ class TFGPT2SequenceSummary(keras.layers.Layer):
         return self.last_dropout(self.activation(summary))
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2DoubleHeadsModel(_LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
@@ -326,6 +328,7 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
         return {name: tf.TensorSpec([None] * rank, tf.int32, name) for name, rank in ranks.items()}
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
     """The body with a classifier (or a regression) on the last token of each text."""
 
@@ -438,6 +441,7 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
         return {"logits": self._target(self._problem(given, logits.shape[0]), logits, given)}
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
     """The body with a classifier on every token (named entities, for example)."""
 
@@ -513,6 +517,7 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
         return {"logits": classes(output["logits"], labels["labels"])}
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
     """The body with a head that finds the span of the text which answers a question (SQuAD)."""
 

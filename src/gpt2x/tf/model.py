@@ -261,6 +261,7 @@ class TFGPT2Block(keras.layers.Layer):
         return hidden_states, weights, cross_weights
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2MainLayer(keras.layers.Layer):
     """The body as a layer: embeddings, L blocks and a final layer norm."""
 
@@ -395,6 +396,15 @@ class TFGPT2MainLayer(keras.layers.Layer):
         return_dict = config.use_return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 
+    def get_config(self) -> dict[str, Any]:
+        """Return what `from_config` makes the layer of."""
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TFGPT2MainLayer:
+        """Return a layer with new weights from what `get_config` returned."""
+        return cls(**{**config, "config": GPT2Config.from_dict(config["config"])})
+
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = self.config.n_layer
@@ -421,6 +431,7 @@ class TFGPT2MainLayer(keras.layers.Layer):
         return tf.unstack(head_mask, num=layers)
 
 
+@keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2Model(TFGPT2PreTrainedModel):
     """The body: embeddings, L blocks and a final layer norm.
 

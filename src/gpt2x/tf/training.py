@@ -112,6 +112,12 @@ class TrainingMixin:
             **options,
         )
 
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compile as the model that a `.keras` file holds was, optimizer included."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self,
         x: Any = None,
