@@ -17,6 +17,15 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
     from gpt2x.config import GPT2Config
     from gpt2x.data import EMBEDDED_MODEL
     from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
+    from gpt2x.flax import (
+        FlaxGPT2DoubleHeadsModel,
+        FlaxGPT2ForQuestionAnswering,
+        FlaxGPT2ForSequenceClassification,
+        FlaxGPT2ForTokenClassification,
+        FlaxGPT2LMHeadModel,
+        FlaxGPT2Model,
+        FlaxGPT2PreTrainedModel,
+    )
     from gpt2x.generation import (
         BaseStreamer,
         EosTokenCriteria,
