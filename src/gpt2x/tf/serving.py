@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from gpt2x.checkpoint.folder import atomic_folder
@@ -60,13 +61,41 @@ class ServingMixin:
             for name, spec in self.input_signature.items()
         }
 
-        @tf.function(input_signature=[signature])
-        def serving(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return self.serving_output(
-                self(inputs, use_cache=False, return_dict=True, training=False)
-            )
+        return tf.function(self._serve, input_signature=[signature], autograph=False)
 
-        return serving
+    def _serve(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        options = {"use_cache": False} if "use_cache" in self._call_parameters else {}
+        return self.serving_output(self(inputs, **options, return_dict=True, training=False))
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **options: Any,
+    ) -> None:
+        """Write the forward pass for inference, as `keras.Model.export` does.
+
+        Args:
+            filepath: the folder to write.
+            format: "tf_saved_model", whose endpoint `serve` returns a dictionary of tensors, or
+                another of Keras's.
+            verbose: whether Keras tells how to use the artifact.
+            input_signature: of the endpoint; by default `[model.input_signature]`.
+            **options: of Keras, for other formats.
+        """
+        if input_signature is None:
+            input_signature = [self.input_signature]
+        if format != "tf_saved_model":
+            super().export(
+                filepath, format, verbose=verbose, input_signature=input_signature, **options
+            )
+            return
+        archive = keras.export.ExportArchive()
+        archive.track(self)
+        archive.add_endpoint("serve", self._serve, input_signature=input_signature)
+        archive.write_out(os.fspath(filepath), verbose=verbose)
 
     @property
     def _default_save_signature(self) -> tf.types.experimental.GenericFunction:
