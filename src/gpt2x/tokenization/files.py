@@ -87,7 +87,7 @@ def load(
         vocabulary, **{**settings, "name_or_path": str(name_or_path), **given}
     )
     tokenizer.other_settings = {
-        name: value for name, value in config.items() if name not in settings
+        name: value for name, value in config.items() if name not in cls.settings_names()
     }
     return tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tokenizers import AddedToken, Tokenizer, models, trainers
 
-from gpt2x.errors import InvalidInputError
+from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import byte_to_unicode
 from gpt2x.tokenization.pipeline import pinned_pre_tokenizer
@@ -19,6 +19,10 @@ from gpt2x.tokenization.special_tokens import (
     Token,
 )
 from gpt2x.tokenization.vocabulary import Vocabulary, added_token, added_token_state, parse_merges
+
+
+#: Options of `tokenizers.trainers.BpeTrainer` that leave a byte-level vocabulary complete.
+TRAINER_OPTIONS = ("min_frequency", "max_token_length", "show_progress")
 
 
 def train_vocabulary(
@@ -38,7 +42,7 @@ def train_vocabulary(
         special_tokens: these have the first ids.
         add_prefix_space: whether texts are taken as if after a space.
         length: how many items `texts` has, for the progress bar.
-        trainer_options: of `tokenizers.trainers.BpeTrainer`, such as `min_frequency`.
+        trainer_options: any of TRAINER_OPTIONS.
 
     Raises:
         InvalidInputError: if `vocab_size` is too small, or an option is unknown.
@@ -51,19 +55,24 @@ def train_vocabulary(
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space=add_prefix_space)
-    try:
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(special_tokens),
-            initial_alphabet=list(byte_to_unicode().values()),
-            **{"show_progress": False, **trainer_options},
+    unknown = [name for name in trainer_options if name not in TRAINER_OPTIONS]
+    if unknown:
+        raise InvalidInputError(
+            unknown_arguments("train_new_from_iterator", unknown, TRAINER_OPTIONS)
         )
-    except TypeError as error:
-        raise InvalidInputError(f"BpeTrainer: {error}") from error
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=list(byte_to_unicode().values()),
+        **{"show_progress": False, **trainer_options},
+    )
     tokenizer.train_from_iterator(texts, trainer=trainer, length=length)
     model = json.loads(tokenizer.to_str())["model"]
     return Vocabulary(
-        model["vocab"], parse_merges(model["merges"]), add_prefix_space=add_prefix_space
+        model["vocab"],
+        parse_merges(model["merges"]),
+        added_tokens={model["vocab"][token.content]: token for token in special_tokens},
+        add_prefix_space=add_prefix_space,
     )
 
 
@@ -105,8 +114,8 @@ class TrainMixin(SpecialTokensMixin):
             length: how many items `text_iterator` has, for the progress bar.
             new_special_tokens: special tokens beside those of this tokenizer.
             special_tokens_map: new texts of this tokenizer's special tokens, by their old texts.
-            **trainer_options: of `tokenizers.trainers.BpeTrainer`, such as `min_frequency` and
-                `show_progress`.
+            **trainer_options: `min_frequency`, `max_token_length` and `show_progress`, as in
+                `tokenizers.trainers.BpeTrainer`.
 
         Returns:
             The new tokenizer. Its special tokens have the first ids; tokens that were added to
