@@ -39,6 +39,7 @@ CASES = {
     "megatron_v3_tp1/iter_0000005/mp_rank_00/model_optim_rng.pt": ("megatron", "float32", 0),
     "keras_hub": ("keras-hub", "float32", 0),
     "keras_hub_weights/gpt2.weights.h5": ("keras-hub", "float32", 0),
+    "keras_tf/gpt2.keras": ("keras-tf", "float32", 0),
     "gguf/gpt2-f32.gguf": ("gguf", "float32", 0),
     "gguf/gpt2-f16.gguf": ("gguf", "float16", None),
     "gguf/gpt2-bf16.gguf": ("gguf", "bfloat16", None),
@@ -62,7 +63,7 @@ def source():
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_equal_their_source(name, source):
     format, dtype, tolerance = CASES[name]
-    if format == "keras-hub":
+    if format.startswith("keras"):
         pytest.importorskip("h5py")
     with open_checkpoint(FILES / name) as checkpoint:
         assert checkpoint.format == format
@@ -88,7 +89,7 @@ def test_tensors_equal_their_source(name, source):
 @pytest.mark.parametrize("name", CASES)
 def test_config_and_loading(name):
     format, _, _ = CASES[name]
-    if format == "keras-hub":
+    if format.startswith("keras"):
         pytest.importorskip("h5py")
     with open_checkpoint(FILES / name) as checkpoint:
         config = GPT2Config(**checkpoint.config)
@@ -108,6 +109,16 @@ def test_from_pretrained_takes_any_of_them(source):
 
 
 # Each format's own ways
+
+
+def test_keras_weights_alone(source):
+    pytest.importorskip("h5py")
+    with open_checkpoint(FILES / "keras_tf" / "gpt2.weights.h5") as checkpoint:
+        assert checkpoint.format == "keras-tf"
+        assert checkpoint.config is None
+        assert set(checkpoint) == set(source)
+        for name, array in source.items():
+            np.testing.assert_array_equal(checkpoint[name].read(), array, err_msg=name)
 
 
 def test_nanogpt_without_biases(source):

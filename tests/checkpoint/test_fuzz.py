@@ -29,6 +29,7 @@ SOURCES = {
     "flax_msgpack": (FORMATS / "flax_msgpack", "flax_model.msgpack"),
     "tf_h5": (FORMATS / "tf_h5", "tf_model.h5"),
     "keras_hub": (FILES / "keras_hub", "model.weights.h5"),
+    "keras_tf": (FILES / "keras_tf", "gpt2.keras"),
     "openai_index": (FILES / "openai", "model.ckpt.index"),
     "openai_data": (FILES / "openai", "model.ckpt.data-00000-of-00001"),
     "nanogpt": (FILES / "nanogpt", "ckpt.pt"),
@@ -37,7 +38,7 @@ SOURCES = {
     "gguf": (FILES / "gguf", "gpt2-q8_0.gguf"),
 }
 # Where only one file of a folder is wanted, the others are left out.
-ALONE = ("nanogpt", "llmc", "gguf")
+ALONE = ("keras_tf", "nanogpt", "llmc", "gguf")
 
 NUMBERS = [0, 1, 0x7F, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 
@@ -79,7 +80,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_damaged_file_is_read_or_refused(name, tmp_path):
     source, file = SOURCES[name]
-    if file.endswith(".h5") and importlib.util.find_spec("h5py") is None:
+    if file.endswith((".h5", ".keras")) and importlib.util.find_spec("h5py") is None:
         pytest.skip("needs h5py")
     folder = tmp_path / "model"
     if name in ALONE:

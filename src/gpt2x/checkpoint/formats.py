@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,7 @@ MODULES: Mapping[str, str] = {
     "llm.c": "gpt2x.checkpoint.llmc",
     "megatron": "gpt2x.checkpoint.megatron",
     "keras-hub": "gpt2x.checkpoint.keras_hub",
+    "keras-tf": "gpt2x.checkpoint.keras_tf",
     "gguf": "gpt2x.checkpoint.gguf",
 }
 
@@ -63,6 +66,7 @@ SHARDED = frozenset(file.format for file in WEIGHTS_FILES)
 _FOREIGN = (
     "checkpoint",  # TensorFlow's note of its latest checkpoint
     "*.index",
+    "*.keras",
     "*.weights.h5",
     "*.h5",
     "*.gguf",
@@ -117,6 +121,8 @@ def sniff(path: Path) -> str:
         return "llm.c"
     if start[8:9] == b"{":
         return "safetensors"
+    if start[:2] == b"PK" and _holds_keras(path):
+        return "keras-tf"
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04")):
         return _sniff_pytorch(path)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
@@ -138,11 +144,25 @@ def _sniff_pytorch(path: Path) -> str:
     return "megatron" if megatron.recognises(saved) else "pytorch"
 
 
+def _holds_keras(path: Path) -> bool:
+    """Whether a zip archive is a model of Keras 3."""
+    from gpt2x.checkpoint.keras_tf import WEIGHTS_ENTRY
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return WEIGHTS_ENTRY in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, struct.error):
+        return False
+
+
 def _sniff_hdf5(path: Path) -> str:
     h5py = require("h5py", "Reading HDF5 weights")
     try:
         with h5py.File(path, "r") as file:
-            # Keras 2 lists its layers in an attribute, Keras 3 keeps them in a group.
-            return "keras-hub" if "layer_names" not in file.attrs and "layers" in file else "tf-h5"
+            if "layer_names" in file.attrs or "model_weights" in file:
+                return "tf-h5"  # Keras 2 lists its layers in an attribute
+            # In Keras 3 a functional model, as KerasHub's are, groups its layers.
+            functional = {"layers", "_backbone", "backbone"} & set(file)
+            return "keras-hub" if functional else "keras-tf"
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error

@@ -6,6 +6,7 @@ begins with the model's name, shards leave it out. Read with h5py, without Tenso
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,15 @@ _OPTIMIZER = "optimizer_weights"
 _MODEL = "model_weights"  # the group of a whole model saved by Keras 2
 
 
-def open_raw(path: Path) -> RawFile:
-    """Open one HDF5 file.
+def open_raw(path: Path, stream: io.RawIOBase | None = None) -> RawFile:
+    """Open one HDF5 file, or an open stream of one that is part of the file at `path`.
 
     Raises CheckpointError for a file that is damaged, or whose tensors lie outside of it or would
     take more memory than it can hold; MissingBackendError without h5py.
     """
     h5py = require("h5py", "Reading HDF5 weights")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(stream or path, "r")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error
     try:

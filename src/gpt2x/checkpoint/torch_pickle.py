@@ -290,7 +290,7 @@ class _ZipReader(_Reader):
                 self._entries = {info.filename: info for info in archive.infolist()}
                 pickled = next((n for n in self._entries if n.rpartition("/")[2] == "data.pkl"), "")
                 if not pickled:
-                    raise CheckpointError("the archive has no data.pkl; was it cut or re-packed?")
+                    raise CheckpointError("the archive has no data.pkl")
                 self._folder = pickled.removesuffix("data.pkl")
                 order = self._entries.get(f"{self._folder}byteorder")
                 stored = self._unpack(order, archive).decode() if order else "little"

@@ -283,6 +283,16 @@ def make_keras_hub() -> None:
     keras_hub.models.GPT2CausalLM(backbone).save_weights(folder / "gpt2.weights.h5")
 
 
+def make_keras_tf() -> None:
+    """gpt2x.tf's own models, saved by Keras."""
+    from gpt2x.tf import TFGPT2LMHeadModel
+
+    folder = fresh("keras_tf")
+    model = TFGPT2LMHeadModel.from_pretrained(HERE / "source")
+    model.save_weights(folder / "gpt2.weights.h5")
+    model.save(folder / "gpt2.keras")
+
+
 def make_gguf() -> None:
     """The gguf package's writer and quantisation, arranged as llama.cpp's converter does."""
     import gguf
@@ -329,6 +339,7 @@ MAKERS = {
     "openai": make_openai,
     "megatron": make_megatron,
     "keras_hub": make_keras_hub,
+    "keras_tf": make_keras_tf,
     "gguf": make_gguf,
 }
 
