@@ -116,23 +116,6 @@ def test_dtypes(saved: torch.dtype, tmp_path: Path):
         assert_same_weights(loaded, copy.deepcopy(model).to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_laid_out_for_reading(dtype: torch.dtype, tmp_path: Path):
-    """Only memory order changes; it is kept by copies and not seen in files."""
-    model = tiny_model()
-    weight = model.transformer.h[0].attn.c_attn.weight
-    assert weight.is_contiguous()
-    half = copy.deepcopy(model).to(dtype)
-    half.save_pretrained(tmp_path)
-    loaded = pt.GPT2LMHeadModel.from_pretrained(tmp_path, dtype=dtype)
-    for each in (half, loaded, copy.deepcopy(half)):
-        other = each.transformer.h[0].attn.c_attn.weight
-        assert other.shape == weight.shape
-        assert other.t().is_contiguous()
-        torch.testing.assert_close(other, weight.to(dtype), rtol=0, atol=0)
-    assert half.float().transformer.h[0].attn.c_attn.weight.is_contiguous()
-
-
 def test_options(tmp_path: Path):
     tiny_model().save_pretrained(tmp_path)
     model = pt.GPT2LMHeadModel.from_pretrained(
@@ -188,8 +171,8 @@ def test_a_processes_other_than_the_main_write_nothing(tmp_path: Path):
 
 
 def test_peak_memory_of_loading(tmp_path: Path):
-    """At most 1.1 times the model (of 64 MB here), over what the libraries take."""
-    config = GPT2Config(n_embd=512, n_layer=4, n_head=8, vocab_size=4000)
+    """At most 1.1 times the model (of 69 MB here, in the proportions of GPT-2), over what the libraries take."""
+    config = GPT2Config(n_embd=320, n_layer=12, n_head=8, vocab_size=6000)
     model = pt.GPT2LMHeadModel(config)
     model.save_pretrained(tmp_path)
     script = textwrap.dedent(
@@ -376,3 +359,17 @@ def test_counting_parameters():
     assert model.num_parameters(only_trainable=True) == embeddings + body - 32 * 24
     assert model.get_memory_footprint() == 4 * (embeddings + body)
     assert tiny_model(tie_word_embeddings=False).num_parameters() == embeddings + body + 61 * 24
+
+
+def test_generation_options_of_an_old_config_are_used(tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": True, "top_k": 7}))
+    model = pt.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert model.generation_config.do_sample is True
+    assert model.generation_config.top_k == 7
+    assert model.generation_config.eos_token_id == 60
+    model.save_pretrained(tmp_path / "again")
+    stored = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert stored["top_k"] == 7
