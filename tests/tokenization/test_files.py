@@ -9,6 +9,7 @@ import pytest
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
+from hub_server import files_of, serve_hub
 
 TEXTS = ["The cat<sep> sat", "extra <pad> b", " naïve 語\n", "a<|endoftext|>b <mask> c"]
 
@@ -323,3 +324,42 @@ def test_merges_that_files_cannot_hold(tmp_path):
     with pytest.raises(InvalidInputError, match="holds white space"):
         tokenizer.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# Names on the hub ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with serve_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def test_from_the_hub(hub, tokenizer_class, tiny, tiny_folder, tmp_path):
+    hub.add("someone/tiny", files_of(tiny_folder))
+    expected = tiny(TEXTS)["input_ids"]
+    assert tokenizer_class.from_pretrained("someone/tiny")(TEXTS)["input_ids"] == expected
+    before = len(hub.requests)
+    again = tokenizer_class.from_pretrained("someone/tiny", local_files_only=True)
+    assert again(TEXTS)["input_ids"] == expected
+    assert len(hub.requests) == before
+    assert again.name_or_path == "someone/tiny"
+    elsewhere = tokenizer_class.from_pretrained("someone/tiny", cache_dir=tmp_path / "elsewhere")
+    assert elsewhere(TEXTS)["input_ids"] == expected
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_revisions_and_subfolders_of_the_hub(hub, tokenizer_class, tiny_folder):
+    files = files_of(tiny_folder)
+    repository = hub.add("someone/tiny", {"README.md": b"elsewhere"})
+    repository.revisions["v1"] = {f"tokenizer/{name}": data for name, data in files.items()}
+    tokenizer = tokenizer_class.from_pretrained(
+        "someone/tiny", revision="v1", subfolder="tokenizer"
+    )
+    assert len(tokenizer) == 409
+    with pytest.raises(CheckpointError, match="'someone/tiny' holds no tokenizer"):
+        tokenizer_class.from_pretrained("someone/tiny")
+    with pytest.raises(CheckpointError, match="neither a local folder nor a model"):
+        tokenizer_class.from_pretrained("someone/else")
