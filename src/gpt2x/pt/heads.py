@@ -19,6 +19,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.activations import ACTIVATIONS
 from gpt2x.pt.generation import GenerationMixin
+from gpt2x.pt.linear import Linear
 from gpt2x.pt.model import GPT2Model, Past, host_values
 from gpt2x.pt.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -70,7 +71,7 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -206,7 +207,7 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.multiple_choice_head = GPT2SequenceSummary(config)
         self.post_init()
 

@@ -10,8 +10,8 @@ transformers' keys. Source: Radford et al., "Language Models are Unsupervised Mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from gpt2x.pt.attention import (
     self_attention_mask,
 )
 from gpt2x.pt.cache import KVCache
+from gpt2x.pt.linear import empty_weight, linear
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 
@@ -39,30 +40,16 @@ Past = KVCache | Sequence[Sequence[Tensor]]
 class Conv1D(nn.Module):
     """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
 
-    The order in memory is another matter: on a CPU, products with few rows read float32 fastest as
-    (in, out), but half precision as (out, in): bfloat16 by 1.4 times, float16 by 20. Conversions
-    (`model.to(dtype)`, loading) choose it; names, shapes and values are the same.
+    Its order in memory is another matter, see `gpt2x.pt.linear`.
     """
 
     def __init__(self, n_out: int, n_in: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.weight = nn.Parameter(empty_weight(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.addmm(self.bias, x.reshape(-1, x.size(-1)), self.weight)
-        return out.view(*x.shape[:-1], out.size(-1))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        weight = self.weight
-        half = weight.dtype in (torch.bfloat16, torch.float16)
-        if half and weight.device.type == "cpu":
-            if not weight.t().is_contiguous():
-                weight.data = weight.data.t().contiguous().t()
-        elif not weight.is_contiguous():
-            weight.data = weight.data.contiguous()
-        return self
+        return linear(x, self.weight.t(), self.bias)
 
     def extra_repr(self) -> str:
         n_in, n_out = self.weight.shape

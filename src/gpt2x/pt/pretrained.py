@@ -203,15 +203,19 @@ class GPT2PreTrainedModel(nn.Module):
         new = [self._spell(name) for name in plan.new]
         parameters = dict(self.named_parameters())
         for name in new:
-            empty = torch.empty(parameters[name].shape, dtype=getattr(torch, dtype))
+            empty = torch.empty_like(parameters[name], dtype=getattr(torch, dtype), device="cpu")
             self._set_parameter(name, empty)
         self.init_weights(new)
         self.tie_weights()
-        self._apply(lambda tensor: tensor)  # layers choose the order in memory by the dtype
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
-        setattr(self.get_submodule(owner), leaf, nn.Parameter(value))
+        module = self.get_submodule(owner)
+        # A module chooses the order of its weight in memory; a file has its own.
+        placed = torch.empty_like(getattr(module, leaf), dtype=value.dtype, device=value.device)
+        if placed.stride() != value.stride():
+            value = placed.copy_(value)
+        setattr(module, leaf, nn.Parameter(value))
 
     def _spell(self, canonical: str) -> str:
         return PYTORCH.spell(canonical, prefix=self.head is not Head.NONE)
