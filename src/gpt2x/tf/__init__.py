@@ -3,7 +3,7 @@
 Attention, Block and Model are in `model.py`, the heads and losses in `heads.py`; `cache.py` holds
 the keys and values, `generation.py` generates, `pretrained.py` loads and saves. `gpt2x.pt` and
 `gpt2x.flax` have the same files with the same classes in the same order. What Keras adds is in
-`training.py`, `data.py` and `optimization.py`, what a SavedModel takes in `serving.py`, and
+`training.py`, `data.py` and `optimization.py`; `serving.py` and `export.py` write SavedModels, and
 `tokenization.py` holds the tokenizer that runs inside a graph.
 """
 
@@ -21,6 +21,7 @@ if keras.config.backend() != "tensorflow":
 
 from gpt2x.tf.attention import register_attention
 from gpt2x.tf.cache import KVCache
+from gpt2x.tf.export import TextGenerator
 from gpt2x.tf.heads import (
     TFGPT2DoubleHeadsModel,
     TFGPT2ForQuestionAnswering,
@@ -33,9 +34,15 @@ from gpt2x.tf.optimization import AdamWeightDecay, WarmUp, create_optimizer
 from gpt2x.tf.outputs import (
     ModelOutput,
     TFBaseModelOutputWithPastAndCrossAttentions,
+    TFBeamSampleDecoderOnlyOutput,
+    TFBeamSearchDecoderOnlyOutput,
     TFCausalLMOutputWithCrossAttentions,
+    TFGenerateBeamDecoderOnlyOutput,
+    TFGenerateDecoderOnlyOutput,
     TFGPT2DoubleHeadsModelOutput,
+    TFGreedySearchDecoderOnlyOutput,
     TFQuestionAnsweringModelOutput,
+    TFSampleDecoderOnlyOutput,
     TFSequenceClassifierOutputWithPast,
     TFTokenClassifierOutput,
 )
@@ -52,6 +59,7 @@ __all__ = [
     "TFGPT2ForTokenClassification",
     "TFGPT2ForQuestionAnswering",
     "TFGPT2Tokenizer",
+    "TextGenerator",
     "KVCache",
     "register_attention",
     "ModelOutput",
@@ -61,6 +69,12 @@ __all__ = [
     "TFSequenceClassifierOutputWithPast",
     "TFTokenClassifierOutput",
     "TFQuestionAnsweringModelOutput",
+    "TFGenerateDecoderOnlyOutput",
+    "TFGenerateBeamDecoderOnlyOutput",
+    "TFGreedySearchDecoderOnlyOutput",
+    "TFSampleDecoderOnlyOutput",
+    "TFBeamSearchDecoderOnlyOutput",
+    "TFBeamSampleDecoderOnlyOutput",
     "AdamWeightDecay",
     "WarmUp",
     "create_optimizer",
