@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden_data import GOLDEN
 from gpt2x.config import PRESETS, GPT2Config
 from gpt2x.config_fields import ACTIVATIONS, ATTRIBUTE_MAP, GENERATION_DEFAULTS
 from gpt2x.errors import CheckpointError, InvalidInputError
@@ -362,6 +363,44 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path):
         config.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- against transformers (tests/golden/configs) ---
+
+CONFIGS = GOLDEN / "configs"
+SAVED = [
+    (release, path.parent.name)
+    for release in ("transformers_4", "transformers_5")
+    for path in sorted((CONFIGS / release).glob("*/to_dict.json"))
+    if not path.parent.name.startswith("generation")
+]
+
+
+@pytest.mark.parametrize(("release", "name"), SAVED)
+def test_holds_what_transformers_holds(release: str, name: str):
+    folder = CONFIGS / release / name
+    config = GPT2Config.from_pretrained(folder)
+    ours = json.loads(json.dumps(config.to_dict()))
+    theirs = json.loads((folder / "to_dict.json").read_text())
+    assert {key: ours.get(key, "absent") for key in theirs} == theirs
+    assert GPT2Config.from_dict(theirs) == config
+
+
+@pytest.mark.parametrize("name", [name for release, name in SAVED if release == "transformers_4"])
+def test_writes_what_transformers_4_writes(name: str):
+    folder = CONFIGS / "transformers_4" / name
+    written = GPT2Config.from_pretrained(folder).to_json_string()
+    assert json.loads(written) == json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "half_precision", "release_2"])
+def test_reads_the_hubs_files_as_transformers_does(name: str):
+    ours = GPT2Config.from_json_file(CONFIGS / "hub" / f"{name}.json")
+    ours = json.loads(json.dumps(ours.to_dict()))
+    theirs = json.loads((CONFIGS / "transformers_4" / "read" / f"{name}.json").read_text())
+    for values in (ours, theirs):  # the file's release here, the writer's in transformers
+        values.pop("transformers_version", None)
+    assert {key: ours.get(key, "absent") for key in theirs} == theirs
 
 
 # --- as a value ---

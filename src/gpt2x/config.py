@@ -56,8 +56,11 @@ _HUB_OPTIONS = (
 # Constructor arguments that are stored under another name.
 _CONSTRUCTOR_ONLY = ("num_labels", "attn_implementation", "name_or_path")
 
-# Where a config came from and how it is run: no part of the model, never written.
-_LOCAL_ATTRIBUTES = ("_name_or_path", "_commit_hash", "_attn_implementation")
+# How a config is run here: no part of the model, never written.
+_LOCAL_ATTRIBUTES = ("_commit_hash", "_attn_implementation")
+
+# Where a config came from, which says nothing about what it describes.
+_ORIGIN = ("_name_or_path", "transformers_version")
 
 
 class GPT2Config:
@@ -440,7 +443,7 @@ class GPT2Config:
         return {
             name: value
             for name, value in self.to_dict().items()
-            if name not in defaults or value != defaults[name]
+            if name != "_name_or_path" and (name not in defaults or value != defaults[name])
         }
 
     def to_json_string(self, use_diff: bool = True) -> str:
@@ -471,8 +474,10 @@ class GPT2Config:
         """Whether both describe the same model, wherever they were loaded from."""
         if not isinstance(other, GPT2Config):
             return NotImplemented
-        mine, others = self.to_dict(), other.to_dict()
-        del mine["transformers_version"], others["transformers_version"]
+        mine, others = (
+            {name: value for name, value in config.to_dict().items() if name not in _ORIGIN}
+            for config in (self, other)
+        )
         return mine == others
 
     __hash__ = None  # type: ignore[assignment]  # mutable
