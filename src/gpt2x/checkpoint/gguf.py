@@ -223,7 +223,8 @@ def _tensor(file: BinaryFile, name: str, shape: Shape, kind: int, offset: int) -
 
     def values(stored: np.ndarray) -> np.ndarray:
         scales = stored["scale"].astype(np.float32)[..., None]
-        return (stored["values"] * scales).reshape(*stored.shape[:-1], shape[-1])
+        with np.errstate(invalid="ignore"):  # an infinite scale makes NaN, as it should
+            return (stored["values"] * scales).reshape(*stored.shape[:-1], shape[-1])
 
     rows = blocks.rows
     assert rows is not None
