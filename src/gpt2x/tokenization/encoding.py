@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gpt2x.errors import InvalidInputError
 
@@ -50,8 +50,7 @@ def _needs_fast(what: str) -> NotImplementedError:
     )
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Neighbouring tokens of a row that come from one place.
 
     Attributes:

@@ -20,7 +20,6 @@ from gpt2x.tokenization.special_tokens import (
 )
 from gpt2x.tokenization.vocabulary import Vocabulary, added_token, added_token_state, parse_merges
 
-
 #: Options of `tokenizers.trainers.BpeTrainer` that leave a byte-level vocabulary complete.
 TRAINER_OPTIONS = ("min_frequency", "max_token_length", "show_progress")
 
