@@ -214,6 +214,19 @@ def test_dtype_and_length_of_a_new_cache():
             pt.KVCache.create(config, 1, length)
 
 
+@pytest.mark.parametrize("form", ["tuple", "preallocated"])
+def test_a_past_of_another_dtype_is_converted(form: str):
+    model = tiny_model(initializer_range=0.1)
+    ids = random_ids(2, 6)
+    with torch.no_grad():
+        past: Any = pt.KVCache.create(model.config, 2, 8)
+        model(ids[:, :4], past_key_values=past)
+        past = past.to_tuple() if form == "tuple" else past
+        half = model.to(torch.bfloat16)
+        after = half(ids[:, 4:], past_key_values=past).logits
+    torch.testing.assert_close(after, half(ids).logits[:, 4:], rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("past", "message"),
     [

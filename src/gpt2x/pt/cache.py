@@ -147,13 +147,13 @@ class KVCache:
             self.keys[layer], self.values[layer] = key, value
             return key, value
         if end > keys.size(2) or (torch.is_grad_enabled() and key.requires_grad):
-            keys = torch.cat([keys[:, :, :start], key], dim=2)
-            values = torch.cat([values[:, :, :start], value], dim=2)
+            keys = torch.cat([keys[:, :, :start].to(key.dtype), key], dim=2)
+            values = torch.cat([values[:, :, :start].to(value.dtype), value], dim=2)
             self.keys[layer], self.values[layer] = keys, values
             return keys, values
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
-        # Under autocast the buffers may be wider than what is computed with.
+        # As where it grows: under autocast the buffers may be wider than what is computed with.
         return keys[:, :, :end].to(key.dtype), values[:, :, :end].to(value.dtype)
 
     def update_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
