@@ -43,7 +43,7 @@ def test_a_role_whose_token_is_not_in_the_vocabulary(tiny):
     ("name", "value", "message"),
     [
         ("pad_token", 5, "must be a string or an AddedToken"),
-        ("pad_token_id", 9999, "no token has the id 9999"),
+        ("pad_token_id", 9999, "pad_token_id is 9999, and no token has that id"),
         ("additional_special_tokens", "<a>", "must be a list"),
     ],
 )

@@ -82,6 +82,7 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
         given = {name: value for name, value in settings.items() if value is not None}
         self._vocabulary = vocabulary
         self._added = AddedTokens()
+        self._next_id = max(vocabulary.tokens.values(), default=-1) + 1
         self._stored_template = Template()
         self._start_engine()
         self._warned: set[str] = set()
@@ -255,12 +256,13 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
                 f"gives it the id {in_vocabulary}, and that id to {holder!r}."
             )
         self._added.put(token_id, token)
+        self._next_id = max(self._next_id, token_id + 1)
 
     def _add(self, token: AddedToken) -> None:
         token_id = self.token_to_id(token.content)
         if token_id is None:
-            ids = (*self._vocabulary.tokens.values(), *self._added.by_id)
-            token_id = max(ids, default=-1) + 1
+            token_id = self._next_id
+            self._next_id += 1
         self._added.put(token_id, token)
         self._bytes_of.pop(token_id, None)
         if token.special and token.content not in self.all_special_tokens:
@@ -272,7 +274,7 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
 
     def _init_special_tokens(self, given: Mapping[str, Any]) -> None:
         """Assign the roles, and add tokens that the vocabulary lacks, in the order of the roles."""
-        super()._init_special_tokens({})
+        self._clear_special_tokens()
         extra = given.get("extra_special_tokens") or {}
         if not isinstance(extra, Mapping):  # a list, in transformers 5
             given = {**given, ADDITIONAL: [*given.get(ADDITIONAL, []), *extra]}

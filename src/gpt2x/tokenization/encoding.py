@@ -1,6 +1,6 @@
 """One row of a batch: the tokens of a sequence or pair, with special tokens and padding.
 
-Both tokenizers give `Sequence`s; rows are built from them here, once for both.
+Both tokenizers give `EncodedSequence`s; `rows` builds these of them, once for both.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class EncodedSequence:
 
 
 def _needs_fast(what: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"GPT2Tokenizer does not know the {what} of a text; use GPT2TokenizerFast."
-    )
+    return NotImplementedError(f"The {what} are known of texts that GPT2TokenizerFast encoded.")
 
 
 class Piece(NamedTuple):

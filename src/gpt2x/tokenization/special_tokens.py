@@ -33,15 +33,12 @@ class SpecialTokensMixin:
 
     SPECIAL_TOKENS_ATTRIBUTES: ClassVar[list[str]] = [*NAMED_TOKENS, ADDITIONAL]
 
-    # Set through __dict__ by __init__, before any role is assigned.
     _special_tokens: dict[str, Any]
 
-    def _init_special_tokens(self, tokens: Mapping[str, Any]) -> None:
+    def _clear_special_tokens(self) -> None:
+        # Not by attribute: `__setattr__` looks for roles in it.
         self.__dict__["_special_tokens"] = dict.fromkeys(NAMED_TOKENS)
         self._special_tokens[ADDITIONAL] = []
-        for name, value in tokens.items():
-            if value is not None:
-                self._set_special_token(name, value)
 
     def token_to_id(self, token: str) -> int | None:
         """Return the id of a token; None if the vocabulary has no such token."""
@@ -73,20 +70,14 @@ class SpecialTokensMixin:
             super().__setattr__(name, value)
             return
         if is_id and value is not None:
-            tokens = self.convert_ids_to_tokens(value)
-            missing = [
-                token_id
-                for token_id, token in zip(
-                    value if role == ADDITIONAL else [value],
-                    tokens if role == ADDITIONAL else [tokens],
-                    strict=True,
-                )
-                if token is None
-            ]
-            if missing:
-                raise InvalidInputError(f"{name} is {value!r}; no token has the id {missing[0]}.")
-            value = tokens
+            value = self._tokens_of_ids(name, value)
         self._set_special_token(role, value)
+
+    def _tokens_of_ids(self, name: str, ids: Any) -> Any:
+        tokens = self.convert_ids_to_tokens(ids)
+        if tokens is None or (isinstance(tokens, list) and None in tokens):
+            raise InvalidInputError(f"{name} is {ids!r}, and no token has that id.")
+        return tokens
 
     def _set_special_token(self, role: str, value: Any) -> None:
         if role == ADDITIONAL:
