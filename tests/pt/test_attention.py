@@ -131,6 +131,11 @@ def test_packed_texts_do_not_see_each_other():
         logits = model(packed, position_ids=positions, use_cache=False).logits
         torch.testing.assert_close(logits[:, :3], model(first).logits, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(logits[:, 3:], model(second).logits, rtol=1e-5, atol=1e-5)
+        # A mask, even one that hides nothing, says that it is one text.
+        options = {"position_ids": positions, "attention_mask": torch.ones(1, 7)}
+        one_text = model(packed, use_cache=False, **options).logits
+        torch.testing.assert_close(one_text, model(packed, position_ids=positions).logits)
+        assert (one_text[:, 3:] - logits[:, 3:]).abs().max() > 1e-3
 
 
 def test_attentions_under_sdpa_are_computed():

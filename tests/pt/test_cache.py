@@ -88,6 +88,11 @@ def test_use_cache():
     assert model(ids, use_cache=False).past_key_values is None
     assert tiny_model(use_cache=False)(ids).past_key_values is None
     cache = model(ids).past_key_values
+    unused = pt.KVCache.create(model.config, 2, 8)
+    output = model(ids, past_key_values=unused, use_cache=False)
+    assert output.past_key_values is None
+    assert unused.length == 0
+    assert not unused.keys[0].any()
     with torch.no_grad():
         seen = pt.KVCache.create(model.config, 2, 8)
         model(ids, past_key_values=seen)

@@ -329,16 +329,16 @@ class GPT2Model(GPT2PreTrainedModel):
             leading = inputs_embeds.shape[:-2]
         T = inputs_embeds.size(1)
         S = past_length + T
+        may_be_packed = position_ids is not None and attention_mask is None and cache is None
         if attention_mask is not None and attention_mask.dim() != 4:
             attention_mask = attention_mask.reshape(-1, S)
             if _is_all_ones(attention_mask):
                 attention_mask = None
-        packed = position_ids is not None and attention_mask is None and cache is None
         if position_ids is None:
             position_ids = _positions(attention_mask, past_length, T, inputs_embeds.device)
         position_ids = position_ids.reshape(-1, T)
         mask = self_attention_mask(attention_mask, T, S, inputs_embeds.dtype, inputs_embeds.device)
-        if packed and not _is_counting_on(position_ids):
+        if may_be_packed and not _is_counting_on(position_ids):
             mask = packed_mask(position_ids, inputs_embeds.dtype)
 
         hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
@@ -402,6 +402,8 @@ class GPT2Model(GPT2PreTrainedModel):
         layers = self.config.n_layer
         if past is None or (not isinstance(past, KVCache) and len(past) == 0):
             return KVCache.empty(layers) if use_cache else None
+        if isinstance(past, KVCache) and past.length == 0 and not use_cache:
+            return None
         if not isinstance(past, KVCache):
             _check_pairs(past)
         if len(past) != layers:
@@ -410,7 +412,7 @@ class GPT2Model(GPT2PreTrainedModel):
             )
         if isinstance(past, KVCache):
             # What is not to be returned must not change either: append to a view of it.
-            return past if use_cache or past.length == 0 else KVCache.from_tuple(past.to_tuple())
+            return past if use_cache else KVCache.from_tuple(past.to_tuple())
         return KVCache.from_tuple(past)
 
     def _head_masks(self, head_mask: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
