@@ -1,0 +1,329 @@
+"""`KVCache`: the attention keys and values of the tokens seen so far.
+
+B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array, export, lax
+
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+
+Pair = tuple[Array, Array]
+
+
+class LayerCache(NamedTuple):
+    """One layer of a cache, as a block is given it and returns it; see `KVCache`."""
+
+    key: Array | None = None
+    value: Array | None = None
+    length: Array | None = None
+    cross_key: Array | None = None
+    cross_value: Array | None = None
+
+    def append(self, key: Array, value: Array) -> LayerCache:
+        """Return the layer with key and value [B, H, T, D] behind what it holds.
+
+        Where there is a length, S stays `max_length`, and what lies behind the new tokens has to be
+        masked.
+        """
+        if self.key is None or self.value is None:
+            return self._replace(key=key, value=value)
+        if self.length is None:
+            return self._replace(
+                key=jnp.concatenate([self.key, key.astype(self.key.dtype)], axis=2),
+                value=jnp.concatenate([self.value, value.astype(self.value.dtype)], axis=2),
+            )
+        write = lax.dynamic_update_slice_in_dim
+        return self._replace(
+            key=write(self.key, key.astype(self.key.dtype), self.length, axis=2),
+            value=write(self.value, value.astype(self.value.dtype), self.length, axis=2),
+        )
+
+    @property
+    def cross(self) -> Pair | None:
+        """The cross-attention keys and values, if the layer has seen the encoder."""
+        if self.cross_key is None or self.cross_value is None:
+            return None
+        return self.cross_key, self.cross_value
+
+
+class KVCache:
+    """Keys and values of every layer, with room for more.
+
+    Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
+    filled. One made by `create` or `extend` is *static*: its `length` is an array, shapes stay the
+    same from step to step, so that a jitted step compiles once. One made by a forward that was
+    given none, or from a tuple, is *full*: new tokens are appended by concatenation.
+
+    Arrays are values. A model that is given a cache returns a new one, and the old one can be
+    continued in another way. A static cache that overflows inside `jax.jit`, where its length is
+    not known, overwrites its last positions; outside, it raises.
+
+    `cache[layer]` is the filled part `(keys, values)` of a layer, so that a cache reads like
+    transformers' tuple of pairs. Cross-attention keys and values, which depend on the encoder
+    alone, are kept beside them after the first call.
+
+    A pytree: it can be an argument of a jitted function, also a donated one, and the carry of
+    `lax.scan` and `lax.while_loop`.
+
+    >>> from gpt2x import GPT2Config
+    >>> cache = KVCache.create(GPT2Config(), batch_size=2, max_length=64)
+    >>> cache.length, cache.max_length, cache.keys[0].shape
+    (0, 64, (2, 12, 64, 64))
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Array | None],
+        values: Sequence[Array | None],
+        length: Array | None = None,
+        cross_keys: Sequence[Array | None] | None = None,
+        cross_values: Sequence[Array | None] | None = None,
+    ) -> None:
+        self.keys = list(keys)
+        self.values = list(values)
+        self._length = length
+        self.cross_keys = list(cross_keys or [None] * len(self.keys))
+        self.cross_values = list(cross_values or [None] * len(self.keys))
+
+    @classmethod
+    def create(
+        cls,
+        config: GPT2Config,
+        batch_size: int,
+        max_length: int,
+        dtype: Any = None,
+    ) -> Self:
+        """Allocate a static cache for `batch_size` rows of `max_length` tokens.
+
+        `dtype` defaults to the config's, and that to float32.
+        """
+        if not 1 <= max_length <= config.n_positions:
+            raise InvalidInputError(
+                f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
+            )
+        shape = (batch_size, config.n_head, max_length, config.n_embd // config.n_head)
+        dtype = jnp.dtype(dtype or config.dtype or "float32")
+        # A buffer for each: one that stands in two places cannot be donated.
+        keys = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
+        values = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
+        return cls(keys, values, jnp.zeros((), jnp.int32))
+
+    @classmethod
+    def empty(cls, n_layer: int) -> Self:
+        """Return a cache without buffers: the first call's keys and values become them."""
+        return cls([None] * n_layer, [None] * n_layer)
+
+    @classmethod
+    def from_tuple(cls, past_key_values: Sequence[Sequence[Array]]) -> Self:
+        """Wrap transformers' form, per layer (key, value) or (key, value, cross key, cross value).
+
+        The result is full: appending to it concatenates.
+        """
+        keys, values, *cross = zip(*past_key_values, strict=True)
+        return cls(keys, values, None, *cross)
+
+    def to_tuple(self) -> tuple[tuple[Array, ...], ...]:
+        """Return the filled part as transformers' tuple of (key, value), and cross pairs if any."""
+        return tuple((*self[layer], *(self.cross(layer) or ())) for layer in range(len(self)))
+
+    @classmethod
+    def from_dict(cls, past_key_values: Mapping[str, Any]) -> Self:
+        """Read the cache of transformers' Flax models, as their `init_cache` makes it.
+
+        ``{"h": {"0": {"attn": {"cached_key": [B, max_length, H, D], "cached_value": ...,
+        "cache_index": scalar}}}}``, under ``"transformer"`` for models with a head. The result is
+        static.
+        """
+        layers = past_key_values.get("transformer", past_key_values)["h"]
+        attentions = [layers[str(layer)]["attn"] for layer in range(len(layers))]
+        return cls(
+            [jnp.swapaxes(attention["cached_key"], 1, 2) for attention in attentions],
+            [jnp.swapaxes(attention["cached_value"], 1, 2) for attention in attentions],
+            jnp.asarray(attentions[0]["cache_index"], jnp.int32),
+        )
+
+    def to_dict(self, *, prefix: bool) -> dict[str, Any]:
+        """Return the form that `from_dict` reads; `prefix` puts it under ``"transformer"``."""
+        layers = {
+            str(layer): {
+                "attn": {
+                    "cache_index": jnp.asarray(self.offset, jnp.int32),
+                    "cached_key": jnp.swapaxes(self.keys[layer], 1, 2),
+                    "cached_value": jnp.swapaxes(self.values[layer], 1, 2),
+                }
+            }
+            for layer in range(len(self))
+        }
+        return {"transformer": {"h": layers}} if prefix else {"h": layers}
+
+    # --- reading ---
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every position is filled, so that new tokens are appended."""
+        return self._length is None
+
+    @property
+    def length(self) -> int | Array:
+        """Filled positions: an int, or an int32 scalar inside a transformation of JAX."""
+        if self._length is None:
+            return self.max_length
+        known = isinstance(self._length, int) or jax.core.is_concrete(self._length)
+        return int(self._length) if known else self._length
+
+    @property
+    def offset(self) -> int | Array:
+        """The length as a computation takes it: an int if the cache is full, else an array."""
+        return self.max_length if self._length is None else self._length
+
+    @property
+    def max_length(self) -> int:
+        """Positions for which there is room; 0 before the first call of a cache made `empty`."""
+        return 0 if self.keys[0] is None else self.keys[0].shape[2]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows (B); 0 before the first call of a cache made `empty`."""
+        return 0 if self.keys[0] is None else self.keys[0].shape[0]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int | Array:
+        """Return `length`, by transformers' name."""
+        return self.length
+
+    def layer(self, layer: int) -> LayerCache:
+        """Return a layer as a block takes it."""
+        return LayerCache(
+            self.keys[layer],
+            self.values[layer],
+            self._length,
+            self.cross_keys[layer],
+            self.cross_values[layer],
+        )
+
+    def cross(self, layer: int) -> Pair | None:
+        """Return the cross-attention keys and values of a layer, if it has seen the encoder."""
+        return self.layer(layer).cross
+
+    def __getitem__(self, layer: int) -> Pair:
+        key, value = self.keys[layer], self.values[layer]
+        if key is None or value is None:
+            raise InvalidInputError("The cache is empty: no model has been called with it yet.")
+        length = self.length
+        if not isinstance(length, int):
+            raise InvalidInputError(
+                "The filled part of a static cache has no shape inside jax.jit; read keys, values "
+                "and length instead."
+            )
+        return key[:, :, :length], value[:, :, :length]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[layer] for layer in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, "
+            f"length={self.length}, max_length={self.max_length})"
+        )
+
+    # --- changing as a whole; each returns a new cache ---
+
+    def advanced(self, layers: Sequence[LayerCache], count: int) -> Self:
+        """Return the cache of these layers, which have been given `count` more tokens."""
+        keys, values, _, cross_keys, cross_values = zip(*layers, strict=True)
+        length = None if self._length is None else self._length + count
+        return type(self)(keys, values, length, cross_keys, cross_values)
+
+    def at(self, length: int | Array) -> Self:
+        """Return the cache with the first `length` positions counted as filled."""
+        cache = self.fork()
+        cache._length = jnp.asarray(length, jnp.int32)
+        return cache
+
+    def reorder(self, parents: Array) -> Self:
+        """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
+        return self._map(lambda buffer: jnp.take(buffer, parents, axis=0))
+
+    def crop(self, length: int) -> Self:
+        """Forget all but the first `length` positions; a negative number drops from the end."""
+        filled = self.length
+        kept = length if length >= 0 else filled + length
+        if isinstance(filled, int) and not 0 <= kept <= filled:
+            raise InvalidInputError(f"Cannot crop a cache of length {filled} to {length}.")
+        if self._length is not None:
+            return self.at(kept)
+        cropped = self.fork()
+        cropped.keys = [key[:, :, :kept] for key in self.keys]
+        cropped.values = [value[:, :, :kept] for value in self.values]
+        return cropped
+
+    def extend(self, max_length: int) -> Self:
+        """Make room for `max_length` positions in all; what is filled stays. Returns a static one.
+
+        Its buffers are new ones, so that it may be donated while this cache is kept.
+        """
+        filled = self.length
+        if isinstance(filled, int) and max_length < filled:
+            raise InvalidInputError(
+                f"Cannot extend to {max_length} positions: {filled} are filled."
+            )
+        room = [(0, 0), (0, 0), (0, max(max_length - self.max_length, 0)), (0, 0)]
+        extended = self._map(jnp.copy)
+        extended.keys = [jnp.pad(key, room) for key in extended.keys]
+        extended.values = [jnp.pad(value, room) for value in extended.values]
+        extended._length = jnp.array(self.offset, jnp.int32)
+        return extended
+
+    def fork(self) -> Self:
+        """Return a copy; it costs nothing, since arrays are never changed."""
+        return self._map(lambda buffer: buffer)
+
+    def _map(self, function: Callable[[Array], Array]) -> Self:
+        def each(buffers: list[Array | None]) -> list[Array | None]:
+            return [None if buffer is None else function(buffer) for buffer in buffers]
+
+        return type(self)(
+            each(self.keys),
+            each(self.values),
+            self._length,
+            each(self.cross_keys),
+            each(self.cross_values),
+        )
+
+
+_PARTS = ("keys", "values", "_length", "cross_keys", "cross_values")
+
+
+def _flatten(cache: KVCache) -> tuple[tuple[Any, ...], None]:
+    return tuple(getattr(cache, part) for part in _PARTS), None
+
+
+def _flatten_with_keys(cache: KVCache) -> tuple[list[tuple[Any, Any]], None]:
+    return [(jax.tree_util.GetAttrKey(part), getattr(cache, part)) for part in _PARTS], None
+
+
+def _unflatten(_: None, children: Any) -> KVCache:
+    # Not by the constructor: JAX puts objects of its own in the children's place.
+    cache = object.__new__(KVCache)
+    for part, child in zip(_PARTS, children, strict=True):
+        setattr(cache, part, child)
+    return cache
+
+
+jax.tree_util.register_pytree_with_keys(KVCache, _flatten_with_keys, _unflatten, _flatten)
+export.register_pytree_node_serialization(
+    KVCache,
+    serialized_name="gpt2x.flax.KVCache",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: None,
+)

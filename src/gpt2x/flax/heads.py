@@ -1,0 +1,605 @@
+"""GPT-2 with a head for each task, and their losses, in Flax NNX.
+
+B batch, T query length, C choices, E n_embd, V vocab_size.
+
+Source: transformers 4.57, its PyTorch classes; of them it has the language model alone in Flax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flax import nnx
+from gpt2x import checks
+from gpt2x.checks import IGNORE_INDEX
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+from gpt2x.flax.activations import ACTIVATIONS
+from gpt2x.flax.dropout import dropout, fold
+from gpt2x.flax.generation import GenerationMixin
+from gpt2x.flax.model import FlaxGPT2Model, Past, host_values
+from gpt2x.flax.outputs import (
+    FlaxCausalLMOutputWithCrossAttentions,
+    FlaxGPT2DoubleHeadsModelOutput,
+    FlaxQuestionAnsweringModelOutput,
+    FlaxSequenceClassifierOutputWithPast,
+    FlaxTokenClassifierOutput,
+)
+from gpt2x.flax.parameters import Precision
+from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
+from gpt2x.flax.products import project
+from gpt2x.weights import Head
+
+
+def cross_entropy(logits: Array, labels: Array, ignore_index: int = IGNORE_INDEX) -> Array:
+    """Return the mean cross-entropy, in float32, of labels [...] that are not `ignore_index`.
+
+    logits: [..., classes]. Without any label it is NaN, as in PyTorch.
+    """
+    total, count = _summed_cross_entropy(logits, labels, ignore_index)
+    return total / count
+
+
+def _summed_cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+    labels = jnp.asarray(labels)
+    counted = labels != ignore_index
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    chosen = jnp.where(counted, labels, 0)[..., None]
+    losses = -jnp.take_along_axis(log_probs, chosen, axis=-1)[..., 0]
+    return jnp.where(counted, losses, 0.0).sum(), counted.sum()
+
+
+def causal_lm_loss(
+    logits: Array,
+    labels: Array,
+    *,
+    num_items_in_batch: Array | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    shift_labels: Array | None = None,
+) -> Array:
+    """Return the mean cross-entropy of each token given those before it, in float32.
+
+    Args:
+        logits: [..., T, V].
+        labels: [..., T]; position t is what the logits of position t - 1 predict.
+        num_items_in_batch: divide the sum by this number instead of the number of labels, as
+            gradient accumulation needs it.
+        ignore_index: label that is left out.
+        shift_labels: [..., T] labels that are shifted already, in place of `labels`.
+    """
+    if shift_labels is None:
+        labels = jnp.asarray(labels)
+        ends = jnp.full_like(labels[..., :1], ignore_index)
+        shift_labels = jnp.concatenate([labels[..., 1:], ends], axis=-1)
+    total, count = _summed_cross_entropy(logits, shift_labels, ignore_index)
+    return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+
+class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
+    """The body with a language model on top, whose weight is the token embedding's."""
+
+    head: ClassVar[Head] = Head.LM
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.transformer = _body(config, precision)
+        if not config.tie_word_embeddings:
+            self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        encoder_attention_mask: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Past | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        cache_position: Array | None = None,
+        labels: Array | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Array = 0,
+        num_items_in_batch: Array | int | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        shift_labels: Array | None = None,
+        **unknown: Any,
+    ) -> FlaxCausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """Predict the next token at every position. For the inputs of the body see `FlaxGPT2Model`.
+
+        Args:
+            labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the
+                usual call.
+            logits_to_keep: how many of the last positions get logits (decoding needs one), or an
+                index array of positions [n]; 0 for all.
+            num_items_in_batch: see `causal_lm_loss`.
+            ignore_index: see `causal_lm_loss`.
+            shift_labels: labels [B, T] that are shifted already; the loss uses them.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
+        model = self.with_params(params)
+        outputs = model.transformer(
+            input_ids,
+            attention_mask,
+            position_ids,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past_key_values=past_key_values,
+            dropout_rng=dropout_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            token_type_ids=token_type_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            cache_position=cache_position,
+            use_cache=use_cache,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = _logits(model, outputs.last_hidden_state[..., kept, :])  # [B, kept, V]
+
+        loss = None
+        targets = labels if shift_labels is None else shift_labels
+        if targets is not None:
+            shape, classes = tuple(logits.shape[:-1]), logits.shape[-1]
+            checks.check_labels("labels", targets, [shape], classes, host_values, ignore_index)
+            loss = causal_lm_loss(
+                logits,
+                targets,
+                num_items_in_batch=num_items_in_batch,
+                ignore_index=ignore_index,
+                shift_labels=shift_labels,
+            )
+        output = FlaxCausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+
+class FlaxGPT2SequenceSummary(nnx.Module):
+    """One vector per choice out of its hidden states, projected to a score."""
+
+    def __init__(self, config: GPT2Config, *, precision: Precision) -> None:
+        if config.summary_type == "attn":
+            raise InvalidInputError(
+                "summary_type 'attn' is not implemented (nor is it in transformers); use "
+                "'cls_index', 'last', 'first' or 'mean'."
+            )
+        self.summary_type = config.summary_type
+        self.summary_use_proj = config.summary_use_proj
+        if config.summary_use_proj:
+            # One score a choice, whatever num_labels says: the choices are rows, not labels.
+            n_out = 1 if config.summary_proj_to_labels else config.n_embd
+            self.summary = precision.linear(config.n_embd, n_out, use_bias=True)
+        self.activation = config.summary_activation or "linear"
+        self.first_dropout = config.summary_first_dropout
+        self.last_dropout = getattr(config, "summary_last_dropout", None) or 0.0
+
+    def __call__(
+        self,
+        hidden_states: Array,
+        cls_index: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> Array:
+        """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
+
+        `cls_index` [B, C] is the token that summary type "cls_index" reads, by default the last.
+        The other types reduce the second axis, as in transformers: tokens of [B, T, E], but
+        choices of [B, C, T, E].
+        """
+        if self.summary_type == "mean":
+            summary = hidden_states.mean(axis=1)
+        elif self.summary_type == "first":
+            summary = hidden_states[:, 0]
+        elif self.summary_type == "last":
+            summary = hidden_states[:, -1]
+        elif cls_index is None:
+            summary = hidden_states[..., -1, :]
+        else:
+            index = jnp.asarray(cls_index)[..., None, None]
+            summary = jnp.take_along_axis(hidden_states, index, axis=-2)[..., 0, :]  # [B, C, E]
+        summary = dropout(summary, rate=self.first_dropout, key=fold(dropout_key, 0))
+        if self.summary_use_proj:
+            summary = self.summary(summary)
+        summary = ACTIVATIONS[self.activation](summary)
+        return dropout(summary, rate=self.last_dropout, key=fold(dropout_key, 1))
+
+
+class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
+    """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
+
+    head: ClassVar[Head] = Head.DOUBLE
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.transformer = _body(config, precision)
+        if not config.tie_word_embeddings:
+            self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
+        self.multiple_choice_head = FlaxGPT2SequenceSummary(config, precision=precision)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Past | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        cache_position: Array | None = None,
+        mc_token_ids: Array | None = None,
+        labels: Array | None = None,
+        mc_labels: Array | None = None,
+        use_cache: bool | None = None,
+        **unknown: Any,
+    ) -> FlaxGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
+        """Predict the next tokens of every choice, and score the choices.
+
+        Args:
+            input_ids: [B, C, T].
+            mc_token_ids: [B, C], the position in each choice that the score is read from; by
+                default the last.
+            labels: [B, C, T], as for the language model.
+            mc_labels: [B], the right choice.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        model = self.with_params(params)
+        outputs = model.transformer(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values=past_key_values,
+            dropout_rng=dropout_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            token_type_ids=token_type_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            cache_position=cache_position,
+            use_cache=use_cache,
+        )
+        hidden_states = outputs.last_hidden_state  # [B, C, T, E]
+        *choices, T = hidden_states.shape[:-1]
+        if mc_token_ids is not None:
+            checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
+        logits = _logits(model, hidden_states)  # [B, C, T, V]
+        mc_logits = model.multiple_choice_head(
+            hidden_states, mc_token_ids, _head_dropout_key(dropout_rng, train)
+        )
+        mc_logits = mc_logits.squeeze(-1) if mc_logits.shape[-1] == 1 else mc_logits  # [B, C]
+
+        loss = mc_loss = None
+        if labels is not None:
+            shape, classes = (*choices, T), logits.shape[-1]
+            checks.check_labels("labels", labels, [shape], classes, host_values)
+            loss = causal_lm_loss(logits, labels)
+        if mc_labels is not None:
+            shapes, classes = [tuple(mc_logits.shape[:-1])], mc_logits.shape[-1]
+            shapes.append((*shapes[0], 1))
+            checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
+            mc_loss = cross_entropy(mc_logits, jnp.reshape(mc_labels, shapes[0]))
+        output = FlaxGPT2DoubleHeadsModelOutput(
+            loss=loss,
+            mc_loss=mc_loss,
+            logits=logits,
+            mc_logits=mc_logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+
+class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
+    """The body with a classifier (or a regression) on the last token of each text."""
+
+    head: ClassVar[Head] = Head.SEQUENCE_CLASSIFICATION
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.num_labels = config.num_labels
+        self.transformer = _body(config, precision)
+        self.score = precision.linear(config.n_embd, config.num_labels, use_bias=False)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Past | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        labels: Array | None = None,
+        use_cache: bool | None = None,
+        **unknown: Any,
+    ) -> FlaxSequenceClassifierOutputWithPast | tuple[Any, ...]:
+        """Classify each text by its last token.
+
+        That is the last one that `attention_mask` (rank 2) attends to. Without a mask it is the
+        last that is not `config.pad_token_id`, or, for `inputs_embeds`, the very last.
+
+        Args:
+            labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels]
+                numbers for one with several, or 0/1 numbers for several classes at once. Which it
+                is, `config.problem_type` says, or else `num_labels` and the labels' type.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        model = self.with_params(params)
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        by_mask = attention_mask is not None and attention_mask.ndim == 2
+        if inputs is not None:
+            checks.check_can_pool(self.config, by_mask, inputs.shape[0])
+        outputs = model.transformer(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values=past_key_values,
+            dropout_rng=dropout_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            token_type_ids=token_type_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+        )
+        hidden_states = outputs.last_hidden_state  # [B, T, E]
+        B, T = hidden_states.shape[:2]
+        last = self._last_token(input_ids, attention_mask if by_mask else None, B, T)
+        pooled = jnp.take_along_axis(hidden_states, last[:, None, None], axis=1)[:, 0]  # [B, E]
+        logits = model.score(pooled)  # [B, num_labels]
+
+        loss = None
+        if labels is not None:
+            problem = checks.check_problem(
+                self.config.problem_type, self.num_labels, labels, B, host_values
+            )
+            loss = self._loss(problem, logits, jnp.asarray(labels))
+        output = FlaxSequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+    def _last_token(
+        self, input_ids: Array | None, attention_mask: Array | None, B: int, T: int
+    ) -> Array:
+        """Return the position [B] of each row's last token; 0 for a row without any."""
+        if attention_mask is not None:
+            is_token = jnp.asarray(attention_mask)[:, -T:] != 0
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            is_token = jnp.asarray(input_ids) != self.config.pad_token_id
+        else:
+            return jnp.full((B,), T - 1)
+        return (is_token * jnp.arange(T)).argmax(axis=-1)
+
+    def _loss(self, problem: str, logits: Array, labels: Array) -> Array:
+        if problem == "single_label_classification":
+            return cross_entropy(logits, labels.reshape(-1))
+        logits = logits.astype(jnp.float32)
+        labels = labels.reshape(logits.shape).astype(logits.dtype)
+        if problem == "regression":
+            return jnp.square(logits - labels).mean()
+        # The binary cross-entropy of sigmoid(logits), without its overflow.
+        losses = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+        return losses.mean()
+
+
+class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
+    """The body with a classifier on every token (named entities, for example)."""
+
+    head: ClassVar[Head] = Head.TOKEN_CLASSIFICATION
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.num_labels = config.num_labels
+        self.transformer = _body(config, precision)
+        rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
+        self.dropout = next((rate for rate in rates if rate is not None), 0.1)
+        self.classifier = precision.linear(config.n_embd, config.num_labels, use_bias=True)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Past | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        labels: Array | None = None,
+        use_cache: bool | None = None,
+        **unknown: Any,
+    ) -> FlaxTokenClassifierOutput | tuple[Any, ...]:
+        """Classify every token.
+
+        Args:
+            labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        model = self.with_params(params)
+        outputs = model.transformer(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values=past_key_values,
+            dropout_rng=dropout_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            token_type_ids=token_type_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+        )
+        key = _head_dropout_key(dropout_rng, train)
+        hidden_states = dropout(outputs.last_hidden_state, rate=self.dropout, key=key)
+        logits = model.classifier(hidden_states)  # [B, T, num_labels]
+
+        loss = None
+        if labels is not None:
+            shapes = [tuple(logits.shape[:-1])]
+            checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
+            loss = cross_entropy(logits, labels)
+        output = FlaxTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+
+class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
+    """The body with a head that finds the span of the text which answers a question (SQuAD)."""
+
+    head: ClassVar[Head] = Head.QUESTION_ANSWERING
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.num_labels = config.num_labels
+        self.transformer = _body(config, precision)
+        self.qa_outputs = precision.linear(config.n_embd, 2, use_bias=True)
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        start_positions: Array | None = None,
+        end_positions: Array | None = None,
+        **unknown: Any,
+    ) -> FlaxQuestionAnsweringModelOutput | tuple[Any, ...]:
+        """Score every token as the start and as the end of the answer.
+
+        Args:
+            start_positions: [B], the first token of the answer.
+            end_positions: [B], its last token. Positions outside of the text leave the row out of
+                the loss if they lie behind it, and count as the first token if before it.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        model = self.with_params(params)
+        outputs = model.transformer(
+            input_ids,
+            attention_mask,
+            position_ids,
+            dropout_rng=dropout_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            token_type_ids=token_type_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+        )
+        logits = model.qa_outputs(outputs.last_hidden_state)
+        start_logits, end_logits = logits[..., 0], logits[..., 1]  # 2 x [B, T]
+
+        loss = None
+        B, T = start_logits.shape
+        if checks.check_span(start_positions, end_positions, B):
+            losses = [
+                cross_entropy(scores, jnp.clip(jnp.reshape(positions, -1), 0, T), ignore_index=T)
+                for scores, positions in (
+                    (start_logits, start_positions),
+                    (end_logits, end_positions),
+                )
+            ]
+            loss = (losses[0] + losses[1]) / 2
+        output = FlaxQuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self._as_asked(output, return_dict)
+
+
+def _body(config: GPT2Config, precision: Precision) -> FlaxGPT2Model:
+    return FlaxGPT2Model(
+        config, dtype=precision.dtype, _do_init=False, param_dtype=precision.param_dtype
+    )
+
+
+def _logits(model: Any, hidden_states: Array) -> Array:
+    """Apply a model's output layer, tied or its own: [..., E] -> [..., V]."""
+    if not model.config.tie_word_embeddings:
+        return model.lm_head(hidden_states)
+    embedding = model.transformer.wte.embedding[...]
+    return project(hidden_states, embedding.astype(hidden_states.dtype))
+
+
+def _head_dropout_key(dropout_rng: Array | None, train: bool) -> Array | None:
+    """Return the key of a head's dropout: one that no block has."""
+    return fold(dropout_rng, 2**31) if train else None

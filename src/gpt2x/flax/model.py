@@ -1,0 +1,588 @@
+"""The body of GPT-2 in Flax NNX. Read it from the bottom up: Model, Block, MLP, Attention, Conv1D.
+
+B batch, T query length, S key length (past and new), E n_embd, H heads, D head_dim, I n_inner,
+L layers, V vocab_size, P n_positions.
+
+Modules carry OpenAI's names and parameters the names and shapes of transformers' Flax models, so
+that `model.params` is their tree. Modules are made without arrays; a model's `post_init` or
+`from_pretrained` brings them. Nothing changes in a call: dropout takes keys, a cache is returned.
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019); transformers
+4.57, `FlaxGPT2Model`, with the numbers of its PyTorch `GPT2Model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from flax import nnx
+from gpt2x import checks
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+from gpt2x.flax.activations import ACTIVATIONS
+from gpt2x.flax.attention import (
+    AttentionFunction,
+    eager_attention,
+    get_attention,
+    packed_mask,
+    padding_mask,
+    self_attention_mask,
+)
+from gpt2x.flax.cache import KVCache, LayerCache
+from gpt2x.flax.dropout import dropout, fold
+from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
+from gpt2x.flax.parameters import Precision, parameter
+from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
+from gpt2x.flax.products import project
+
+Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
+
+
+class Conv1D(nnx.Module):
+    """A linear layer whose kernel is stored (out, in), as transformers' Flax models store it."""
+
+    def __init__(self, n_out: int, n_in: int, precision: Precision) -> None:
+        self.kernel = parameter((n_out, n_in), precision)
+        self.bias = parameter((n_out,), precision)
+        self.dtype = precision.dtype
+
+    def __call__(self, x: Array) -> Array:
+        return project(x, self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype))
+
+
+class FlaxGPT2Attention(nnx.Module):
+    """Multi-head attention: to the text itself, or to an encoder's states (cross-attention)."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        *,
+        layer: int,
+        precision: Precision,
+        is_cross_attention: bool = False,
+    ) -> None:
+        self.is_cross_attention = is_cross_attention
+        self.num_heads = config.n_head
+        self.head_dim = config.n_embd // config.n_head
+        self.scaling = 1.0
+        if config.scale_attn_weights:
+            self.scaling /= self.head_dim**0.5
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scaling /= layer + 1
+        self.upcast = config.reorder_and_upcast_attn
+
+        if is_cross_attention:
+            self.c_attn = Conv1D(2 * config.n_embd, config.n_embd, precision)
+            self.q_attn = Conv1D(config.n_embd, config.n_embd, precision)
+        else:
+            self.c_attn = Conv1D(3 * config.n_embd, config.n_embd, precision)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd, precision)
+        self.attn_pdrop = config.attn_pdrop
+        self.resid_pdrop = config.resid_pdrop
+
+    def __call__(
+        self,
+        hidden_states: Array,
+        cache: LayerCache | None = None,
+        mask: Array | None = None,
+        head_mask: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        dropout_key: Array | None = None,
+        *,
+        attend: AttentionFunction,
+        output_attentions: bool = False,
+    ) -> tuple[Array, Array | None, LayerCache | None]:
+        """Attend from hidden_states [B, T, E]; return [B, T, E], the weights [B, H, T, S] and the
+        layer's cache.
+
+        `mask` is additive, broadcast to [B, H, T, S]; None hides nothing. `attend` is the attention
+        implementation. The weights are None unless `output_attentions`.
+        """
+        if self.is_cross_attention:
+            query = self._split_heads(self.q_attn(hidden_states))  # [B, H, T, D]
+            key, value = self._encoder_keys_and_values(encoder_hidden_states, cache)
+            if cache is not None:
+                cache = cache._replace(cross_key=key, cross_value=value)
+        else:
+            query, key, value = map(
+                self._split_heads, jnp.split(self.c_attn(hidden_states), 3, axis=-1)
+            )  # 3 x [B, H, T, D]
+            if cache is not None:
+                cache = cache.append(key, value)
+                key, value = cache.key, cache.value  # [B, H, S, D]
+
+        if self.upcast:
+            # Half-precision training overflows in the scores first: compute them in float32.
+            query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+        options: dict[str, Any] = {"scaling": self.scaling, "dropout": None}
+        if dropout_key is not None and self.attn_pdrop > 0:
+            options["dropout"] = partial(dropout, rate=self.attn_pdrop, key=fold(dropout_key, 0))
+        weights = None
+        if output_attentions or head_mask is not None:
+            out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
+        else:
+            out = attend(query, key, value, mask, **options)  # [B, H, T, D]
+        out = out.astype(hidden_states.dtype).swapaxes(1, 2)  # [B, T, H, D]
+        out = self.c_proj(out.reshape(hidden_states.shape))  # [B, T, E]
+        out = dropout(out, rate=self.resid_pdrop, key=fold(dropout_key, 1))
+        return out, weights if output_attentions else None, cache
+
+    def _encoder_keys_and_values(
+        self, encoder_hidden_states: Array | None, cache: LayerCache | None
+    ) -> tuple[Array, Array]:
+        """Project the encoder's states to [B, H, encoder length, D], once per cache."""
+        cached = cache.cross if cache is not None else None
+        if cached is not None:
+            return cached
+        return tuple(
+            map(self._split_heads, jnp.split(self.c_attn(encoder_hidden_states), 2, axis=-1))
+        )
+
+    def _split_heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).swapaxes(1, 2)
+
+
+class FlaxGPT2MLP(nnx.Module):
+    """Two layers with an activation between them: E -> I -> E."""
+
+    def __init__(self, config: GPT2Config, *, precision: Precision) -> None:
+        inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Conv1D(inner, config.n_embd, precision)
+        self.c_proj = Conv1D(config.n_embd, inner, precision)
+        self.activation_function = config.activation_function
+        self.resid_pdrop = config.resid_pdrop
+
+    def __call__(self, hidden_states: Array, dropout_key: Array | None = None) -> Array:
+        """Map [B, T, E] to [B, T, E]."""
+        act = ACTIVATIONS[self.activation_function]
+        out = self.c_proj(act(self.c_fc(hidden_states)))
+        return dropout(out, rate=self.resid_pdrop, key=dropout_key)
+
+
+class FlaxGPT2Block(nnx.Module):
+    """Attention, cross-attention where the config has it, and MLP, each added to its input."""
+
+    def __init__(self, config: GPT2Config, *, layer: int, precision: Precision) -> None:
+        self.ln_1 = precision.layer_norm(config)
+        self.attn = FlaxGPT2Attention(config, layer=layer, precision=precision)
+        self.ln_2 = precision.layer_norm(config)
+        if config.add_cross_attention:
+            self.crossattention = FlaxGPT2Attention(
+                config, layer=layer, precision=precision, is_cross_attention=True
+            )
+            self.ln_cross_attn = precision.layer_norm(config)
+        self.mlp = FlaxGPT2MLP(config, precision=precision)
+
+    def __call__(
+        self,
+        hidden_states: Array,
+        cache: LayerCache | None = None,
+        mask: Array | None = None,
+        head_mask: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        encoder_mask: Array | None = None,
+        dropout_key: Array | None = None,
+        *,
+        attend: AttentionFunction,
+        cross_attend: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[Array, Array | None, Array | None, LayerCache | None]:
+        """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) and the cache
+        beside it.
+        """
+        options = {"attend": attend, "output_attentions": output_attentions}
+        attended, weights, cache = self.attn(
+            self.ln_1(hidden_states),
+            cache,
+            mask,
+            head_mask,
+            dropout_key=fold(dropout_key, 0),
+            **options,
+        )
+        hidden_states = hidden_states + attended
+        cross_weights = None
+        if cross_attend:
+            attended, cross_weights, cache = self.crossattention(
+                self.ln_cross_attn(hidden_states),
+                cache,
+                encoder_mask,
+                head_mask,
+                encoder_hidden_states,
+                fold(dropout_key, 1),
+                **options,
+            )
+            hidden_states = hidden_states + attended
+        hidden_states = hidden_states + self.mlp(self.ln_2(hidden_states), fold(dropout_key, 2))
+        return hidden_states, weights, cross_weights, cache
+
+
+class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
+    """The body: embeddings, L blocks and a final layer norm.
+
+    >>> from gpt2x import GPT2Config
+    >>> model = FlaxGPT2Model(GPT2Config(n_layer=2, n_embd=64, n_head=4))
+    >>> model(jnp.array([[464, 3290]])).last_hidden_state.shape
+    (1, 2, 64)
+    """
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        self.wte = precision.embedding(config.vocab_size, config.n_embd)
+        self.wpe = precision.embedding(config.n_positions, config.n_embd)
+        self.h = nnx.List(
+            FlaxGPT2Block(config, layer=i, precision=precision) for i in range(config.n_layer)
+        )
+        self.ln_f = precision.layer_norm(config)
+        self.embd_pdrop = config.embd_pdrop
+        self.gradient_checkpointing = False
+
+    def __call__(
+        self,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        encoder_hidden_states: Array | None = None,
+        encoder_attention_mask: Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        past_key_values: Past | None = None,
+        dropout_rng: Array | None = None,
+        train: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        head_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        cache_position: Array | None = None,
+        use_cache: bool | None = None,
+        **unknown: Any,
+    ) -> FlaxBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """Run the body. The first twelve arguments are those of transformers, in its order.
+
+        Args:
+            input_ids: token ids [B, T]; further leading dimensions are kept in the output. With a
+                past, only the tokens that are not in it.
+            attention_mask: [B, S], nonzero where a token, past or new, may be attended to; with a
+                static cache also as wide as that. Or [B, 1 or H, T, S], boolean or additive, which
+                replaces the causal order; or [B, 1 or H, 1, S], which is added to it.
+            position_ids: [B, T]. Default: the number of attended tokens before each token, where a
+                mask of rank 2 is given, so that a padded row gives what it gives alone; else the
+                positions that follow the past. Without mask and cache, positions that start again
+                keep packed texts apart.
+            encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
+                seen them they may be left out.
+            encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where
+                it may be attended to, or rank 4 as above.
+            params: parameters to use in place of the model's own, as `model.params` has them.
+            past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four arrays with
+                cross-attention); or the dict of transformers' Flax models. Comes back longer, in
+                the form in which it was given.
+            dropout_rng: the key of all dropout in this call; needed to train with dropout.
+            train: whether to drop out.
+            output_attentions: return attention weights, which are then computed eagerly.
+            output_hidden_states: return the hidden states of every layer.
+            return_dict: an output object (default) or the tuple of its fields that are not None.
+            token_type_ids: [B, T], embedded with the tokens' embedding and added.
+            head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
+                the call then computes attention eagerly.
+            inputs_embeds: [B, T, E] in place of `input_ids`.
+            cache_position: [T], the positions that follow the past; nothing else is allowed.
+            use_cache: return the keys and values; the config decides by default.
+
+        Raises:
+            InvalidInputError: if an input cannot be used or a keyword is unknown. Ids are checked
+                only where that is free: on the CPU, outside of transformations.
+        """
+        checks.reject_unknown(self.__call__, unknown)
+        model = self.with_params(params)
+        config = self.config
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        dropout_key = self._dropout_key(dropout_rng, train)
+
+        cache = self._open_cache(past_key_values, use_cache)
+        self._check_inputs(
+            cache,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            cache_position=cache_position,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+        )
+
+        inputs = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "head_mask": head_mask,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        is_static = cache is not None and not cache.is_full
+        # With a static cache one computation must do for every step: no shortcut there.
+        if not is_static and _is_all_ones(attention_mask):
+            inputs["attention_mask"] = None
+        packed = position_ids is not None and inputs["attention_mask"] is None and cache is None
+        # Outside of `jax.jit` the body is compiled as a whole; inside, this is an ordinary call.
+        last_hidden_state, cache, *records = _forward(
+            model,
+            {name: jnp.asarray(value) for name, value in inputs.items() if value is not None},
+            cache,
+            dropout_key,
+            attend=get_attention(config._attn_implementation),
+            packed=packed and not _is_counting_on(position_ids),
+            output_attentions=bool(output_attentions),
+            output_hidden_states=bool(output_hidden_states),
+        )
+        output = FlaxBaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state,
+            _close_cache(cache, past_key_values) if use_cache else None,
+            *records,
+        )
+        return self._as_asked(output, return_dict)
+
+    def forward(
+        self,
+        inputs: Mapping[str, Array],
+        cache: KVCache | None,
+        dropout_key: Array | None,
+        *,
+        attend: AttentionFunction,
+        packed: bool,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> tuple[Any, ...]:
+        """Compute what `__call__` returns, from inputs that have been checked.
+
+        Returns last_hidden_state, the cache, and the tuples (or None) hidden_states, attentions and
+        cross_attentions.
+        """
+        attention_mask = inputs.get("attention_mask")
+        position_ids = inputs.get("position_ids")
+        encoder_hidden_states = inputs.get("encoder_hidden_states")
+        if "inputs_embeds" in inputs:
+            inputs_embeds = inputs["inputs_embeds"].astype(self.dtype)
+            leading = inputs_embeds.shape[:-2]
+        else:
+            inputs_embeds = self._embed(self.wte, _rows(inputs["input_ids"]))
+            leading = inputs["input_ids"].shape[:-1]
+        T = inputs_embeds.shape[1]
+        past_length = 0 if cache is None else cache.offset
+        # Room that is not filled is looked at, and masked: shapes must not depend on the length.
+        S = past_length + T if cache is None or cache.is_full else cache.max_length
+        if attention_mask is not None and attention_mask.ndim != 4:
+            attention_mask = _rows(attention_mask)
+        if position_ids is None:
+            position_ids = _positions(attention_mask, past_length, T)
+        position_ids = _rows(position_ids)
+        if packed:
+            mask = packed_mask(position_ids)
+        else:
+            mask = self_attention_mask(attention_mask, T, S, past_length)
+
+        hidden_states = inputs_embeds + self._embed(self.wpe, position_ids)  # [B, T, E]
+        if "token_type_ids" in inputs:
+            hidden_states = hidden_states + self._embed(self.wte, _rows(inputs["token_type_ids"]))
+        hidden_states = dropout(
+            hidden_states, rate=self.embd_pdrop, key=fold(dropout_key, len(self.h))
+        )
+
+        cross_attend = encoder_hidden_states is not None or (
+            cache is not None and cache.cross(0) is not None
+        )
+        if encoder_hidden_states is not None:
+            encoder_hidden_states = encoder_hidden_states.astype(self.dtype)
+        encoder_mask = None
+        if "encoder_attention_mask" in inputs and cross_attend:
+            encoder_mask = padding_mask(inputs["encoder_attention_mask"])
+        head_masks = self._head_masks(inputs.get("head_mask"))
+
+        run = partial(
+            _run_block,
+            attend=attend,
+            cross_attend=cross_attend,
+            output_attentions=output_attentions,
+        )
+        if self.gradient_checkpointing:
+            run = jax.checkpoint(run)
+        all_hidden_states = all_attentions = all_cross_attentions = ()
+        layers: list[LayerCache] = []
+        for layer, block in enumerate(self.h):
+            if output_hidden_states:
+                all_hidden_states += (hidden_states,)
+            hidden_states, weights, cross_weights, layer_cache = run(
+                block,
+                hidden_states,
+                None if cache is None else cache.layer(layer),
+                mask,
+                head_masks[layer],
+                encoder_hidden_states,
+                encoder_mask,
+                fold(dropout_key, layer),
+            )
+            layers.append(layer_cache)
+            if output_attentions:
+                all_attentions += (weights,)
+                if cross_attend:
+                    all_cross_attentions += (cross_weights,)
+
+        hidden_states = self.ln_f(hidden_states)
+        hidden_states = hidden_states.reshape(*leading, T, hidden_states.shape[-1])
+        if output_hidden_states:
+            all_hidden_states += (hidden_states,)
+        return (
+            hidden_states,
+            None if cache is None else cache.advanced(layers, T),
+            all_hidden_states or None,
+            all_attentions or None,
+            all_cross_attentions or None,
+        )
+
+    def _embed(self, embedding: nnx.Embed, ids: Array) -> Array:
+        """Look up ids [B, T] in a table: [B, T, E]; what is looked up is cast, not the table."""
+        return jnp.take(embedding.embedding[...], ids, axis=0).astype(self.dtype)
+
+    def _dropout_key(self, dropout_rng: Array | None, train: bool) -> Array | None:
+        """Return the key of this call's dropout, or None where nothing is dropped."""
+        if not train:
+            return None
+        rates = (self.config.embd_pdrop, self.config.attn_pdrop, self.config.resid_pdrop)
+        if dropout_rng is None and any(rates):
+            raise InvalidInputError(
+                "train=True drops out at random and needs dropout_rng=, a key of jax.random; or "
+                "set the config's embd_pdrop, attn_pdrop and resid_pdrop to 0."
+            )
+        return dropout_rng
+
+    def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
+        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        layers = self.config.n_layer
+        if past is None or (not isinstance(past, KVCache) and len(past) == 0):
+            return KVCache.empty(layers) if use_cache else None
+        if isinstance(past, Mapping):
+            past = KVCache.from_dict(past)
+        elif not isinstance(past, KVCache):
+            _check_pairs(past)
+        if len(past) != layers:
+            raise InvalidInputError(
+                f"past_key_values has {len(past)} layers; this model has {layers}."
+            )
+        return past if isinstance(past, KVCache) else KVCache.from_tuple(past)
+
+    def _check_inputs(self, cache: KVCache | None, **inputs: Any) -> None:
+        """Check the inputs of a call, as far as shapes and lengths are known."""
+        past_length = 0 if cache is None else cache.length
+        ids = inputs["input_ids"] if inputs["inputs_embeds"] is None else inputs["inputs_embeds"]
+        if ids is not None and not all(isinstance(size, int) for size in ids.shape):
+            past_length = None  # symbolic, for `jax.export`
+        mask = inputs["attention_mask"]
+        if not isinstance(past_length, int):
+            past_length = None
+        elif cache is not None and not cache.is_full and ids is not None and len(ids.shape) > 1:
+            text = past_length + ids.shape[1]
+            if text > cache.max_length:
+                raise InvalidInputError(
+                    f"The cache has room for {cache.max_length} tokens, of which {past_length} are "
+                    f"filled; {ids.shape[1]} more do not fit. Make room with cache.extend()."
+                )
+            if mask is not None and mask.shape[-1] == cache.max_length:
+                inputs["attention_mask"] = jax.ShapeDtypeStruct((*mask.shape[:-1], text), "int32")
+        checks.check_model_inputs(self.config, host_values, past_length=past_length, **inputs)
+
+    def _head_masks(self, head_mask: Array | None) -> Sequence[Array | None]:
+        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        layers = self.config.n_layer
+        if head_mask is None:
+            return [None] * layers
+        head_mask = jnp.asarray(head_mask, self.dtype)
+        if head_mask.ndim == 1:
+            head_mask = jnp.broadcast_to(head_mask, (layers, *head_mask.shape))
+        if head_mask.ndim == 2:
+            head_mask = head_mask[:, None, :, None, None]
+        return [head_mask[layer] for layer in range(layers)]
+
+
+_forward = jax.jit(
+    FlaxGPT2Model.forward,
+    static_argnames=("attend", "packed", "output_attentions", "output_hidden_states"),
+)
+
+
+def _run_block(block: FlaxGPT2Block, *arrays: Any, **options: Any) -> Any:
+    return block(*arrays, **options)
+
+
+def host_values(array: Any) -> np.ndarray | None:
+    """Return an array's values where reading them costs nothing: on the CPU, outside of tracing."""
+    if isinstance(array, np.ndarray):
+        return array
+    if not isinstance(array, Array) or not jax.core.is_concrete(array):
+        return None
+    on_cpu = array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
+    return np.asarray(array) if on_cpu else None
+
+
+def _rows(array: Any) -> Array:
+    """Flatten the leading dimensions: [..., T] -> [B, T], int32 (or bool, of a mask)."""
+    array = jnp.asarray(array)
+    return array.reshape(-1, array.shape[-1])
+
+
+def _is_all_ones(attention_mask: Array | None) -> bool:
+    """Whether the mask is known to hide nothing; then the faster path without a mask is taken."""
+    if attention_mask is None or attention_mask.ndim == 4:
+        return False
+    values = host_values(attention_mask)
+    return values is not None and bool(values.all())
+
+
+def _is_counting_on(position_ids: Array) -> bool:
+    """Whether positions [B, T] are known to count on by one in every row."""
+    values = host_values(position_ids)
+    return values is not None and bool((np.diff(values) == 1).all())
+
+
+def _positions(attention_mask: Array | None, past_length: int | Array, T: int) -> Array:
+    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
+    if attention_mask is None or attention_mask.ndim == 4:
+        return (past_length + jnp.arange(T))[None]
+    attended = (attention_mask != 0).astype(jnp.int32).cumsum(axis=-1)
+    if isinstance(past_length, int):
+        attended = attended[:, past_length : past_length + T]
+    else:
+        attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
+    return jnp.maximum(attended - 1, 0)
+
+
+def _check_pairs(past: Sequence[Sequence[Array]]) -> None:
+    if not isinstance(past, tuple | list) or not all(
+        isinstance(layer, tuple | list) and len(layer) in (2, 4) for layer in past
+    ):
+        raise InvalidInputError(
+            "past_key_values must be a KVCache, or for each layer a pair (key, value) of arrays "
+            f"[batch, heads, past, head_dim]; got {type(past).__name__}."
+        )
+
+
+def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
+    """Return the cache in the form in which it was given."""
+    if isinstance(given, Mapping) and cache is not None and given:
+        return cache.to_dict(prefix="transformer" in given)
+    if cache is None or given is None or isinstance(given, KVCache):
+        return cache
+    return cache.to_tuple()

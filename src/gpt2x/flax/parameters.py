@@ -1,0 +1,154 @@
+"""Parameters of modules: made without arrays, named as transformers' Flax models name them.
+
+A path is a tuple of strings, ``("transformer", "h", "0", "attn", "c_attn", "kernel")``; joined by
+slashes it is the spelling of `gpt2x.weights.FLAX`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax import nnx
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtype: what a model computes in. param_dtype: what it stores its parameters in."""
+
+    dtype: np.dtype[Any]
+    param_dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, dtype: Any, param_dtype: Any) -> Precision:
+        return cls(_floating("dtype", dtype), _floating("param_dtype", param_dtype))
+
+    def layer_norm(self, config: GPT2Config) -> nnx.LayerNorm:
+        """Return a layer norm; it computes in float32, whatever its dtype."""
+        return nnx.LayerNorm(
+            config.n_embd,
+            epsilon=config.layer_norm_epsilon,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            scale_init=_empty,
+            bias_init=_empty,
+            # The fast variance, E[x^2] - E[x]^2, loses digits.
+            use_fast_variance=False,
+            rngs=_NO_RNGS,
+        )
+
+    def embedding(self, rows: int, features: int) -> nnx.Embed:
+        return nnx.Embed(
+            rows,
+            features,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            embedding_init=_empty,
+            rngs=_NO_RNGS,
+        )
+
+    def linear(self, n_in: int, n_out: int, *, use_bias: bool) -> nnx.Linear:
+        """Return a layer of a head: kernel (in, out)."""
+        return nnx.Linear(
+            n_in,
+            n_out,
+            use_bias=use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=_empty,
+            bias_init=_empty,
+            rngs=_NO_RNGS,
+        )
+
+
+def parameter(shape: tuple[int, ...], precision: Precision) -> nnx.Param:
+    """Return a parameter without an array."""
+    return nnx.Param(_empty(None, shape, precision.param_dtype))
+
+
+def _empty(key: Any, shape: tuple[int, ...], dtype: Any, *_: Any) -> Any:
+    """Initialize with the shape alone: the arrays come from a seed or from a file, all at once."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+class _NoRngs:
+    """In the place of `nnx.Rngs`, whose keys would be drawn for nothing."""
+
+    def params(self) -> None:
+        return None
+
+
+_NO_RNGS: Any = _NoRngs()
+
+
+def _floating(name: str, dtype: Any) -> np.dtype[Any]:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise InvalidInputError(
+            f"{name} must be a floating dtype such as jnp.float32 or jnp.bfloat16; got {dtype!r}."
+        )
+    return found
+
+
+def variables_of(module: nnx.Module) -> tuple[list[tuple[Path, nnx.Variable]], Any]:
+    """Return every variable of a module with its path, and the tree to put others in."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(
+        module, is_leaf=lambda node: isinstance(node, nnx.Variable)
+    )
+    return [(tuple(map(_key_name, path)), leaf) for path, leaf in leaves], tree
+
+
+def _key_name(key: Any) -> str:
+    return str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", None))))
+
+
+def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield path and array of a nested dict, FrozenDict or `nnx.State`; keys may be integers."""
+    for name, value in params.items():
+        here = (*path, str(name))
+        if isinstance(value, Mapping):
+            yield from flatten(value, here)
+        else:
+            yield here, value.get_value() if isinstance(value, nnx.Variable) else value
+
+
+def unflatten(arrays: Mapping[Path, Any]) -> dict[str, Any]:
+    """Return the nested dict of arrays by path."""
+    nested: dict[str, Any] = {}
+    for path, array in arrays.items():
+        level = nested
+        for name in path[:-1]:
+            level = level.setdefault(name, {})
+        level[path[-1]] = array
+    return nested
+
+
+def check_params(params: Mapping[Path, Any], expected: Mapping[Path, Any]) -> None:
+    """Raise InvalidInputError unless params have the paths and shapes that a model expects."""
+    missing = ["/".join(path) for path in expected if path not in params]
+    unexpected = ["/".join(path) for path in params if path not in expected]
+    if missing or unexpected:
+        raise InvalidInputError(
+            f"params do not fit the model. Missing: {', '.join(missing) or 'none'}. "
+            f"Unexpected: {', '.join(unexpected) or 'none'}. They must have the tree of "
+            "model.params_shape_tree."
+        )
+    wrong = [
+        f"{'/'.join(path)} is {tuple(params[path].shape)}, the model's {tuple(array.shape)}"
+        for path, array in expected.items()
+        if tuple(params[path].shape) != tuple(array.shape)
+    ]
+    if wrong:
+        raise InvalidInputError(f"params do not fit the model: {'; '.join(wrong)}.")

@@ -1,0 +1,561 @@
+"""What every Flax model of gpt2x can do besides its forward pass: be loaded and saved, initialised,
+given parameters, sharded, counted. B batch, E n_embd, V vocab_size, L layers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flax import nnx
+from gpt2x import pretrained
+from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.config import GPT2Config
+from gpt2x.config_fields import dtype_name
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.flax.attention import get_attention
+from gpt2x.flax.cache import KVCache
+from gpt2x.flax.parameters import (
+    Path,
+    Precision,
+    check_params,
+    flatten,
+    unflatten,
+    variables_of,
+)
+from gpt2x.flax.static import Static
+from gpt2x.generation import GenerationConfig
+from gpt2x.outputs import ModelOutput
+from gpt2x.weights import FLAX, Head
+
+Params = Mapping[str, Any]
+
+
+class FlaxGPT2PreTrainedModel(nnx.Module):
+    """Base of the models: configuration, weights, embeddings.
+
+    A model is an `nnx.Module`, and a pytree whose leaves are its parameters: it can be split,
+    merged, filtered, and passed to `jax.jit`, `jax.grad` and `jax.vmap`. It can also be used as
+    transformers' Flax models are, with parameters outside of it: `model(..., params=params)`.
+
+    A model class of your own derives from it and makes its modules in `setup`, the body as
+    `self.transformer`.
+
+    Args:
+        config: of the model. What a jitted function was traced with stays, whatever changes later.
+        input_shape: accepted as in transformers; parameters do not depend on it.
+        seed: of the initial weights.
+        dtype: what is computed in.
+        _do_init: False makes a model without arrays, to be called with `params=`.
+        param_dtype: what parameters are stored in.
+    """
+
+    config_class: ClassVar[type[GPT2Config]] = GPT2Config
+    base_model_prefix: ClassVar[str] = "transformer"
+    main_input_name: ClassVar[str] = "input_ids"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    head: ClassVar[Head] = Head.NONE
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        input_shape: tuple[int, ...] = (1, 1),
+        seed: int = 0,
+        dtype: Any = jnp.float32,
+        _do_init: bool = True,
+        *,
+        param_dtype: Any = jnp.float32,
+    ) -> None:
+        if not isinstance(config, GPT2Config):
+            raise InvalidInputError(
+                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
+                "To load a model by name, use from_pretrained."
+            )
+        config.validate()
+        if any(config.pruned_heads.values()):
+            raise InvalidInputError(
+                "The config has pruned_heads, which gpt2x does not support; silence heads with "
+                "head_mask instead."
+            )
+        config._attn_implementation = config._attn_implementation or "sdpa"
+        get_attention(config._attn_implementation)
+        self._config = Static(config)
+        self.input_shape = tuple(input_shape)
+        self.seed = seed
+        precision = Precision.of(dtype, param_dtype)
+        self.dtype = precision.dtype
+        self.param_dtype = precision.param_dtype
+        if self.can_generate():
+            self._generation_config = Static(GenerationConfig.from_model_config(config))
+        self.setup(config, precision)
+        if _do_init:
+            self._assign(dict(flatten(self.init_weights(self.key, self.input_shape))))
+
+    def setup(self, config: GPT2Config, precision: Precision) -> None:
+        """Make the modules, without arrays."""
+        raise NotImplementedError
+
+    @property
+    def config(self) -> GPT2Config:
+        """The model's config."""
+        return self._config.value
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """How the model generates where nothing else is said."""
+        return self._generation_config.value
+
+    @generation_config.setter
+    def generation_config(self, generation_config: GenerationConfig) -> None:
+        self._generation_config = Static(generation_config)
+
+    @property
+    def key(self) -> Array:
+        """The key that `seed` stands for."""
+        return jax.random.PRNGKey(self.seed)
+
+    # --- parameters ---
+
+    def init_weights(
+        self, rng: Array, input_shape: tuple[int, ...] = (1, 1), params: Params | None = None
+    ) -> dict[str, Any]:
+        """Draw initial weights and return them as a tree, like `params`.
+
+        Normal with standard deviation `initializer_range`; biases 0, layer norms 1 and 0. The two
+        projections that each block adds to the residual stream (`c_proj`) are divided by
+        sqrt(2 L), so that its variance does not grow with depth (GPT-2 paper, section 2.3).
+
+        Args:
+            rng: a key of `jax.random`.
+            input_shape: without effect.
+            params: weights to keep; only those missing are drawn.
+        """
+        weights = dict(flatten(params)) if params is not None else {}
+        std = self.config.initializer_range
+        drawn: dict[Path, dict[Path, float]] = {}
+        for path, variable in self._parameters().items():
+            if path in weights:
+                continue
+            if path[-1] in ("bias", "scale"):
+                constant = np.full(variable.shape, float(path[-1] == "scale"))
+                weights[path] = jnp.asarray(constant, variable.dtype)
+                continue
+            residual = path[-2] == "c_proj"
+            # Drawn block by block: blocks have the same shapes, for which XLA compiles once.
+            block = path[: path.index("h") + 2] if "h" in path else path[:1]
+            drawn.setdefault(block, {})[path] = (
+                std / math.sqrt(2 * self.config.n_layer) if residual else std
+            )
+        parameters = self._parameters()
+        for number, block in enumerate(drawn.values()):
+            shapes = tuple((parameters[path].shape, deviation) for path, deviation in block.items())
+            arrays = _draw(jax.random.fold_in(rng, number), shapes)
+            for path, array in zip(block, arrays, strict=True):
+                weights[path] = array.astype(parameters[path].dtype)
+        return unflatten(weights)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters, as the nested dict of transformers' Flax models: a copy of the tree, of
+        the same arrays. Set it to replace them all.
+        """
+        self._check_initialized()
+        return unflatten({path: v.get_value() for path, v in self._parameters().items()})
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        self._check_initialized()
+        self._assign(dict(flatten(params)))
+
+    @property
+    def required_params(self) -> set[Path]:
+        """The paths of all parameters."""
+        return set(self._parameters())
+
+    @property
+    def params_shape_tree(self) -> dict[str, Any]:
+        """The tree of `params` with `jax.ShapeDtypeStruct`s in it."""
+        return unflatten(
+            {
+                path: jax.ShapeDtypeStruct(variable.shape, variable.dtype)
+                for path, variable in self._parameters().items()
+            }
+        )
+
+    def with_params(self, params: Params | None) -> Self:
+        """Return this model with other parameters; it stays as it is. None returns it itself.
+
+        Raises:
+            InvalidInputError: if a parameter is missing, unexpected or of another shape, or if
+                there are neither `params` nor any in the model.
+        """
+        if params is None:
+            self._check_initialized()
+            return self
+        arrays = dict(flatten(params))
+        variables, tree = variables_of(self)
+        parameters = {path: v for path, v in variables if isinstance(v, nnx.Param)}
+        check_params(arrays, parameters)
+        return tree.unflatten(
+            [v.replace(arrays[path]) if path in parameters else v for path, v in variables]
+        )
+
+    def _parameters(self) -> dict[Path, nnx.Param]:
+        return {path: v for path, v in variables_of(self)[0] if isinstance(v, nnx.Param)}
+
+    def _assign(self, arrays: Mapping[Path, Any]) -> None:
+        parameters = self._parameters()
+        check_params(arrays, parameters)
+        for path, variable in parameters.items():
+            variable.set_value(jnp.asarray(arrays[path]))
+
+    def _check_initialized(self) -> None:
+        if isinstance(self.base_model.ln_f.scale.get_value(), jax.ShapeDtypeStruct):
+            raise InvalidInputError(
+                f"This {type(self).__name__} was made with _do_init=False and holds no parameters: "
+                "pass params= to each call, or use model.with_params(params)."
+            )
+
+    def to_bf16(self, params: Params, mask: Any = None) -> dict[str, Any]:
+        """Return params in bfloat16: all, or those for which the tree `mask` holds True."""
+        return _cast_floating(params, jnp.bfloat16, mask)
+
+    def to_fp16(self, params: Params, mask: Any = None) -> dict[str, Any]:
+        """Return params in float16; see `to_bf16`."""
+        return _cast_floating(params, jnp.float16, mask)
+
+    def to_fp32(self, params: Params, mask: Any = None) -> dict[str, Any]:
+        """Return params in float32; see `to_bf16`."""
+        return _cast_floating(params, jnp.float32, mask)
+
+    # --- loading and saving ---
+
+    @classmethod
+    def _from_config(cls, config: GPT2Config, **options: Any) -> Self:
+        """Return a model with new weights; the options are those of the constructor."""
+        if "attn_implementation" in options:
+            config._attn_implementation = options.pop("attn_implementation")
+        return cls(config, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        dtype: Any = jnp.float32,
+        *,
+        config: GPT2Config | str | os.PathLike[str] | None = None,
+        param_dtype: Any = None,
+        attn_implementation: str | None = None,
+        generation_config: GenerationConfig | None = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        strict: bool = False,
+        seed: int = 0,
+        input_shape: tuple[int, ...] = (1, 1),
+        _do_init: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model from a folder or from the Hugging Face hub.
+
+        The files may be of any framework; none of the others has to be installed. A checkpoint with
+        another head, or none, loads too: the head that is missing is initialised and named in a
+        warning. Tensors are read one at a time, straight into the model.
+
+        Args:
+            pretrained_model_name_or_path: folder or name on the hub.
+            dtype: what the model computes in; "auto" for that of the config or the weights, which
+                `param_dtype` then follows.
+            config: in place of the model's own.
+            param_dtype: what parameters are stored in; default float32, whatever the files hold.
+            attn_implementation: "sdpa", "eager" or a registered one.
+            generation_config: in place of the model's own.
+            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
+                unexpected_keys, mismatched_keys and error_msgs.
+            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            strict: raise if anything is missing or left over.
+            seed: of the weights that are initialised.
+            input_shape: without effect.
+            _do_init: False returns `(model, params)`, the model without parameters of its own.
+            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
+                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
+                `from_tf`), and fields of the config to override.
+
+        Raises:
+            CheckpointError: if the files cannot be found or read.
+            WeightsError: if the weights do not fit the model.
+            InvalidInputError: for an unknown keyword or a bad value.
+        """
+        wanted = dtype if dtype == "auto" and param_dtype is None else param_dtype
+        with pretrained.resolve(
+            cls.__name__, pretrained_model_name_or_path, config=config, dtype=wanted, **kwargs
+        ) as source:
+            if attn_implementation is not None:
+                source.config._attn_implementation = attn_implementation
+            model = cls(
+                source.config,
+                input_shape,
+                seed,
+                source.dtype if dtype == "auto" else dtype,
+                _do_init=False,
+                param_dtype=source.dtype,
+            )
+            plan = pretrained.plan_load(
+                source.checkpoint,
+                source.config,
+                cls.head,
+                owner=cls.__name__,
+                name=source.name,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                strict=strict,
+            )
+            params = model._read(plan, source.dtype)
+            if generation_config is None and source.generation_config is not None:
+                generation_config = GenerationConfig.from_pretrained(
+                    source.generation_config.parent
+                )
+        if generation_config is not None and cls.can_generate():
+            model.generation_config = generation_config
+        if _do_init:
+            model._assign(params)
+        results = (model,) if _do_init else (model, unflatten(params))
+        if output_loading_info:
+            results = (*results, plan.info.as_dict())
+        return results[0] if len(results) == 1 else results
+
+    def _read(self, plan: pretrained.LoadPlan, dtype: str) -> dict[Path, Array]:
+        """Read the tensors of a plan and initialise the parameters it lacks."""
+        self.config.dtype = dtype
+        params: dict[Path, Array] = {}
+        for name, array in plan.arrays(dtype):
+            # A copy, since the file is closed afterwards.
+            params[self._path(name)] = jnp.array(FLAX.layout(name).from_canonical(array))
+        if plan.new:
+            params = dict(flatten(self.init_weights(self.key, params=unflatten(params))))
+        return params
+
+    def _path(self, canonical: str) -> Path:
+        return tuple(FLAX.spell(canonical, prefix=self.head is not Head.NONE).split("/"))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        params: Params | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "5GB",
+        token: str | bool | None = None,
+        safe_serialization: bool = True,
+        *,
+        variant: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
+
+        Args:
+            save_directory: the folder, made if need be.
+            params: weights in place of the model's own.
+            push_to_hub: refused; upload the folder with huggingface-hub.
+            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
+            token: without effect.
+            safe_serialization: False writes pytorch_model.bin instead of safetensors.
+            variant: write model.VARIANT.safetensors.
+
+        Raises:
+            InvalidInputError: if the folder is a file, or for an unknown keyword.
+        """
+        if unknown:
+            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+            raise InvalidInputError(
+                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
+            )
+        if push_to_hub:
+            raise InvalidInputError(
+                "push_to_hub is not available here; save the folder, then upload it with "
+                "huggingface_hub.upload_folder."
+            )
+        weights = self.with_params(params)._parameters()
+        tensors = {}
+        for path, variable in weights.items():
+            name = FLAX.canonical("/".join(path))
+            tensors[name] = _lazy(name, variable.get_value())
+        self.config.dtype = dtype_name("dtype", tensors["wte.weight"].dtype)
+        pretrained.save_folder(
+            save_directory,
+            self.config,
+            tensors,
+            self.head,
+            generation_config=self.generation_config if self.can_generate() else None,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+            variant=variant,
+        )
+
+    # --- the model's parts ---
+
+    @property
+    def base_model(self) -> Any:
+        """The body of a model with a head; the body itself is its own."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def module(self) -> Self:
+        """The model itself; in transformers, the Linen module that it wraps."""
+        return self
+
+    @property
+    def framework(self) -> str:
+        """Always "flax"; transformers models tell their framework by it."""
+        return "flax"
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the class has a language model to generate text with."""
+        return cls.head in (Head.LM, Head.DOUBLE)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Count the parameters, a tied one once.
+
+        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
+        tied to them. `only_trainable` changes nothing: what is trained, the optimizer is told.
+        """
+        return sum(
+            math.prod(variable.shape)
+            for path, variable in self._parameters().items()
+            if not (exclude_embeddings and path[-1] == "embedding")
+        )
+
+    def init_cache(self, batch_size: int, max_length: int, dtype: Any = None) -> KVCache:
+        """Return an empty static cache for `batch_size` rows of `max_length` tokens.
+
+        `dtype` defaults to what the model computes in.
+        """
+        return KVCache.create(self.config, batch_size, max_length, dtype or self.dtype)
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Switch to "sdpa", "eager" or a registered attention implementation."""
+        get_attention(attn_implementation)
+        self.config._attn_implementation = attn_implementation
+        # Functions that were jitted with the model see by its statics that they must trace anew.
+        self._config = self.base_model._config = Static(self.config)
+
+    # --- gradient checkpointing ---
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.base_model.gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations again."""
+        self.base_model.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are recomputed in the backward pass."""
+        return self.base_model.gradient_checkpointing
+
+    # --- embeddings ---
+
+    def get_input_embeddings(self) -> nnx.Embed:
+        """Return the token embedding, [V, E]."""
+        return self.base_model.wte
+
+    def get_output_embeddings(self) -> nnx.Module | None:
+        """Return the layer that makes logits: the token embedding if tied; None without one."""
+        if not self.can_generate():
+            return None
+        return self.get_input_embeddings() if self.config.tie_word_embeddings else self.lm_head
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nnx.Embed:
+        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
+
+        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
+        less likely than the average token; with `mean_resizing=False` they are drawn like initial
+        weights. The output layer follows, tied or not, and so does `config.vocab_size`. The state
+        of an optimizer has to be made anew.
+
+        Args:
+            new_num_tokens: rows wanted; None keeps them.
+            pad_to_multiple_of: round the rows up to a multiple of this.
+            mean_resizing: see above.
+        """
+        self._check_initialized()
+        embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
+        rows = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            if pad_to_multiple_of < 1:
+                raise InvalidInputError(
+                    f"pad_to_multiple_of must be at least 1; got {pad_to_multiple_of}."
+                )
+            rows = math.ceil(rows / pad_to_multiple_of) * pad_to_multiple_of
+        if rows < 1:
+            raise InvalidInputError(f"new_num_tokens must be at least 1; got {rows}.")
+        if rows == embedding.num_embeddings:
+            return embedding
+        std = None if mean_resizing else self.config.initializer_range
+        if output is not None and output is not embedding:
+            kernel = _resized(output.kernel.get_value().T, rows, std, self.key).T
+            output.kernel.set_value(kernel)
+            output.out_features = rows
+        embedding.embedding.set_value(
+            _resized(embedding.embedding.get_value(), rows, std, self.key)
+        )
+        embedding.num_embeddings = rows
+        self.config.vocab_size = rows
+        self._config = self.base_model._config = Static(self.config)
+        return embedding
+
+    def _as_asked(
+        self, output: ModelOutput, return_dict: bool | None
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Return the output, or its tuple where the caller or the config wants that."""
+        wanted = self.config.use_return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+
+@partial(jax.jit, static_argnums=1)
+def _draw(key: Array, shapes: tuple[tuple[tuple[int, ...], float], ...]) -> list[Array]:
+    """Return normal arrays of the given shapes and standard deviations, float32."""
+    sizes = [math.prod(shape) for shape, _ in shapes]
+    noise = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) * std for part, (shape, std) in zip(noise, shapes, strict=True)]
+
+
+def _cast_floating(params: Params, dtype: Any, mask: Any) -> dict[str, Any]:
+    chosen = None if mask is None else dict(flatten(mask))
+
+    def cast(path: Path, array: Any) -> Any:
+        is_wanted = chosen is None or bool(chosen[path])
+        is_floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(dtype) if is_wanted and is_floating else array
+
+    return unflatten({path: cast(path, array) for path, array in flatten(params)})
+
+
+def _lazy(name: str, array: Array) -> LazyTensor:
+    """Name a parameter in canonical layout without copying it from where it is."""
+    layout = FLAX.layout(name)
+    shape = layout.shape(array.shape)
+    return LazyTensor(shape, np.dtype(array.dtype), lambda: layout.to_canonical(np.asarray(array)))
+
+
+def _resized(weight: Array, rows: int, std: float | None, key: Array) -> Array:
+    """Return weight [V, E] cut or grown to `rows`; new rows are the mean, or drawn with `std`."""
+    shape = (max(rows - weight.shape[0], 0), weight.shape[1])
+    if std is None:
+        new = jnp.broadcast_to(weight.astype(jnp.float32).mean(axis=0), shape)
+    else:
+        new = jax.random.normal(key, shape) * std
+    return jnp.concatenate([weight[:rows], new.astype(weight.dtype)])

@@ -1,0 +1,8 @@
+"""The tests of the Flax backend; skipped where JAX or Flax is not installed."""
+
+from __future__ import annotations
+
+import pytest
+
+jax = pytest.importorskip("jax")
+pytest.importorskip("flax")
