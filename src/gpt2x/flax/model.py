@@ -337,7 +337,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         # With a static cache one computation must do for every step: no shortcut there.
         if not is_static and _is_all_ones(attention_mask):
             inputs["attention_mask"] = None
-        packed = position_ids is not None and inputs["attention_mask"] is None and cache is None
+        packed = position_ids is not None and attention_mask is None and cache is None
         # Outside of `jax.jit` the body is compiled as a whole; inside, this is an ordinary call.
         last_hidden_state, cache, *records = _forward(
             model,
