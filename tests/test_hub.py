@@ -7,6 +7,7 @@ import json
 import pytest
 
 from golden_data import GOLDEN
+from gpt2x.checkpoint.opening import open_model
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles, resolve_files
 from hub_server import HubServer, commit_of, files_of, serve_hub
@@ -143,15 +144,13 @@ def test_names_lists_a_repository(hub: HubServer):
 
 
 def test_a_sharded_model_by_name(hub: HubServer):
-    from gpt2x.checkpoint.opening import open_model_files
-
     files = files_of(GOLDEN / "formats" / "safetensors_sharded")
     shards = sorted(name for name in files if name.endswith(".safetensors"))
     hub.add(NAME, files)
-    with open_model_files(ModelFiles(NAME)) as checkpoint:
+    with open_model(NAME)[1] as checkpoint:
         assert checkpoint.config == json.loads(files["config.json"])
         assert [file.name for file in checkpoint.files] == shards
         assert checkpoint["wte.weight"].read().shape == checkpoint["wte.weight"].shape
     del files[shards[2]]
     with pytest.raises(CheckpointError, match=f"lacks 1 of the .* shards .*{shards[2]}"):
-        open_model_files(ModelFiles(NAME))
+        open_model(NAME)

@@ -32,7 +32,7 @@ from gpt2x.checkpoint.formats import PYTORCH as PYTORCH_FILE
 from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
 from gpt2x.checkpoint.formats import TENSORFLOW as TENSORFLOW_FILE
 from gpt2x.checkpoint.infer import infer_config, same_values
-from gpt2x.checkpoint.opening import open_model_files
+from gpt2x.checkpoint.opening import open_model
 from gpt2x.checkpoint.writing import write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
@@ -100,6 +100,7 @@ def resolve(
     from_tf: bool = False,
     from_flax: bool = False,
     from_pt: bool = False,
+    gguf_file: str | None = None,
     dtype: Any = None,
     torch_dtype: Any = None,
     **overrides: Any,
@@ -107,13 +108,14 @@ def resolve(
     """Find a model by folder or hub name; read its config and open its weights.
 
     The arguments are transformers'. The format is detected: `from_tf` and `from_flax` only look for
-    their format first, `from_pt` changes nothing. `dtype` (older name `torch_dtype`) is a dtype of
-    any framework or its name, ``"auto"`` for that of the config or else of the weights; the default
-    is float32, as in transformers 4. Every other keyword is a field of the config to override.
+    their format first, `from_pt` changes nothing. `gguf_file` names a file to read in a folder of
+    several. `dtype` (older name `torch_dtype`) is a dtype of any framework or its name, ``"auto"``
+    for that of the config or else of the weights; the default is float32, as in transformers 4.
+    Every other keyword is a field of the config to override.
 
     Args:
         owner: name of the calling class, for messages.
-        name_or_path: folder or name on the hub.
+        name_or_path: folder, checkpoint file, or name on the hub.
         config: a config to use, or where to read it, in place of the model's own.
 
     Raises:
@@ -126,25 +128,28 @@ def resolve(
         token = overrides.pop("use_auth_token") if token is None else token
     if dtype is not None and torch_dtype is not None:
         raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
-    where = {
+    where: dict[str, Any] = {
         "revision": revision,
         "cache_dir": cache_dir,
         "token": token,
         "local_files_only": local_files_only,
         "force_download": force_download,
     }
-    files = ModelFiles(os.fspath(name_or_path), subfolder=subfolder, **where)  # type: ignore[arg-type]
-    first = TENSORFLOW_FILE if from_tf else FLAX_FILE if from_flax else PYTORCH_FILE
-    checkpoint = open_model_files(
-        files,
+    first = TENSORFLOW_FILE if from_tf else FLAX_FILE if from_flax else SAFETENSORS_FILE
+    files, checkpoint = open_model(
+        os.fspath(name_or_path),
         variant=variant,
         use_safetensors=use_safetensors,
-        first=first.format if from_tf or from_flax else None,
+        first=first.format,
+        file=gguf_file,
+        subfolder=subfolder,
+        **where,
     )
+    name = os.fspath(name_or_path)
     try:
-        found = _find_config(owner, files, checkpoint, config, where, overrides)
+        found = _find_config(owner, name, checkpoint, config, where, overrides)
         return Pretrained(
-            name=files.name,
+            name=name,
             config=found,
             checkpoint=checkpoint,
             dtype=_wanted_dtype(torch_dtype if dtype is None else dtype, found, checkpoint),
@@ -158,7 +163,7 @@ def resolve(
 
 def _find_config(
     owner: str,
-    files: ModelFiles,
+    name: str,
     checkpoint: Checkpoint,
     config: GPT2Config | str | os.PathLike[str] | None,
     where: Mapping[str, Any],
@@ -174,7 +179,7 @@ def _find_config(
         n_head = overrides.get("n_head", overrides.get("num_attention_heads"))
         base = infer_config(checkpoint, n_head)
         warnings.warn(
-            f"{files.name!r} has no config.json; its config was inferred from the weights' shapes, "
+            f"{name!r} has no config.json; its config was inferred from the weights' shapes, "
             f"with {base['n_head']} heads.",
             stacklevel=4,
         )
@@ -184,7 +189,7 @@ def _find_config(
     if unused:
         allowed = [*_ARGUMENTS, "num_labels", *found]
         raise InvalidInputError(unknown_arguments(f"{owner}.from_pretrained", unused, allowed))
-    found.name_or_path = files.name
+    found.name_or_path = name
     return found
 
 

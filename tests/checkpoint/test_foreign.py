@@ -108,6 +108,19 @@ def test_from_pretrained_takes_any_of_them(source):
         }
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gguf/gpt2-f32.gguf", {}), ("gguf", {"gguf_file": "gpt2-f32.gguf"})],
+)
+def test_from_pretrained_takes_a_file(source, name, options):
+    with resolve("GPT2LMHeadModel", FILES / name, **options) as found:
+        assert found.name == str(FILES / name)
+        assert found.config.n_head == 2
+        np.testing.assert_array_equal(found.checkpoint["wte.weight"].read(), source["wte.weight"])
+    with pytest.raises(CheckpointError, match=r"has no file 'x\.gguf'"):
+        resolve("GPT2LMHeadModel", FILES / "gguf", gguf_file="x.gguf")
+
+
 # Each format's own ways
 
 

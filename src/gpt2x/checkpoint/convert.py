@@ -17,7 +17,7 @@ from gpt2x.checkpoint import gguf, nanogpt
 from gpt2x.checkpoint.base import BLOCK_BYTES, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.infer import infer_config
-from gpt2x.checkpoint.opening import open_checkpoint, open_model_files
+from gpt2x.checkpoint.opening import open_checkpoint, open_model
 from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files, write_tokenizer_files
 from gpt2x.checkpoint.writing import STYLES, Progress, write_weights
 from gpt2x.config import GPT2Config
@@ -75,13 +75,7 @@ def open_source(
     Raises:
         CheckpointError: if it cannot be found or read.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        files = ModelFiles(path.parent)
-        checkpoint = open_checkpoint(path, format=format)
-    else:
-        files = ModelFiles(name_or_path, **where)
-        checkpoint = open_model_files(files, format=format)
+    files, checkpoint = open_model(name_or_path, format=format, **where)
     with checkpoint:
         inferred = checkpoint.config is None
         values = checkpoint.config or infer_config(checkpoint, n_head)

@@ -71,31 +71,60 @@ def open_checkpoint(
     (50257, 768)
     """
     path = Path(path).expanduser()
-    if path.is_file():
-        if format is not None:
-            check_choice("format", format, MODULES)
-        return _open_file(path, format or sniff(path), ModelFiles(path.parent))
-    if not path.is_dir():
+    if not path.exists():
         raise CheckpointError(f"There is no file or folder {str(path)!r}.")
-    return open_model_files(
-        ModelFiles(path), variant=variant, use_safetensors=use_safetensors, format=format
+    _, checkpoint = open_model(
+        path, variant=variant, use_safetensors=use_safetensors, format=format
     )
+    return checkpoint
 
 
-def open_model_files(
-    files: ModelFiles,
+def open_model(
+    name_or_path: str | Path,
     *,
     variant: str | None = None,
     use_safetensors: bool | None = None,
     format: str | None = None,
     first: str | None = None,
-) -> Checkpoint:
-    """Open the weights of a folder or of a repository; see `open_checkpoint`.
+    file: str | None = None,
+    **where: Any,
+) -> tuple[ModelFiles, Checkpoint]:
+    """Open a folder, one file, or a model of the hub; see `open_checkpoint`.
 
-    `first` names a format to look for before the others.
+    Args:
+        name_or_path: what to open.
+        variant: as in `open_checkpoint`.
+        use_safetensors: as in `open_checkpoint`.
+        format: as in `open_checkpoint`.
+        first: a format to look for before the others.
+        file: the name of the file to open in the folder or repository, in place of looking.
+        **where: further arguments of `ModelFiles`.
+
+    Returns:
+        Where the model's other files are, and its weights.
     """
     if format is not None:
         check_choice("format", format, MODULES)
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        files = ModelFiles(path.parent)
+        return files, _open_file(path, format or sniff(path), files)
+    files = ModelFiles(name_or_path, **where)
+    if file is None:
+        return files, _open_weights(files, variant, use_safetensors, format, first)
+    found = files.find(file)
+    if found is None:
+        raise CheckpointError(f"{files.name!r} has no file {file!r}.")
+    return files, _open_file(found, format or sniff(found), files)
+
+
+def _open_weights(
+    files: ModelFiles,
+    variant: str | None,
+    use_safetensors: bool | None,
+    format: str | None,
+    first: str | None,
+) -> Checkpoint:
     candidates = [
         file
         for file in sorted(WEIGHTS_FILES, key=lambda file: file.format != first)
