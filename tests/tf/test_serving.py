@@ -1,0 +1,190 @@
+"""SavedModels: signatures, and that they run where TensorFlow alone is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2x import EMBEDDED_MODEL
+from gpt2x.errors import InvalidInputError
+from gpt2x.tf import (
+    TextGenerator,
+    TFGPT2DoubleHeadsModel,
+    TFGPT2ForSequenceClassification,
+    TFGPT2LMHeadModel,
+    TFGPT2Tokenizer,
+)
+from tf_models import random_ids, tiny_model
+
+IDS = random_ids(2, 5)
+MASK = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], np.int32)
+INPUTS = {"input_ids": tf.constant(IDS), "attention_mask": tf.constant(MASK)}
+
+# Runs a script in a process that can import nothing of ours.
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("gpt2x", "tokenizers", "safetensors", "regex", "torch", "jax"):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+import tensorflow as tf
+"""
+
+
+def run_without_gpt2x(script: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", BLOCK + script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def test_save_pretrained_writes_signatures(model, tmp_path):
+    model.save_pretrained(tmp_path, saved_model=True, version=3)
+    loaded = tf.saved_model.load(tmp_path / "saved_model" / "3")
+    serve = loaded.signatures["serving_default"]
+    specs = serve.structured_input_signature[1]
+    assert {name: spec.shape.as_list() for name, spec in specs.items()} == {
+        "input_ids": [None, None],
+        "attention_mask": [None, None],
+    }
+    expected = model(INPUTS).logits
+    np.testing.assert_allclose(serve(**INPUTS)["logits"], expected, rtol=1e-5, atol=1e-5)
+    wide = {name: tf.cast(value, tf.int64) for name, value in INPUTS.items()}
+    logits = loaded.signatures["int64_serving"](**wide)["logits"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("way", ["saved_model", "signatures", "export"])
+def test_other_ways_to_save(way, model, tmp_path):
+    folder = str(tmp_path / "model")
+    if way == "export":
+        model.export(folder, verbose=False)
+    elif way == "saved_model":
+        tf.saved_model.save(model, folder)
+    else:
+        tf.saved_model.save(model, folder, signatures={"serving_default": model.serving})
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
+    np.testing.assert_allclose(
+        serve(**INPUTS)["logits"], model(INPUTS).logits, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_signatures_of_other_heads():
+    assert set(tiny_model(TFGPT2DoubleHeadsModel).input_signature) == {
+        "input_ids",
+        "attention_mask",
+        "mc_token_ids",
+    }
+    classifier = tiny_model(
+        TFGPT2ForSequenceClassification, output_hidden_states=True, num_labels=3
+    )
+    output = classifier.serving(INPUTS)
+    assert output["logits"].shape == (2, 3)
+    assert output["hidden_states"].shape == (3, 2, 5, 24)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return TFGPT2Tokenizer.from_pretrained(EMBEDDED_MODEL)
+
+
+@pytest.fixture(scope="module")
+def writer(tokenizer):
+    """A language model of random weights with a real tokenizer."""
+    vocab_size = max(tokenizer.vocab.values()) + 1
+    return tiny_model(
+        vocab_size=vocab_size, n_positions=24, bos_token_id=0, eos_token_id=None, n_layer=1
+    )
+
+
+def by_hand(writer, tokenizer, prompts, seed):
+    """The texts that the parts give when they are called one by one."""
+    texts = []
+    for row, prompt in enumerate(prompts):
+        ids = tokenizer([prompt])["input_ids"].to_tensor()[:, -21:]
+        ids = tf.constant([[0]]) if ids.shape[1] == 0 else ids
+        out = writer.generate(
+            ids,
+            attention_mask=tf.ones_like(ids),
+            max_new_tokens=4,
+            pad_token_id=0,
+            do_sample=True,
+            seed=[(seed, row)],
+        )
+        new = tokenizer.detokenize(out[:, ids.shape[1] :], skip_special_tokens=True)
+        texts.append(prompt.encode() + new.numpy()[0])
+    return texts
+
+
+PROMPTS = ["To be, or not", "", "O brave new world! " * 8]
+
+
+def test_text_in_text_out_without_gpt2x(writer, tokenizer, tmp_path):
+    config = writer.generation_config
+    config.update(max_new_tokens=4, do_sample=True)
+    TextGenerator(writer, tokenizer, config).save(tmp_path / "writer")
+    output = run_without_gpt2x(
+        """
+model = tf.saved_model.load(sys.argv[1])
+prompts = tf.constant(eval(sys.argv[2]))
+seeded = model.signatures["generate_with_seed"]
+texts = seeded(prompts=prompts, seed=tf.constant(7, tf.int64))["texts"].numpy()
+print(repr(list(texts)))
+ids = model.tokenize(prompts[:1])["input_ids"]
+print(ids.numpy().tolist(), model.detokenize(ids)["texts"].numpy())
+print(len({model.generate(prompts)["texts"].numpy()[0] for _ in range(3)}))
+""",
+        str(tmp_path / "writer"),
+        repr(PROMPTS),
+    ).splitlines()
+    assert output[0] == repr(by_hand(writer, tokenizer, PROMPTS, seed=7))
+    assert output[1] == f"{tokenizer(PROMPTS[:1])['input_ids'].to_list()} {[b'To be, or not']}"
+    assert int(output[2]) > 1  # a new seed at each call
+
+
+def test_text_generator_refuses_what_does_not_fit(writer, tokenizer):
+    config = writer.generation_config
+    config.update(max_new_tokens=25)
+    with pytest.raises(InvalidInputError, match="max_new_tokens is 25"):
+        TextGenerator(writer, tokenizer, config)
+
+
+def test_folders_load_without_other_frameworks(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    blocked = (
+        "import sys; sys.modules.update(torch=None, jax=None, flax=None)\n"
+        "from gpt2x.tf import TFGPT2LMHeadModel as M\n"
+        "print(M.from_pretrained(sys.argv[1]).num_parameters())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == str(model.num_parameters()), done.stderr[-2000:]
+
+
+def test_another_keras_backend_is_one_clear_error(monkeypatch):
+    import importlib
+
+    import keras
+
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    monkeypatch.delitem(sys.modules, "gpt2x.tf")
+    with pytest.raises(ImportError, match="Set KERAS_BACKEND=tensorflow"):
+        importlib.import_module("gpt2x.tf")
+
+
+def test_classes_resolve_lazily():
+    import gpt2x
+
+    assert gpt2x.TFGPT2LMHeadModel is TFGPT2LMHeadModel
