@@ -7,6 +7,7 @@ the keys and values, `generation.py` generates, `pretrained.py` loads and saves.
 
 from gpt2x.pt.attention import register_attention
 from gpt2x.pt.cache import KVCache
+from gpt2x.pt.generation import GenerationMixin
 from gpt2x.pt.heads import (
     GPT2DoubleHeadsModel,
     GPT2ForQuestionAnswering,
@@ -34,6 +35,7 @@ __all__ = [
     "GPT2ForSequenceClassification",
     "GPT2ForTokenClassification",
     "GPT2ForQuestionAnswering",
+    "GenerationMixin",
     "KVCache",
     "register_attention",
     "ModelOutput",
