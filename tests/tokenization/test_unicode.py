@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from gpt2x.tokenization.pretokenization import explicit_pattern, split_words
-from gpt2x.tokenization.unicode import LETTER, NUMBER, OTHER, SPACE, character_classes
+from gpt2x.tokenization.unicode import (
+    LETTER,
+    NUMBER,
+    OTHER,
+    SPACE,
+    character_classes,
+    word_characters,
+)
 
 SURROGATES = range(0xD800, 0xE000)
 
@@ -123,3 +130,13 @@ def test_both_engines_split_any_text_alike(oniguruma_split, text):
 
 def test_a_lone_surrogate_is_split_like_a_symbol():
     assert split_words("a\ud800b é") == ["a", "\ud800", "b", " é"]
+
+
+def test_characters_of_words():
+    r"""What \w matches in the `tokenizers` library's engine for added tokens, Rust's regex."""
+    in_words = word_characters()
+    assert in_words.sum() == 144_667
+    for character in "aé語1٣_‿\u0301\u093f\u200dⅧⓐ":
+        assert in_words[ord(character)], character
+    for character in " -²½😀\u200b\u00a0'":
+        assert not in_words[ord(character)], character

@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 
 from gpt2x.tf.lookup import static_table
 from gpt2x.tf.pretokenization import shift_left, shift_right
-from gpt2x.tokenization.unicode import LETTER, NUMBER, SPACE
+from gpt2x.tokenization.unicode import SPACE, word_characters
 
 NO_TOKEN = -1
 
@@ -106,6 +106,8 @@ class _Pass(tf.Module):
             )
             self._ids = tf.constant(list(tokens_by_id), tf.int32)
             self._single_word = tf.constant([token.single_word for token in tokens])
+            if self._has_single_words:
+                self._word_characters = tf.constant(word_characters())
             self._lstrip = tf.constant([token.lstrip for token in tokens])
             self._rstrip = tf.constant([token.rstrip for token in tokens])
 
@@ -113,7 +115,7 @@ class _Pass(tf.Module):
         # K tokens, in the order of the text.
         begin, end, row = self._matches(code_points, pieces)  # [K] each
         if self._has_single_words:
-            is_word = (classes == LETTER) | (classes == NUMBER) | (code_points == ord("_"))
+            is_word = tf.gather(self._word_characters, code_points)
             begin, end, row = self._whole_words(is_word, pieces, begin, end, row)
         if self._has_strips:
             begin, end, row = self._strip(classes == SPACE, pieces, begin, end, row)

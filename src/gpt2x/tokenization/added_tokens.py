@@ -13,7 +13,7 @@ import regex
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError
-from gpt2x.tokenization.unicode import SPACE, character_ranges, is_word_character
+from gpt2x.tokenization.unicode import SPACE, character_ranges, word_characters
 
 _WHITE_SPACE = "".join(
     chr(code_point)
@@ -160,4 +160,4 @@ class _Matcher:
 def _stands_alone(text: str, start: int, end: int) -> bool:
     """Say whether neither neighbour of a span is part of a word."""
     neighbours = text[max(start - 1, 0) : start] + text[end : end + 1]
-    return not any(map(is_word_character, neighbours))
+    return not any(word_characters()[ord(character)] for character in neighbours)

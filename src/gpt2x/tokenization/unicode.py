@@ -36,7 +36,7 @@ __all__ = [
     "UNICODE_VERSION",
     "character_classes",
     "character_ranges",
-    "is_word_character",
+    "word_characters",
 ]
 
 OTHER, LETTER, NUMBER, SPACE = 0, 1, 2, 3
@@ -74,16 +74,17 @@ def character_classes() -> np.ndarray:
     return classes
 
 
-def is_word_character(character: str) -> bool:
-    r"""Say whether a character is part of a word, as \w of UTS #18: also marks and connectors."""
-    code_point = ord(character)
-    return character_classes()[code_point] == LETTER or code_point in _word_characters()
-
-
 @cache
-def _word_characters() -> frozenset[int]:
-    return frozenset(
-        code_point
-        for first, last in _parse(WORD_CHARACTERS)
-        for code_point in range(first, last + 1)
-    )
+def word_characters() -> np.ndarray:
+    r"""Return which code points are parts of words: \w of UTS #18, annex C.
+
+    Those are letters, marks, decimal and letter-like numbers, connectors such as _, and joiners.
+
+    Returns:
+        A read-only boolean array of shape [0x110000]; the same one on every call.
+    """
+    in_words = character_classes() == LETTER
+    for first, last in _parse(WORD_CHARACTERS):
+        in_words[first : last + 1] = True
+    in_words.flags.writeable = False
+    return in_words
