@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint import gguf, nanogpt
+from gpt2x.checkpoint import gguf_writer, nanogpt
 from gpt2x.checkpoint.base import BLOCK_BYTES, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.infer import infer_config
@@ -241,7 +241,7 @@ def _write_single(
         nanogpt.write(path, made.config, made.tensors, progress)
         return
     vocabulary, merges = read_vocabulary(source.tokenizer)
-    gguf.write(
+    gguf_writer.write(
         path,
         made.config,
         made.tensors,

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor
+from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint
 from gpt2x.checkpoint.binary import BinaryFile
+from gpt2x.checkpoint.names import is_projection
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
-from gpt2x.weights import KIND_OF_MODULE, Kind, Shape
+from gpt2x.weights import Shape
 
 MAGIC = 20240326
 _HEADER_INTS = 256
@@ -113,16 +114,10 @@ def _tensors(
         for layer in range(layers if "*" in pattern else 1):
             name = pattern.replace("*", str(layer))
             rows = (vocab, width) if name == "wte.weight" else shape
-            tensor = _canonical(name, file.tensor(offset, rows, dtype))
+            tensor = file.tensor(offset, rows, dtype)
+            tensor = tensor.transposed() if is_projection(name) else tensor
             names.add(name, f"bytes from {offset}", tensor)
             offset += math.prod(shape) * dtype.itemsize
     if padded > vocab:
         names.ignore(f"rows {vocab} to {padded - 1} of wte", "padding of the vocabulary")
     return names
-
-
-def _canonical(name: str, tensor: LazyTensor) -> LazyTensor:
-    module = name.rpartition(".")[0].rpartition(".")[2]
-    if KIND_OF_MODULE[module] is Kind.CONV1D and name.endswith(".weight"):
-        return tensor.transposed()
-    return tensor

@@ -13,7 +13,9 @@ from gpt2x.weights import (
     BODY_PREFIX,
     FLAX,
     HEAD_MODULES,
+    KIND_OF_MODULE,
     TENSORFLOW,
+    Kind,
     Layout,
     canonical_pytorch_name,
 )
@@ -73,6 +75,16 @@ def _place(
     except InvalidInputError:
         return Place(source, Layout.SAME)  # no GPT-2 name: reported as left over
     return Place(name, layout(name))
+
+
+def kind_of(name: str) -> Kind | None:
+    """What holds the parameter of a canonical name; None for a name that is not GPT-2's."""
+    return KIND_OF_MODULE.get(name.rpartition(".")[0].rpartition(".")[2])
+
+
+def is_projection(name: str) -> bool:
+    """Whether this is a block's projection, (in, out) here and (out, in) in most other formats."""
+    return kind_of(name) is Kind.CONV1D and name.endswith(".weight")
 
 
 def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:

@@ -17,10 +17,11 @@ import numpy as np
 from gpt2x.checkpoint import torch_pickle, torch_writer
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile
+from gpt2x.checkpoint.names import is_projection, kind_of
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, WeightsError
 from gpt2x.hub import ModelFiles
-from gpt2x.weights import KIND_OF_MODULE, PYTORCH, Kind, canonical_pytorch_name
+from gpt2x.weights import PYTORCH, Kind, canonical_pytorch_name
 
 _ACTIVATION = "gelu"
 _BIASED = (Kind.LAYER_NORM, Kind.CONV1D)
@@ -44,7 +45,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             if name is None:
                 names.ignore(source, "causal-mask buffer")
             else:
-                names.add(name, source, tensor.transposed() if _is_linear(name) else tensor)
+                names.add(name, source, tensor.transposed() if is_projection(name) else tensor)
         config = _config(path, saved["model_args"])
         if not saved["model_args"].get("bias", True):
             _add_zero_biases(names)
@@ -62,14 +63,6 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         source_names=names.source_names,
         close=file.close,
     )
-
-
-def _kind(name: str) -> Kind | None:
-    return KIND_OF_MODULE.get(name.rpartition(".")[0].rpartition(".")[2])
-
-
-def _is_linear(name: str) -> bool:
-    return _kind(name) is Kind.CONV1D and name.endswith(".weight")
 
 
 def _config(path: Path, arguments: Any) -> dict[str, Any]:
@@ -94,7 +87,7 @@ def _config(path: Path, arguments: Any) -> dict[str, Any]:
 def _add_zero_biases(names: CanonicalNames) -> None:
     for name, weight in list(names.tensors.items()):
         bias = f"{name.removesuffix('.weight')}.bias"
-        if _kind(name) in _BIASED and bias not in names.tensors:
+        if kind_of(name) in _BIASED and bias not in names.tensors:
             width, dtype = weight.shape[-1:], weight.dtype
             zeros = LazyTensor(width, dtype, lambda w=width, d=dtype: np.zeros(w, d))  # type: ignore[misc]
             names.add(bias, f"(no bias in the file: zeros of {name})", zeros)
@@ -128,7 +121,7 @@ def write(
             stacklevel=2,
         )
     state = {
-        PYTORCH.spell(name): tensor.transposed() if _is_linear(name) else tensor
+        PYTORCH.spell(name): tensor.transposed() if is_projection(name) else tensor
         for name, tensor in tensors.items()
         if name != "lm_head.weight"
     }

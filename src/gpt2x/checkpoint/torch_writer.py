@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.torch_pickle import STORAGE_OF_DTYPE
+from gpt2x.checkpoint.torch_tensors import STORAGE_OF_DTYPE
 from gpt2x.errors import InvalidInputError
 
 _FOLDER = "archive"
