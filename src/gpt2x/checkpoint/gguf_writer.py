@@ -1,0 +1,235 @@
+"""Writing GGUF files for llama.cpp; `gpt2x.checkpoint.gguf` describes the format.
+
+As llama.cpp's own converter does, norms, biases and position embeddings are always written in F32.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.checkpoint.gguf import (
+    ALIGNMENT,
+    ARCHITECTURE,
+    ARRAY,
+    BLOCK,
+    BLOCK_DTYPE,
+    BOOL,
+    CONTROL_TOKEN,
+    DTYPES,
+    F32,
+    FLOAT32,
+    INT32,
+    MAGIC,
+    MODULES,
+    NORMAL_TOKEN,
+    NUMBERS,
+    Q8_0,
+    STRING,
+    TYPES,
+    UINT32,
+    UNUSED_TOKEN,
+    VERSION,
+)
+from gpt2x.checkpoint.names import is_projection
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError, WeightsError, check_choice
+from gpt2x.weights import Shape
+
+
+def _spell(name: str) -> str:
+    """``h.0.attn.c_attn.weight`` -> ``blk.0.attn_qkv.weight``."""
+    module, _, leaf = name.rpartition(".")
+    layer = re.match(r"h\.(\d+)\.", module)
+    prefix = f"blk.{layer[1]}." if layer else ""
+    module = module[layer.end() :] if layer else module
+    if module not in MODULES:
+        raise WeightsError(f"GGUF has no place for {name!r} in a model of architecture gpt2.")
+    return f"{prefix}{MODULES[module]}.{leaf}"
+
+
+def write(
+    path: Path,
+    config: GPT2Config,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    type: str = "f16",
+    vocabulary: Mapping[str, int] | None = None,
+    merges: list[str] | None = None,
+    name: str = "gpt2",
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Write a GGUF file that llama.cpp runs.
+
+    Args:
+        path: the file.
+        config: the model's.
+        tensors: canonical name -> tensor, of the body and an untied output layer.
+        type: one of `TYPES`, for the matrices. Q8_0 falls back to F16 where a row is no multiple
+            of 32.
+        vocabulary: token -> id, as in vocab.json; without it llama.cpp cannot read text.
+        merges: the lines of merges.txt, "a b" each.
+        name: the model's name, for people.
+        progress: called with each tensor's bytes once they are written.
+
+    Raises:
+        InvalidInputError: for an unknown type.
+        WeightsError: for a model that llama.cpp's gpt2 cannot express.
+    """
+    check_choice("type", type, TYPES)
+    _check_expressible(config)
+    if config.tie_word_embeddings:
+        tensors = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
+    plan = [(key, _spell(key), _stored_type(key, tensor, type)) for key, tensor in tensors.items()]
+    pairs = _pairs(config, type, name, vocabulary, merges)
+    header = [MAGIC, struct.pack("<IQQ", VERSION, len(plan), len(pairs))]
+    for key, (kind, value) in pairs.items():
+        header.append(_text(key) + struct.pack("<I", kind) + _packed(kind, value))
+    offset, sizes = 0, []
+    for key, spelled, kind in plan:
+        shape = _written_shape(key, tensors[key])
+        header.append(_text(spelled) + struct.pack("<I", len(shape)))
+        header.append(struct.pack(f"<{len(shape)}Q", *shape[::-1]))
+        header.append(struct.pack("<IQ", kind, offset))
+        sizes.append(_stored_size(shape, kind))
+        offset += -(-sizes[-1] // ALIGNMENT) * ALIGNMENT
+    with path.open("wb") as stream:
+        stream.write(b"".join(header))
+        stream.write(bytes(-stream.tell() % ALIGNMENT))
+        for (key, _, kind), size in zip(plan, sizes, strict=True):
+            for block in _encoded(key, tensors[key], kind):
+                stream.write(block)
+            stream.write(bytes(-size % ALIGNMENT))
+            progress(tensors[key].nbytes)
+
+
+def _check_expressible(config: GPT2Config) -> None:
+    obstacles = {
+        "activation_function": config.activation_function
+        not in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+        "add_cross_attention": config.add_cross_attention,
+        "scale_attn_weights": not config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+    }
+    if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
+        raise WeightsError(f"llama.cpp has no GPT-2 with {', '.join(found)}.")
+
+
+def _written_shape(name: str, tensor: LazyTensor) -> Shape:
+    return tensor.shape[::-1] if is_projection(name) else tensor.shape
+
+
+def _stored_type(name: str, tensor: LazyTensor, type: str) -> int:
+    if len(tensor.shape) < 2 or name == "wpe.weight":
+        return F32
+    if type == "q8_0" and _written_shape(name, tensor)[-1] % BLOCK:
+        return TYPES["f16"][0]
+    return TYPES[type][0]
+
+
+def _stored_size(shape: Shape, kind: int) -> int:
+    count = math.prod(shape)
+    if kind == Q8_0:
+        return count // BLOCK * BLOCK_DTYPE.itemsize
+    return count * DTYPES[kind].itemsize
+
+
+def _encoded(name: str, tensor: LazyTensor, kind: int) -> Iterator[bytes]:
+    blocks = [tensor.read().T] if is_projection(name) else tensor.blocks()
+    for block in blocks:
+        if kind == Q8_0:
+            yield _quantised(block).tobytes()
+        else:
+            yield np.ascontiguousarray(block.astype(DTYPES[kind], copy=False)).tobytes()
+
+
+def _quantised(array: np.ndarray) -> np.ndarray:
+    """Round to Q8_0 as ggml does: the scale is the largest magnitude over 127."""
+    blocks = np.ascontiguousarray(array, np.float32).reshape(-1, BLOCK)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    scaled = blocks * inverse
+    stored = np.empty(len(blocks), BLOCK_DTYPE)
+    stored["scale"] = scale[:, 0]
+    # Halves are rounded away from zero, as C's roundf does and numpy's rint does not.
+    stored["values"] = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+    return stored
+
+
+def _pairs(
+    config: GPT2Config,
+    type: str,
+    name: str,
+    vocabulary: Mapping[str, int] | None,
+    merges: list[str] | None,
+) -> dict[str, tuple[int, Any]]:
+    """Key -> (type, value) of the header."""
+    own = {
+        "context_length": (UINT32, config.n_positions),
+        "embedding_length": (UINT32, config.n_embd),
+        "block_count": (UINT32, config.n_layer),
+        "feed_forward_length": (UINT32, config.n_inner or 4 * config.n_embd),
+        "attention.head_count": (UINT32, config.n_head),
+        "attention.layer_norm_epsilon": (FLOAT32, config.layer_norm_epsilon),
+    }
+    pairs: dict[str, tuple[int, Any]] = {
+        "general.architecture": (STRING, ARCHITECTURE),
+        "general.name": (STRING, name),
+        "general.file_type": (UINT32, TYPES[type][1]),
+        "general.quantization_version": (UINT32, 2),
+        **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()},
+    }
+    if vocabulary is None or merges is None:
+        return pairs
+    return pairs | _tokenizer_pairs(config, vocabulary, merges)
+
+
+def _tokenizer_pairs(
+    config: GPT2Config, vocabulary: Mapping[str, int], merges: list[str]
+) -> dict[str, tuple[int, Any]]:
+    by_id = {number: token for token, number in vocabulary.items()}
+    if by_id and max(by_id) >= config.vocab_size:
+        raise InvalidInputError(
+            f"The tokenizer has the id {max(by_id)}, but the model only {config.vocab_size} rows."
+        )
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    control = {config.bos_token_id, *ends}
+    kinds = [
+        UNUSED_TOKEN if i not in by_id else CONTROL_TOKEN if i in control else NORMAL_TOKEN
+        for i in range(config.vocab_size)
+    ]
+    tokens = [by_id.get(i, f"[PAD{i}]") for i in range(config.vocab_size)]
+    pairs: dict[str, tuple[int, Any]] = {
+        "tokenizer.ggml.model": (STRING, "gpt2"),
+        "tokenizer.ggml.pre": (STRING, "gpt-2"),
+        "tokenizer.ggml.tokens": (ARRAY, (STRING, tokens)),
+        "tokenizer.ggml.token_type": (ARRAY, (INT32, kinds)),
+        "tokenizer.ggml.merges": (ARRAY, (STRING, merges)),
+        "tokenizer.ggml.add_bos_token": (BOOL, False),
+    }
+    if config.bos_token_id is not None:
+        pairs["tokenizer.ggml.bos_token_id"] = (UINT32, config.bos_token_id)
+    if ends[0] is not None:
+        pairs["tokenizer.ggml.eos_token_id"] = (UINT32, ends[0])
+    return pairs
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _packed(kind: int, value: Any) -> bytes:
+    if kind == STRING:
+        return _text(value)
+    if kind == ARRAY:
+        item, items = value
+        return struct.pack("<IQ", item, len(items)) + b"".join(_packed(item, v) for v in items)
+    return struct.pack(NUMBERS[kind], value)
