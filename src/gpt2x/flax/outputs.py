@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import export
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, export
 
+from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -27,6 +30,12 @@ __all__ = [
     "FlaxSequenceClassifierOutputWithPast",
     "FlaxTokenClassifierOutput",
     "FlaxQuestionAnsweringModelOutput",
+    "FlaxGenerateDecoderOnlyOutput",
+    "FlaxGenerateBeamDecoderOnlyOutput",
+    "FlaxGreedySearchOutput",
+    "FlaxSampleOutput",
+    "FlaxBeamSearchOutput",
+    "FlaxGeneratedTokens",
 ]
 
 
@@ -60,6 +69,77 @@ class FlaxQuestionAnsweringModelOutput(QuestionAnsweringModelOutput):
     __doc__ = QuestionAnsweringModelOutput.__doc__
 
 
+@dataclass(eq=False, repr=False)
+class FlaxGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+    __doc__ = GenerateDecoderOnlyOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
+    __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
+
+
+# The names that transformers had for these two.
+FlaxGreedySearchOutput = FlaxGenerateDecoderOnlyOutput
+FlaxSampleOutput = FlaxGenerateDecoderOnlyOutput
+FlaxBeamSearchOutput = FlaxGenerateBeamDecoderOnlyOutput
+
+
+@jax.tree_util.register_dataclass
+@dataclass(eq=False, repr=False)
+class FlaxGeneratedTokens:
+    """Token ids that `generate` returns, int32 [rows, length].
+
+    transformers' Flax models return an object with `sequences`, its other models an array, as all
+    of gpt2x does; this can be used as either. `numpy.asarray` and `jax.numpy` take it.
+
+    >>> tokens = FlaxGeneratedTokens(jax.numpy.array([[5, 6, 7]]))
+    >>> tokens.sequences.shape == tokens.shape, tokens[0].tolist()
+    (True, [5, 6, 7])
+    """
+
+    sequences: Array
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "sequences":
+            raise AttributeError(name)
+        return getattr(self.sequences, name)
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.sequences[index]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.sequences)
+
+    def __eq__(self, other: object) -> Any:
+        return self.sequences == jnp.asarray(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as an array's
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.sequences, dtype=dtype, copy=copy)
+
+    def __jax_array__(self) -> Array:
+        return self.sequences
+
+    def __repr__(self) -> str:
+        return repr(self.sequences)
+
+
+def generation_output(output: Any) -> Any:
+    """Bring what the decoding core returns to Flax's classes."""
+    for core, ours in (
+        (GenerateDecoderOnlyOutput, FlaxGenerateDecoderOnlyOutput),
+        (GenerateBeamDecoderOnlyOutput, FlaxGenerateBeamDecoderOnlyOutput),
+    ):
+        if isinstance(output, core):
+            return ours(**output)
+    return FlaxGeneratedTokens(output)
+
+
 def _register(output_class: type[ModelOutput]) -> None:
     def flatten(output: ModelOutput) -> tuple[tuple[Any, ...], tuple[str, ...]]:
         return output.to_tuple(), tuple(output)
@@ -86,5 +166,7 @@ for _output_class in (
     FlaxSequenceClassifierOutputWithPast,
     FlaxTokenClassifierOutput,
     FlaxQuestionAnsweringModelOutput,
+    FlaxGenerateDecoderOnlyOutput,
+    FlaxGenerateBeamDecoderOnlyOutput,
 ):
     _register(_output_class)
