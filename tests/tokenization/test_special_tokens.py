@@ -221,3 +221,12 @@ def test_the_backends_post_processor_is_where_special_tokens_are_kept(tiny_folde
     assert fast.backend_tokenizer.encode("a").ids[0] == 406
     fast.add_tokens(["new"])
     assert fast.backend_tokenizer.encode("new").ids == [406, 409]
+
+
+def test_init_kwargs_make_the_same_tokenizer_again(tiny):
+    tiny.add_special_tokens({"pad_token": "<pad>"})
+    tiny.padding_side = "left"
+    tiny.add_bos_token = True
+    again = tiny.from_vocabulary(tiny.current_vocabulary(), **tiny.init_kwargs)
+    assert again.init_kwargs == tiny.init_kwargs
+    assert again("a extra<pad>")["input_ids"] == tiny("a extra<pad>")["input_ids"]

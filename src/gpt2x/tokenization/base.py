@@ -350,6 +350,15 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
         names = [name for name in SETTINGS if name != "name_or_path"]
         return {name: getattr(self, name) for name in (*names, "add_bos_token")}
 
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """The constructor arguments that make this tokenizer of its vocabulary."""
+        return {
+            **self.settings(),
+            **self.special_tokens_map_extended,
+            "name_or_path": self.name_or_path,
+        }
+
     @classmethod
     def settings_names(cls) -> frozenset[str]:
         """The constructor arguments that do not say where the vocabulary is."""

@@ -61,7 +61,8 @@ class SpecialTokensMixin:
             if value is None:
                 return None
             return self._special_id(role, str(value)) if is_id else str(value)
-        hint = did_you_mean(name, [*dir(type(self)), *special_tokens])
+        public = [known for known in dir(type(self)) if not known.startswith("_")]
+        hint = did_you_mean(name, [*public, *special_tokens])
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
