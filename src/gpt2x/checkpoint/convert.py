@@ -23,7 +23,8 @@ from gpt2x.checkpoint.writing import STYLES, Progress, write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice
 from gpt2x.hub import ModelFiles
-from gpt2x.pretrained import GENERATION_CONFIG_NAME, numpy_dtype, plan_load
+from gpt2x.load_plan import numpy_dtype, plan_load
+from gpt2x.pretrained import GENERATION_CONFIG_NAME
 from gpt2x.weights import Head
 
 #: What `convert` writes: transformers' formats in a folder, and two that are one file.
