@@ -1,77 +1,60 @@
-"""Products with weights: every kernel gives the same, in whatever order the weight lies."""
+"""The products with weights: every kernel gives the same numbers, and derivatives."""
 
 from __future__ import annotations
-
-import copy
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt2x import pt
-from gpt2x.pt.linear import LARGE, Linear, empty_weight, linear
-from gpt2x.pt.model import Conv1D
-from pt_models import tiny_config
-
-N_IN, N_OUT = 520, 523  # large together; the parts of the product do not come out even
+from gpt2x.pt import linear as module
+from gpt2x.pt.linear import Linear, empty_weight, linear
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(N_IN,), (1, N_IN), (1, 1, N_IN), (2, 3, N_IN)])
-def test_agrees_with_torch(shape: tuple[int, ...], bias: bool, dtype: torch.dtype):
-    assert N_IN * N_OUT >= LARGE
-    x, weight = torch.randn(shape, dtype=dtype), torch.randn(N_OUT, N_IN, dtype=dtype)
-    b = torch.randn(N_OUT, dtype=dtype) if bias else None
-    expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
-    tolerance = 1e-4 if dtype == torch.float32 else 0.5
-    for each in (weight, weight.t().contiguous().t()):
-        out = linear(x, each, b)
-        assert out.shape == expected.shape
-        assert out.dtype == dtype
-        torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=tolerance)
+@pytest.fixture
+def _everything_is_large(monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 1)
 
 
-def test_gradients():
-    layer, x = Linear(N_IN, N_OUT), torch.randn(1, 1, N_IN, requires_grad=True)
-    layer(x).square().sum().backward()
-    mine = [x.grad.clone(), layer.weight.grad.clone(), layer.bias.grad.clone()]
-    x.grad = layer.weight.grad = layer.bias.grad = None
-    F.linear(x, layer.weight, layer.bias).square().sum().backward()
-    theirs = [x.grad, layer.weight.grad, layer.bias.grad]
-    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_order_in_memory_follows_the_size():
-    assert empty_weight(8, 9).is_contiguous()
-    large = empty_weight(N_IN, N_OUT)
-    assert large.shape == (N_IN, N_OUT)
-    assert large.t().is_contiguous()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_large_weights_keep_their_order(dtype: torch.dtype, tmp_path: Path):
-    """Through loading, conversion and copies; files and state dicts have transformers' shapes."""
-    model = pt.GPT2LMHeadModel(tiny_config(n_embd=312, n_layer=1)).eval()
-    weight = model.transformer.h[0].attn.c_attn.weight
-    assert weight.shape == (312, 936)
-    model.save_pretrained(tmp_path)
-    loaded = pt.GPT2LMHeadModel.from_pretrained(tmp_path, dtype=dtype)
-    restored = pt.GPT2LMHeadModel(model.config).to(dtype)
-    restored.load_state_dict(loaded.state_dict())
-    for each in (loaded, restored, copy.deepcopy(loaded), copy.deepcopy(model).to(dtype)):
-        other = each.transformer.h[0].attn.c_attn.weight
-        assert other.t().is_contiguous()
-        torch.testing.assert_close(other, weight.to(dtype), rtol=0, atol=0)
-
-
-def test_layers_of_both_kinds_agree():
-    """Conv1D is a linear layer whose weight is transposed."""
-    conv, layer = Conv1D(N_OUT, N_IN), Linear(N_IN, N_OUT)
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.parametrize("shape", [(1, 1), (1,), (3, 1), (2, 5), (0, 4), (7,)])
+@pytest.mark.parametrize("n_out", [5, 16, 37, 64])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_products_are_those_of_torch(shape, n_out, with_bias, dtype):
+    x = torch.randn(*shape, 24, dtype=dtype)
+    weight = torch.randn(n_out, 24, dtype=dtype)
+    bias = torch.randn(n_out, dtype=dtype) if with_bias else None
     with torch.no_grad():
-        conv.weight.copy_(layer.weight.t())
-        conv.bias.copy_(layer.bias)
-    for rows in (1, 3):
-        x = torch.randn(rows, 1, N_IN)
-        torch.testing.assert_close(conv(x), layer(x), rtol=1e-4, atol=1e-5)
+        found = linear(x, weight, bias)
+        found_strided = linear(x, weight.t().contiguous().t(), bias)
+    expected = F.linear(x, weight, bias)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_strided, expected)
+
+
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.parametrize("rows", [1, 3])
+def test_derivatives_are_those_of_torch(rows):
+    layer, plain = Linear(8, 20), torch.nn.Linear(8, 20)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(rows, 8)
+    for each in (layer, plain):
+        each(x).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
+
+
+@pytest.mark.usefixtures("_everything_is_large")
+def test_autocast_chooses_the_dtype():
+    layer = Linear(8, 20)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(1, 8)).dtype == torch.bfloat16
+        assert layer(torch.randn(3, 8)).dtype == torch.bfloat16
+
+
+def test_large_weights_lie_as_they_are_read():
+    small, large = empty_weight(16, 32), empty_weight(512, 1024)
+    assert (small.shape, large.shape) == ((16, 32), (512, 1024))
+    assert small.is_contiguous()
+    assert large.t().is_contiguous()
