@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from gpt2x.checkpoint.convert import TARGETS, convert, largest_difference, open_
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.weights import FLAX, Head
+from hub_server import files_of, serve_hub
 
 FILES = Path(__file__).parent / "files"
 SOURCE = FILES / "source"
@@ -218,6 +220,20 @@ def test_gguf_in_a_folder_and_back(run, tmp_path):
     assert all(np.array_equal(written[name], source[name]) for name in source)
     vocabulary = json.loads((tmp_path / "b" / "vocab.json").read_text())
     assert vocabulary == json.loads((SOURCE / "vocab.json").read_text())
+
+
+def test_a_model_of_the_hub(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serve_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for name in ("openai", "keras_hub"):
+            if name == "keras_hub" and importlib.util.find_spec("h5py") is None:
+                continue
+            hub.add(f"someone/{name}", files_of(FILES / name))
+            run(f"someone/{name}", tmp_path / name)
+            written, source = tensors_of(tmp_path / name), tensors_of(SOURCE)
+            assert all(np.array_equal(written[key], source[key]) for key in source)
+            assert (tmp_path / name / "merges.txt").is_file()
 
 
 # Safety
