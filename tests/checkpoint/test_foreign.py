@@ -38,6 +38,7 @@ CASES = {
     "megatron_v3_tp2": ("megatron", "float32", 0),
     "megatron_v3_tp1/iter_0000005/mp_rank_00/model_optim_rng.pt": ("megatron", "float32", 0),
     "keras_hub": ("keras-hub", "float32", 0),
+    "keras_hub_sharded": ("keras-hub", "float32", 0),
     "keras_hub_weights/gpt2.weights.h5": ("keras-hub", "float32", 0),
     "keras_tf/gpt2.keras": ("keras-tf", "float32", 0),
     "gguf/gpt2-f32.gguf": ("gguf", "float32", 0),
@@ -209,6 +210,17 @@ def test_megatron_trims_the_padded_vocabulary():
         assert checkpoint["wte.weight"].shape == (97, 32)
         assert checkpoint.config["vocab_size"] == 97
         assert "padding" in checkpoint.ignored["rows 97 to 97"]
+
+
+def test_a_sharded_preset_wants_all_shards(tmp_path):
+    pytest.importorskip("h5py")
+    folder = copy("keras_hub_sharded", tmp_path)
+    (folder / "model_00001.weights.h5").unlink()
+    with pytest.raises(CheckpointError, match=r"missing: \['model_00001\.weights\.h5'\]"):
+        open_checkpoint(folder)
+    (folder / "model.weights.json").write_text('{"weight_map": {"a": ["../x.h5"]}}')
+    with pytest.raises(CheckpointError, match="must be a file beside the index"):
+        open_checkpoint(folder)
 
 
 def test_llmc_headers(tmp_path):

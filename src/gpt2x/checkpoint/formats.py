@@ -66,6 +66,7 @@ SHARDED = frozenset(file.format for file in WEIGHTS_FILES)
 _FOREIGN = (
     "checkpoint",  # TensorFlow's note of its latest checkpoint
     "*.index",
+    "model.weights.json",  # KerasHub's list of shards
     "*.keras",
     "*.weights.h5",
     "*.h5",
@@ -109,12 +110,14 @@ def find_foreign(files: ModelFiles) -> Path | None:
 
 def sniff(path: Path) -> str:
     """The format of a single file, by its content; raises CheckpointError if it is unknown."""
-    from gpt2x.checkpoint import gguf, llmc
+    from gpt2x.checkpoint import gguf, keras_hub, llmc
 
     with BinaryFile(path) as file:
         start = file.read(0, min(file.size, 16))
     if path.name == "checkpoint" or path.suffix == ".index":
         return "openai-tf"
+    if path.name == keras_hub.SHARDS_NAME:
+        return "keras-hub"
     if start[:4] == gguf.MAGIC:
         return "gguf"
     if llmc.recognises(start):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
 
 CONFIG_NAME = "config.json"
+SHARDS_NAME = "model.weights.json"
 
 _EMBEDDINGS = {
     "reversible_embedding": "wte.weight",
@@ -37,26 +39,46 @@ _DECODER = re.compile(r"transformer_decoder(?:_(\d+))?")
 
 
 def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a ``.weights.h5``; a preset's config.json beside it tells the sizes."""
-    raw = tf_h5.open_raw(path)
-    try:
-        names = _name_tensors(path, raw.tensors)
+    """Open a ``.weights.h5``, or the ``model.weights.json`` that lists the shards of a preset.
+
+    A preset's config.json beside it tells the sizes.
+    """
+    with ExitStack() as stack:
+        paths = _shards(path, files) if path.name == SHARDS_NAME else [path]
+        tensors: dict[str, LazyTensor] = {}
+        for shard in paths:
+            raw = tf_h5.open_raw(shard)
+            stack.callback(raw.close)
+            tensors |= raw.tensors
+        names = _name_tensors(path, tensors)
         config_path = files.find(CONFIG_NAME)
         config = None if config_path is None else _config(config_path)
         if config is None:
-            config = _sizes(names, raw.tensors)
-    except BaseException:
-        raw.close()
-        raise
-    return Checkpoint(
-        "keras-hub",
-        path,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        close=raw.close,
-    )
+            config = _sizes(names, tensors)
+        return Checkpoint(
+            "keras-hub",
+            path,
+            names.tensors,
+            config=config,
+            ignored=names.ignored,
+            source_names=names.source_names,
+            files=paths,
+            close=stack.pop_all().close,
+        )
+
+
+def _shards(path: Path, files: ModelFiles) -> list[Path]:
+    """The files that a preset's list of shards names; each layer may be spread over several."""
+    listed = shards.read_json(path).get("weight_map")
+    values = listed.values() if isinstance(listed, dict) else []
+    names = {name for value in values for name in (value if isinstance(value, list) else [value])}
+    for name in names:
+        shards.check_shard_name(path, name)
+    found = {name: files.find(name) for name in sorted(names)}
+    missing = [name for name, shard in found.items() if shard is None]
+    if missing or not found:
+        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {missing}.")
+    return [shard for shard in found.values() if shard is not None]
 
 
 def is_preset_config(config: Mapping[str, Any]) -> bool:

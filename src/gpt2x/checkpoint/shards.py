@@ -60,11 +60,16 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is no index of shards.")
     for file in weight_map.values():
-        if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
-            raise CheckpointError(
-                f"{str(path)!r} names the shard {file!r}; a shard must be a file beside the index."
-            )
+        check_shard_name(path, file)
     return weight_map
+
+
+def check_shard_name(index: Path, file: object) -> None:
+    """Raise CheckpointError unless a shard's name is that of a file beside its index."""
+    if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
+        raise CheckpointError(
+            f"{str(index)!r} names the shard {file!r}; a shard must be a file beside the index."
+        )
 
 
 def shard_files(weight_map: Mapping[str, str]) -> list[str]:

@@ -279,6 +279,7 @@ def make_keras_hub() -> None:
         vocabulary=str(HERE / "source" / "vocab.json"), merges=str(HERE / "source" / "merges.txt")
     )
     tokenizer.save_to_preset(str(folder))
+    backbone.save_to_preset(str(fresh("keras_hub_sharded")), max_shard_size=5e-5)  # in GB
     folder = fresh("keras_hub_weights")
     keras_hub.models.GPT2CausalLM(backbone).save_weights(folder / "gpt2.weights.h5")
 
