@@ -35,12 +35,13 @@ from gpt2x.flax.parameters import (
 from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
+from gpt2x.publishing import PushToHubMixin
 from gpt2x.weights import FLAX, Head
 
 Params = Mapping[str, Any]
 
 
-class FlaxGPT2PreTrainedModel(nnx.Module):
+class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model is an `nnx.Module`, and a pytree whose leaves are its parameters: it can be split,

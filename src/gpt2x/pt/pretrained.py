@@ -21,6 +21,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
+from gpt2x.publishing import PushToHubMixin
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -30,7 +31,7 @@ _DEVICE_MAP = (
 )
 
 
-class GPT2PreTrainedModel(nn.Module):
+class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its

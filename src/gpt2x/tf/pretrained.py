@@ -21,6 +21,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
+from gpt2x.publishing import PushToHubMixin
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
@@ -35,7 +36,7 @@ InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 _LARGE = 2**24
 
 
-class TFGPT2PreTrainedModel(ServingMixin, TrainingMixin, keras.Model):
+class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin, keras.Model):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
