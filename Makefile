@@ -62,5 +62,5 @@ $(VENV)/.fuzz: $(VENV)/.made constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made constraints.txt pyproject.toml
-	$(PIP) --editable '.[pt,tf-cpu]'
+	$(PIP) --editable '.[pt,tf-cpu,flax]'
 	@touch $@
