@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,10 +76,17 @@ def assert_agrees(case: GoldenCase, name: str, ours: tf.Tensor) -> None:
     )
 
 
-# Cases of one folder and config follow each other, and share a model.
-@functools.lru_cache(maxsize=1)
-def shared_model(folder_and_group: str, kind: str, config: str):
-    return golden_model(load_case(folder_and_group + "/" + kind))
+@functools.cache
+def shared_model(folder: Path, kind: str, config: str) -> Any:
+    """Load a model once for all cases that differ in their inputs alone."""
+    case = next(
+        load_case(name) for name in CASES if _model_of(load_case(name)) == (folder, kind, config)
+    )
+    return golden_model(case)
+
+
+def _model_of(case: GoldenCase) -> tuple[Path, str, str]:
+    return case.folder, case.settings["class"], json.dumps(case.config, sort_keys=True)
 
 
 # One case switches off the projection that its folder has weights for.
@@ -84,7 +94,7 @@ def shared_model(folder_and_group: str, kind: str, config: str):
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_agree(name: str):
     case = load_case(name)
-    model = golden_model(case)
+    model = shared_model(*_model_of(case))
     inputs = dict(case.inputs)
     if "past_keys" in inputs:
         keys, values = inputs.pop("past_keys"), inputs.pop("past_values")

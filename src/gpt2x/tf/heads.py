@@ -204,21 +204,24 @@ class TFGPT2SequenceSummary(keras.layers.Layer):
             self.summary.build((None, self.config.n_embd))
 
     def call(self, hidden_states: tf.Tensor, cls_index: tf.Tensor | None = None) -> tf.Tensor:
-        """Summarise [..., T, E] to [..., 1] (or [..., E], by the config).
+        """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
 
-        `cls_index` [...] is the position that summary type "cls_index" reads, by default the last.
+        `cls_index` [B, C] is the token that summary type "cls_index" reads, by default the last.
+        The other types reduce the second axis, as in transformers: tokens of [B, T, E], but
+        choices of [B, C, T, E].
         """
         summary_type = self.config.summary_type
         if summary_type == "mean":
-            summary = tf.reduce_mean(hidden_states, axis=-2)
+            summary = tf.reduce_mean(hidden_states, axis=1)
         elif summary_type == "first":
-            summary = hidden_states[..., 0, :]
-        elif summary_type == "last" or cls_index is None:
+            summary = hidden_states[:, 0]
+        elif summary_type == "last":
+            summary = hidden_states[:, -1]
+        elif cls_index is None:
             summary = hidden_states[..., -1, :]
         else:
-            summary = tf.gather(
-                hidden_states, cls_index, axis=-2, batch_dims=cls_index.shape.rank
-            )  # [..., E]
+            rank = cls_index.shape.rank
+            summary = tf.gather(hidden_states, cls_index, axis=-2, batch_dims=rank)  # [B, C, E]
         summary = self.first_dropout(summary)
         if self.config.summary_use_proj:
             summary = self.summary(summary)

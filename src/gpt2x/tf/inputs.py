@@ -106,8 +106,19 @@ def _as_tensor(name: str, value: Any) -> Any:
     """Make tensors of plain lists, and 32-bit ids of 64-bit ones."""
     if isinstance(value, list) and name != "past_key_values":
         value = np.asarray(value)
+    value = integers_again(value)
     if name not in _INTEGER_INPUTS or not hasattr(value, "dtype"):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return tf.constant(value, tf.int32)
     return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype == tf.int64 else value
+
+
+def integers_again(value: Any) -> Any:
+    """Return integers that Keras has averaged as integers.
+
+    Under a distribution strategy it builds metrics on the mean of the replicas' batches, of which
+    it wants shapes only; ids and labels then come as float64 of a graph.
+    """
+    is_mean = tf.is_tensor(value) and value.dtype == tf.float64 and tf.distribute.has_strategy()
+    return tf.cast(value, tf.int32) if is_mean and not tf.executing_eagerly() else value

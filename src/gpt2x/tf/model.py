@@ -322,6 +322,7 @@ class TFGPT2MainLayer(keras.layers.Layer):
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             past_length=past_length if isinstance(past_length, int) else None,
+            past_key=None if cache is None else cache.keys[0],
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,

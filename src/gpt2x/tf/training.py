@@ -12,7 +12,7 @@ from gpt2x.checks import IGNORE_INDEX
 from gpt2x.errors import InvalidInputError
 from gpt2x.outputs import ModelOutput
 from gpt2x.tf.data import make_dataset
-from gpt2x.tf.inputs import named_inputs
+from gpt2x.tf.inputs import integers_again, named_inputs
 
 # How transformers spells the wish for the model's own loss, besides None.
 _OWN_LOSS = ("auto", "auto_with_warning", "passthrough")
@@ -241,7 +241,7 @@ class TrainingMixin:
             named = {next(iter(names), ""): y}
         arguments = {output: name for name, output in names.items()}
         labels.update({arguments.get(name, name): value for name, value in named.items()})
-        return {name: value for name, value in labels.items() if value is not None}
+        return {name: integers_again(value) for name, value in labels.items() if value is not None}
 
     def _matched(
         self, y: Any, labels: Mapping[str, tf.Tensor], output: ModelOutput

@@ -1,0 +1,61 @@
+"""`MirroredStrategy` over two logical CPUs trains as one device does, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import contextlib, json, sys
+import keras, numpy as np, tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tf_models import random_ids, tiny_model
+
+ids = random_ids(8, 6)
+labels = ids.copy()
+labels[0, :4] = -100  # so that the replicas' batches hold different numbers of labels
+labels[5] = -100
+
+def train(strategy, **data):
+    keras.utils.set_random_seed(0)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = tiny_model(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        model.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])
+    fit = model.fit(data["x"], data.get("y"), batch_size=4, epochs=2, shuffle=False, verbose=0)
+    evaluated = model.evaluate(data["x"], data.get("y"), batch_size=4, verbose=0, return_dict=True)
+    return {"fit": fit.history, "evaluate": evaluated}
+
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+inside = {"x": {"input_ids": ids, "labels": labels}}
+beside = {"x": ids, "y": labels}
+print(json.dumps([train(None, **inside), train(mirrored, **inside), train(mirrored, **beside)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("where", [1, 2], ids=["labels in the inputs", "labels as y"])
+def test_two_replicas_give_the_losses_of_one(where, runs):
+    one, two = runs[0], runs[where]
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(two["fit"][name], one["fit"][name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(two["evaluate"][name], one["evaluate"][name], rtol=1e-5)
+    assert one["fit"]["loss"][1] < one["fit"]["loss"][0]
