@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,24 @@ def test_a_save_that_fails_changes_nothing(tmp_path, existing):
         assert_same(loaded(target), weights(seed=1))
     else:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_cut_short_while_replacing_never_mixes_two_models(folder, monkeypatch):
+    real, moved = os.replace, []
+
+    def replace_two(source, target):
+        if len(moved) == 2:
+            raise OSError("power cut")
+        if Path(target).parent == folder:
+            moved.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", replace_two)
+    other = GPT2Config(**{**CONFIG.to_dict(), "n_head": 2})
+    with pytest.raises(OSError, match="power cut"):
+        save_folder(folder, other, weights(seed=1), Head.LM, max_shard_size="40KB")
+    assert "config.json" not in moved
+    assert not (folder / "config.json").exists()
 
 
 def test_bad_saves(tmp_path):

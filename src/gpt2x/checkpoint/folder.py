@@ -12,6 +12,8 @@ from pathlib import Path
 
 from gpt2x.errors import InvalidInputError
 
+_CONFIG_NAME = "config.json"
+
 
 @contextmanager
 def atomic_folder(
@@ -19,9 +21,10 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Give a temporary folder whose files appear at `path` together, once all are written.
 
-    A new folder appears by one rename. In one that exists, files are moved in one by one (each
-    whole), then those matching a pattern of `replaces` that were not written anew are deleted:
-    the shards of an earlier save, say. If the body raises, `path` stays as it was.
+    A new folder appears by one rename. In one that exists, files are moved in one by one, each
+    whole, and those matching a pattern of `replaces` that were not written anew are deleted (the
+    shards of an earlier save, say); config.json is taken away first and put in last, so that old
+    and new never pass for one model. If the body raises, `path` stays as it was.
 
     Raises InvalidInputError if `path` is a file.
     """
@@ -44,13 +47,17 @@ def atomic_folder(
 
 
 def _move_in(work: Path, target: Path, replaces: tuple[str, ...]) -> None:
-    written = sorted(file.name for file in work.iterdir())
-    for name in written:
+    written = {file.name for file in work.iterdir()}
+    if _CONFIG_NAME in written:
+        (target / _CONFIG_NAME).unlink(missing_ok=True)
+    for name in sorted(written - {_CONFIG_NAME}):
         os.replace(work / name, target / name)
-    for file in target.iterdir():
+    for file in list(target.iterdir()):
         stale = any(fnmatch.fnmatchcase(file.name, pattern) for pattern in replaces)
         if stale and file.name not in written and file.is_file():
             file.unlink()
+    if _CONFIG_NAME in written:
+        os.replace(work / _CONFIG_NAME, target / _CONFIG_NAME)
 
 
 def _umask() -> int:
