@@ -17,7 +17,6 @@ from gpt2x import checks
 from gpt2x.checks import IGNORE_INDEX
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.outputs import ModelOutput
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.generation import GenerationMixin
 from gpt2x.tf.model import Past, TFGPT2MainLayer, host_values, normal, shape_of
@@ -29,7 +28,7 @@ from gpt2x.tf.outputs import (
     TFTokenClassifierOutput,
 )
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
-from gpt2x.tf.training import Target, classes, next_tokens, numbers
+from gpt2x.tf.training import Target, choices, classes, next_tokens, numbers, positions
 from gpt2x.weights import Head
 
 
@@ -173,10 +172,8 @@ class TFGPT2LMHeadModel(_LanguageModel):
         )
         return self._as_asked(output, return_dict)
 
-    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        if "labels" not in labels:
-            return {}
-        return {"logits": next_tokens(output["logits"], labels["labels"])}
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        return next_tokens(logits, labels)
 
 
 class TFGPT2SequenceSummary(keras.layers.Layer):
@@ -304,7 +301,7 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
             shapes, count = [tuple(mc_logits.shape[:-1])], mc_logits.shape[-1]
             shapes.append((*shapes[0], 1))
             checks.check_labels("mc_labels", mc_labels, shapes, count, host_values)
-            mc_loss = _choices(mc_logits, mc_labels).loss()
+            mc_loss = self.target("mc_labels", mc_logits, mc_labels).loss()
         output = TFGPT2DoubleHeadsModelOutput(
             loss=loss,
             mc_loss=mc_loss,
@@ -316,13 +313,8 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
         )
         return self._as_asked(output, return_dict)
 
-    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        targets = {}
-        if "labels" in labels:
-            targets["logits"] = next_tokens(output["logits"], labels["labels"])
-        if "mc_labels" in labels:
-            targets["mc_logits"] = _choices(output["mc_logits"], labels["mc_labels"])
-        return targets
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        return next_tokens(logits, labels) if name == "labels" else choices(logits, labels)
 
     @property
     def input_signature(self) -> dict[str, tf.TensorSpec]:
@@ -398,8 +390,7 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            problem = self._problem(labels, logits.shape[0])
-            loss = self._target(problem, logits, labels).loss()
+            loss = self.target("labels", logits, labels).loss()
         output = TFSequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
@@ -425,23 +416,16 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
             return tf.fill([B], T - 1)
         return tf.reduce_max(tf.where(is_token, tf.range(T), 0), axis=-1)
 
-    def _problem(self, labels: tf.Tensor, batch: int | None) -> str:
-        return checks.check_problem(
-            self.config.problem_type, self.num_labels, labels, batch, host_values
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        problem = checks.check_problem(
+            self.config.problem_type, self.num_labels, labels, logits.shape[0], host_values
         )
-
-    def _target(self, problem: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
         if problem == "single_label_classification":
             return classes(logits, tf.reshape(labels, [-1]))
-        if problem == "regression":
-            return numbers(logits, labels, lambda x, y: tf.square(x - y))
-        return numbers(logits, labels, lambda x, y: tf.nn.sigmoid_cross_entropy_with_logits(y, x))
-
-    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        if "labels" not in labels:
-            return {}
-        logits, given = output["logits"], labels["labels"]
-        return {"logits": self._target(self._problem(given, logits.shape[0]), logits, given)}
+        loss = tf.math.squared_difference
+        if problem == "multi_label_classification":
+            loss = tf.nn.sigmoid_cross_entropy_with_logits
+        return numbers(logits, labels, loss)
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
@@ -514,10 +498,8 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
         )
         return self._as_asked(output, return_dict)
 
-    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        if "labels" not in labels:
-            return {}
-        return {"logits": classes(output["logits"], labels["labels"])}
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        return classes(logits, labels)
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
@@ -580,14 +562,9 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
 
         loss = None
         if checks.check_span(start_positions, end_positions, start_logits.shape[0]):
-            losses = [
-                _positions(scores, positions).loss()
-                for scores, positions in (
-                    (start_logits, start_positions),
-                    (end_logits, end_positions),
-                )
-            ]
-            loss = (losses[0] + losses[1]) / 2
+            start = positions(start_logits, start_positions)
+            end = positions(end_logits, end_positions)
+            loss = (start.loss() + end.loss()) / 2
         output = TFQuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start_logits,
@@ -597,29 +574,12 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
         )
         return self._as_asked(output, return_dict)
 
-    def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        return {
-            name: _positions(output[name], labels[label])
-            for label, name in self.labels_of_outputs.items()
-            if label in labels
-        }
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        return positions(logits, labels)
 
     def combine(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Return the mean of the two losses."""
         return super().combine(losses) / len(losses)
-
-
-def _choices(mc_logits: tf.Tensor, mc_labels: tf.Tensor) -> Target:
-    """Judge scores [B, C] (or [C]) by the right choices [B], [B, 1] or none of both axes."""
-    mc_logits = tf.reshape(mc_logits, [-1, shape_of(mc_logits)[-1]])
-    return classes(mc_logits, tf.reshape(mc_labels, [-1]))
-
-
-def _positions(scores: tf.Tensor, positions: tf.Tensor) -> Target:
-    """Judge scores [B, T] by positions [B] or [B, 1], leaving out those behind the text."""
-    T = shape_of(scores)[1]
-    positions = tf.reshape(tf.cast(positions, tf.int32), [-1])
-    return classes(scores, tf.clip_by_value(positions, 0, T), ignore_index=T)
 
 
 def _linear(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -55,11 +55,24 @@ def next_tokens(logits: tf.Tensor, labels: tf.Tensor, ignore_index: int = IGNORE
     return classes(logits[..., :-1, :], labels[..., 1:], ignore_index)
 
 
-def numbers(logits: tf.Tensor, labels: tf.Tensor, loss: Any) -> Target:
-    """Judge logits [B, labels] by numbers of the same count, with `loss` between the two."""
+def choices(mc_logits: tf.Tensor, mc_labels: tf.Tensor) -> Target:
+    """Judge scores [B, C] by the right choices, [B] or [B, 1]."""
+    rows = tf.reshape(mc_logits, [-1, tf.shape(mc_logits)[-1]])
+    return classes(rows, tf.reshape(mc_labels, [-1]))
+
+
+def positions(scores: tf.Tensor, where: tf.Tensor) -> Target:
+    """Judge scores [B, T] by positions [B] or [B, 1], leaving out those behind the text."""
+    T = tf.shape(scores)[1]
+    where = tf.clip_by_value(tf.reshape(tf.cast(where, tf.int32), [-1]), 0, T)
+    return classes(scores, where, ignore_index=T)
+
+
+def numbers(logits: tf.Tensor, labels: tf.Tensor, loss: Callable[..., tf.Tensor]) -> Target:
+    """Judge logits [B, labels] by as many numbers, with `loss(labels, logits)` between them."""
     logits = tf.cast(logits, tf.float32)
     labels = tf.reshape(tf.cast(labels, tf.float32), tf.shape(logits))
-    return Target(logits, labels, tf.ones_like(logits), loss(logits, labels))
+    return Target(logits, labels, tf.ones_like(logits), loss(labels, logits))
 
 
 class TrainingMixin:
@@ -76,9 +89,17 @@ class TrainingMixin:
 
     _uses_own_loss = False
 
+    def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
+        """Pair the logits of one output with the labels of the argument `name` that judge it."""
+        raise InvalidInputError(f"{type(self).__name__} has no loss; use a model with a head.")
+
     def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
         """Pair predictions with the labels that are given, by the name of the output."""
-        raise NotImplementedError
+        return {
+            predicted: self.target(name, output[predicted], labels[name])
+            for name, predicted in self.labels_of_outputs.items()
+            if name in labels
+        }
 
     def combine(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Return the loss to train with from the loss of each output: their sum."""
