@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -214,6 +216,11 @@ def test_a_config_may_be_given(folder, tmp_path):
         with resolve(OWNER, folder, config=config, resid_pdrop=0.0) as source:
             assert (source.config.n_head, source.config.resid_pdrop) == (2, 0.0)
     assert other.resid_pdrop == 0.1
+    eager = GPT2Config(**CONFIG.to_dict(), attn_implementation="eager")
+    with resolve(OWNER, folder, config=eager) as source:
+        assert source.config._attn_implementation == "eager"
+    with resolve(OWNER, folder, config=eager, attn_implementation="sdpa") as source:
+        assert source.config._attn_implementation == "sdpa"
 
 
 def test_keywords_of_transformers_without_effect(folder):
@@ -221,6 +228,20 @@ def test_keywords_of_transformers_without_effect(folder):
     assert_same(loaded(folder, from_pt=True, from_tf=True, **options), weights())
     with pytest.warns(FutureWarning, match="now called token="):
         resolve(OWNER, folder, use_auth_token=False).checkpoint.close()
+
+
+def test_loading_imports_no_library_that_it_does_not_need(folder):
+    code = f"""
+import sys
+from gpt2x.pretrained import plan_load, resolve
+from gpt2x.weights import Head
+with resolve("GPT2LMHeadModel", {str(folder)!r}) as source:
+    dict(plan_load(source.checkpoint, source.config, Head.LM).arrays())
+unneeded = {{"h5py", "msgpack", "gguf", "torch", "tensorflow", "jax", "huggingface_hub", "rich"}}
+print(sorted(unneeded & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_dtype(tmp_path):

@@ -205,6 +205,8 @@ def _find_config(
         allowed = [*_ARGUMENTS, "num_labels", *found]
         raise InvalidInputError(unknown_arguments(f"{owner}.from_pretrained", unused, allowed))
     found.name_or_path = name
+    if isinstance(config, GPT2Config) and "attn_implementation" not in overrides:
+        found._attn_implementation = config._attn_implementation  # no field, so not in to_dict
     return found
 
 
