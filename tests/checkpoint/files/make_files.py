@@ -168,7 +168,7 @@ def make_openai() -> None:
                 v1.train.AdamOptimizer(1e-4).minimize(loss)
                 v1.get_variable("global_step", initializer=np.int32(5), trainable=False)
             session.run(v1.global_variables_initializer())
-            v1.train.Saver().save(
+            v1.train.Saver(save_relative_paths=True).save(
                 session, str(folder / prefix), global_step=step, write_meta_graph=False
             )
         hparams = {"n_vocab": V, "n_ctx": P, "n_embd": E, "n_head": H, "n_layer": L}
