@@ -70,6 +70,22 @@ def test_values_that_cannot_be_used_are_refused(fields, message):
             config.update(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({}, "greedy_search"),
+        ({"do_sample": True}, "sample"),
+        ({"num_beams": 2}, "beam_search"),
+        ({"num_beams": 2, "do_sample": True}, "beam_sample"),
+        ({"num_beams": 2, "num_beam_groups": 2}, "group_beam_search"),
+        ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive_search"),
+        ({"prompt_lookup_num_tokens": 3}, "assisted_generation"),
+    ],
+)
+def test_the_mode_is_named_as_in_transformers(fields, mode):
+    assert GenerationConfig(**fields).get_generation_mode() == mode
+
+
 def test_validate_strictly_names_fields_without_effect():
     config = GenerationConfig(temperature=0.5, length_penalty=2.0, output_scores=True)
     config.validate()

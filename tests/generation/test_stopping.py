@@ -85,6 +85,7 @@ def test_a_users_criterion_sees_text_and_scores_and_ends_rows():
     class Vowels(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
             seen.append((input_ids.shape, None if scores is None else len(scores)))
+            assert scores is None or isinstance(scores, tuple)
             return np.isin(input_ids[:, -1], spell("aeiou"))
 
     options = {"plan_options": {"stopping_criteria": [Vowels()]}}

@@ -146,6 +146,26 @@ class GenerationConfig:
                     reasons[name] = reason
         return reasons
 
+    def get_generation_mode(self, assistant_model: Any = None) -> str:
+        """Return the name, in transformers, of the strategy that the fields ask for.
+
+        Not every one of them is available here; `generate` says so.
+        """
+        if self.constraints is not None or self.force_words_ids is not None:
+            return "constrained_beam_search"
+        if self.num_beams > 1:
+            if self.num_beam_groups > 1:
+                return "group_beam_search"
+            return "beam_sample" if self.do_sample else "beam_search"
+        if self.dola_layers is not None:
+            return "dola_generation"
+        if assistant_model is not None or self.prompt_lookup_num_tokens is not None:
+            return "assisted_generation"
+        if self.do_sample:
+            return "sample"
+        is_contrastive = bool(self.penalty_alpha) and (self.top_k or 0) > 1
+        return "contrastive_search" if is_contrastive else "greedy_search"
+
     # --- reading ---
 
     @classmethod

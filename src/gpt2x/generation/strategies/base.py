@@ -107,8 +107,9 @@ class Strategy:
             return tokens != tokens
         return ops.any(tokens[:, :, None] == settings.eos[None, None, :], axis=-1)
 
-    def stopped_by_criteria(self, ops: Ops, tokens: Array, scores: Any) -> Array:
-        """Ask the criteria about texts int [R, length]: bool [R]."""
+    def stopped_by_criteria(self, ops: Ops, tokens: Array, record: Any, steps: int) -> Array:
+        """Ask the criteria about texts int [R, length] and the scores of `steps`: bool [R]."""
+        scores = tuple(record[step] for step in range(int(steps))) if self.keep_scores else None
         rows = ops.shape(tokens)[0]
         stopped = ops.full((rows,), False, "bool")
         for criterion in self.criteria:

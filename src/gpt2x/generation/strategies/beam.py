@@ -105,8 +105,7 @@ class BeamSearch(Strategy):
         ends = self.is_eos(ops, token, settings) | (length >= settings.max_length)
         if self.criteria:
             flat = ops.reshape(texts, (prompts * count, self.capacity))[:, :length]
-            kept = kept_scores[: step + 1] if self.keep_scores else None
-            stopped = self.stopped_by_criteria(ops, flat, kept)
+            stopped = self.stopped_by_criteria(ops, flat, kept_scores, step + 1)
             ends = ends | ops.reshape(stopped, (prompts, count))
 
         # 4. The best K that do not end run on.

@@ -56,7 +56,7 @@ class Greedy(Strategy):
         finished = state.finished | self.is_eos(ops, tokens[:, None], settings)[:, 0]
         if self.criteria:
             finished = finished | self.stopped_by_criteria(
-                ops, text[:, :length], kept_scores[: step + 1] if self.keep_scores else None
+                ops, text[:, :length], kept_scores, step + 1
             )
         running = ops.any(~finished) & (length < settings.max_length)
         state = RowState(text, length, finished, running, kept_scores, kept_logits)
