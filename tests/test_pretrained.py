@@ -320,6 +320,11 @@ def test_shards_that_are_missing_or_of_another_save(tmp_path):
         resolve(OWNER, tmp_path)
 
 
+def test_an_index_stands_for_its_shards(tmp_path):
+    save_folder(tmp_path, CONFIG, weights(), Head.LM, max_shard_size="40KB")
+    assert_same(loaded(tmp_path / "model.safetensors.index.json"), weights())
+
+
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a\\b", "", "..", 3, "C:x"])
 def test_an_index_names_only_files_beside_it(tmp_path, name):
     index = {"weight_map": {"wte.weight": name}}

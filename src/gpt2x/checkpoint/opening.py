@@ -108,7 +108,7 @@ def open_model(
     path = Path(name_or_path).expanduser()
     if path.is_file():
         files = ModelFiles(path.parent)
-        return files, _open_file(path, format or sniff(path), files)
+        return files, _open_index_or_file(path, format, files)
     files = ModelFiles(name_or_path, **where)
     if file is None:
         return files, _open_weights(files, variant, use_safetensors, format, first)
@@ -116,6 +116,13 @@ def open_model(
     if found is None:
         raise CheckpointError(f"{files.name!r} has no file {file!r}.")
     return files, _open_file(found, format or sniff(found), files)
+
+
+def _open_index_or_file(path: Path, format: str | None, files: ModelFiles) -> Checkpoint:
+    for file in WEIGHTS_FILES:
+        if path.name.startswith(f"{file.name}.index.") and path.suffix == ".json":
+            return _with_config(_open_shards(file.format, path, _find_shards(files, path)), files)
+    return _open_file(path, format or sniff(path), files)
 
 
 def _open_weights(
