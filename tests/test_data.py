@@ -11,7 +11,7 @@ from safetensors import safe_open
 import gpt2x
 from gpt2x import EMBEDDED_MODEL, GPT2Config, GPT2Tokenizer, GPT2TokenizerFast, backends
 
-VERSE = "And God said, Let there be light: and there was light."
+VERSE = "And the LORD spake unto Moses, saying,"
 SPEECH = "ROMEO.\nBut, soft! what light through yonder window breaks?"
 
 
@@ -68,6 +68,7 @@ def test_it_loads_as_float32_and_knows_its_language(backend):
         log_sum = np.log(np.exp(scores).sum(-1))
         return float(np.mean(log_sum - scores[np.arange(len(targets)), targets]))
 
-    assert loss(VERSE) < 3
+    # In nats a token; one that knows nothing has log(4096) = 8.3.
+    assert loss(VERSE) < 2
     assert loss(SPEECH) < 5
-    assert loss("def main(): return os.path.join(a, b)") > 6
+    assert loss("def main(): return os.path.join(a, b)") > 7
