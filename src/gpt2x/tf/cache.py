@@ -48,11 +48,11 @@ class KVCache:
         cross_keys: Sequence[tf.Tensor | None] | None = None,
         cross_values: Sequence[tf.Tensor | None] | None = None,
     ) -> None:
-        self.keys = list(keys)
-        self.values = list(values)
+        self.keys: list[Any] = list(keys)
+        self.values: list[Any] = list(values)
         self._length = length
-        self.cross_keys = list(cross_keys or [None] * len(self.keys))
-        self.cross_values = list(cross_values or [None] * len(self.keys))
+        self.cross_keys: list[Any] = list(cross_keys or [None] * len(self.keys))
+        self.cross_values: list[Any] = list(cross_values or [None] * len(self.keys))
 
     @classmethod
     def create(

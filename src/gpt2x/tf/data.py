@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def make_dataset(
     if collate_fn is None:
         collate_fn = _stack if tokenizer is None else _padder(tokenizer)
 
-    def batch(indices: Sequence[int]) -> dict[str, np.ndarray]:
+    def batch(indices: Iterable[int]) -> dict[str, np.ndarray]:
         rows = [_named_columns(examples[int(index)], inputs) for index in indices]
         collated = _named_columns(collate_fn(rows, **(collate_fn_args or {})), inputs)
         return {name: _narrow(np.asarray(value)) for name, value in collated.items()}

@@ -83,16 +83,16 @@ class TensorFlowEngine:
             text = tf.pad(prompt.input_ids, [[0, 0], [prompt.hidden, before]])
             return self._run_text(text, prompt.length), text
         if isinstance(prompt.past, KVCache):
-            cache, start = prompt.past, prompt.past.length
+            past, start = prompt.past, prompt.past.length
         else:
             rows = OPS.shape(prompt.input_ids)[0]
             dtype = self._model.get_input_embeddings().compute_dtype
-            cache, start = KVCache.create(self._model.config, rows, self._slots, dtype), 0
+            past, start = KVCache.create(self._model.config, rows, self._slots, dtype), 0
         if tf.is_tensor(prompt.inputs_embeds):
             inputs = {"inputs_embeds": prompt.inputs_embeds[:, start:]}
         else:
             inputs = {"input_ids": prompt.input_ids[:, start:]}
-        logits, cache = self._run(inputs, cache, start, prompt.length - start - 1)
+        logits, cache = self._run(inputs, past, start, prompt.length - start - 1)
         # What stands behind the prompt is to be overwritten by the text.
         return logits, cache.crop(prompt.length)
 
@@ -119,7 +119,7 @@ class TensorFlowEngine:
         cache: KVCache | None,
         start: int | tf.Tensor,
         last: int | tf.Tensor,
-    ) -> tuple[tf.Tensor, KVCache | None]:
+    ) -> tuple[tf.Tensor, Any]:
         """Run columns from `start` on; return the logits of the one at `last`, float32 [R, V]."""
         (tensor,) = inputs.values()
         rows, count = OPS.shape(tensor)[:2]

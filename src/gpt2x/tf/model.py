@@ -44,7 +44,7 @@ def normal(stddev: float) -> keras.initializers.Initializer:
 
 def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
     """Return the size of each axis: an int where it is known, else a scalar of the graph."""
-    dynamic = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
+    dynamic: Any = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
     return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
@@ -338,7 +338,9 @@ class TFGPT2MainLayer(keras.layers.Layer):
             leading = shape_of(inputs_embeds)[:-2]
         T = shape_of(inputs_embeds)[1]
         # Room that is not filled is looked at, and masked, only where the graph must not know.
-        S = past_length + T if isinstance(past_length, int) else cache.max_length
+        S = past_length + T
+        if cache is not None and not isinstance(past_length, int):
+            S = cache.max_length
         if attention_mask is not None and attention_mask.shape.rank != 4:
             attention_mask = _rows(attention_mask)
         packed = position_ids is not None and attention_mask is None and cache is None
@@ -362,7 +364,9 @@ class TFGPT2MainLayer(keras.layers.Layer):
             encoder_mask = padding_mask(encoder_attention_mask)
         head_masks = self._head_masks(head_mask)
 
-        all_hidden_states = all_attentions = all_cross_attentions = ()
+        all_hidden_states: tuple[tf.Tensor, ...] = ()
+        all_attentions: tuple[tf.Tensor, ...] = ()
+        all_cross_attentions: tuple[tf.Tensor, ...] = ()
         for layer, block in enumerate(self.h):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)

@@ -36,7 +36,7 @@ InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 _LARGE = 2**24
 
 
-class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin, keras.Model):
+class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -344,9 +344,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin, keras.M
             self._functions.clear()
         return embedding
 
-    def _as_asked(
-        self, output: ModelOutput, return_dict: bool | None
-    ) -> ModelOutput | tuple[Any, ...]:
+    def _as_asked(self, output: Any, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the caller or the config wants that."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()

@@ -9,10 +9,9 @@ import keras
 import tensorflow as tf
 
 from gpt2x.checkpoint.folder import atomic_folder
-from gpt2x.outputs import ModelOutput
 
 
-class ServingMixin:
+class ServingMixin(keras.Model):
     """`serving` and its signature; the call of a SavedModel that is given no other."""
 
     @property
@@ -28,7 +27,7 @@ class ServingMixin:
         """The forward pass as a signature for `tf.saved_model.save`: tensors in and out by name."""
         return self._serving(tf.int32)
 
-    def serving_output(self, output: ModelOutput) -> dict[str, tf.Tensor]:
+    def serving_output(self, output: Any) -> dict[str, tf.Tensor]:
         """Bring an output to the flat dictionary of tensors that signatures return.
 
         Tuples over layers are stacked on a new first axis. The cache is left out.

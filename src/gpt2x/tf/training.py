@@ -75,7 +75,7 @@ def numbers(logits: tf.Tensor, labels: tf.Tensor, loss: Callable[..., tf.Tensor]
     return Target(logits, labels, tf.ones_like(logits), loss(labels, logits))
 
 
-class TrainingMixin:
+class TrainingMixin(keras.Model):
     """`compile`, `fit`, `evaluate` and `predict` of the models.
 
     Labels stand in the inputs under their names, or in `y`: one array for a model with one kind of
