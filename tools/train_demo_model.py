@@ -1,4 +1,4 @@
-"""Train the model that gpt2x carries in `src/gpt2x/data/bard`, on a CPU in little more than an hour.
+"""Train the model that gpt2x carries in `src/gpt2x/data/bard`: on a CPU, in some 80 minutes.
 
     pip install -e ".[pt]"
     python tools/train_demo_model.py --minutes 80
