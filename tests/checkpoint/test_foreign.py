@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gpt2x.checkpoint import open_checkpoint
+from gpt2x.checkpoint import megatron, open_checkpoint, torch_writer
+from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.formats import sniff
 from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files
 from gpt2x.config import GPT2Config
@@ -210,6 +212,64 @@ def test_megatron_trims_the_padded_vocabulary():
         assert checkpoint["wte.weight"].shape == (97, 32)
         assert checkpoint.config["vocab_size"] == 97
         assert "padding" in checkpoint.ignored["rows 97 to 97"]
+
+
+def megatron_file(folder: Path, *, rows: int, padded: int, **arguments: int) -> None:
+    """An untied checkpoint of one rank, from the arrays of another, in a vocabulary of `rows`."""
+    with open_checkpoint(FILES / "megatron_v3_tp1") as checkpoint:
+        tensors = {name: LazyTensor.of(t.read()) for name, t in checkpoint.items()}
+
+    def padding(name: str, factor: float) -> LazyTensor:
+        values = np.zeros((padded, 32), np.float32)
+        values[:rows] = factor * tensors[name].read()[:rows]
+        return LazyTensor.of(values)
+
+    modules = {ours: theirs for theirs, (ours, _) in megatron._MODULES.items()}
+    layers = {}
+    for name, tensor in tensors.items():
+        _, layer, module, leaf = re.fullmatch(r"(h\.(\d+)\.)?(.+)\.(weight|bias)", name).groups()
+        if layer is not None:
+            matrix = tensor.transposed() if tensor.shape[1:] else tensor
+            layers[f"layers.{layer}.{modules[module]}.{leaf}"] = matrix
+        elif module == "ln_f":
+            layers[f"final_layernorm.{leaf}"] = tensor
+    embedding = {
+        "word_embeddings": {"weight": padding("wte.weight", 1)},
+        "position_embeddings": {"weight": tensors["wpe.weight"]},
+    }
+    language_model = {
+        "embedding": embedding,
+        "encoder": layers,
+        "output_layer": {"weight": padding("wte.weight", 2)},
+    }
+    args = {"num_attention_heads": 2, "bias_gelu_fusion": True, **arguments}
+    model = {"language_model": language_model}
+    saved = {"model": model, "args": args, "checkpoint_version": 3.0}
+    torch_writer.write_object(folder / "model_optim_rng.pt", saved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "vocabulary", "rows"),
+    [
+        ({"vocab_size": 90, "make_vocab_size_divisible_by": 8}, None, 90),
+        ({"vocab_size": 90, "make_vocab_size_divisible_by": 8}, 93, 93),  # the tokenizer's counts
+        ({"make_vocab_size_divisible_by": 8}, 93, 93),
+        ({"vocab_size": 40, "make_vocab_size_divisible_by": 8}, None, 96),  # not padded from 40
+    ],
+)
+def test_megatron_untied_and_of_another_vocabulary(tmp_path, source, arguments, vocabulary, rows):
+    megatron_file(tmp_path, rows=rows, padded=96, **arguments)
+    if vocabulary is not None:
+        ids = {f"token {number}": number for number in range(vocabulary)}
+        (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.format == "megatron"
+        config = GPT2Config(**checkpoint.config)
+        plan = plan_load(checkpoint, config, Head.LM, strict=True)
+        assert (config.vocab_size, config.tie_word_embeddings) == (rows, False)
+        expected = source["wte.weight"][:rows]
+        np.testing.assert_array_equal(plan.tensors["wte.weight"].read(), expected)
+        np.testing.assert_array_equal(plan.tensors["lm_head.weight"].read(), 2 * expected)
 
 
 def test_a_sharded_preset_wants_all_shards(tmp_path):

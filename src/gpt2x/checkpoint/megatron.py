@@ -5,7 +5,9 @@ Projections are (out, in). The fused query-key-value projection orders its rows 
 width] from 2 on, each rank holding its share of the heads. Column-parallel weights (qkv, the MLP's
 first, the embedding) join along the rows, row-parallel ones along the columns; norms and the biases
 of row-parallel projections are the same on every rank. The vocabulary is padded to a multiple of
-128 times the ranks.
+128 (``make_vocab_size_divisible_by``) times the ranks; its size before that is the tokenizer's, if
+its files are there, or ``vocab_size`` of the arguments, or GPT-2's. An untied output layer is
+called ``output_layer``.
 
 Source: Megatron-LM's ``megatron/checkpointing.py`` and ``megatron/model``.
 """
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint import torch_pickle
+from gpt2x.checkpoint import shards, torch_pickle
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concatenated
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.checkpoint.pickle_machine import Inert
@@ -91,7 +93,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         heads = _heads(arguments, ranks[0], path)
         version = saved[0].get("checkpoint_version", 0)
         _name_tensors(names, ranks, heads, float(version))
-        _trim_vocabulary(names, len(ranks), files)
+        _trim_vocabulary(names, arguments, len(ranks), files)
         config = _config(arguments, names, heads)
     except BaseException:
         _close(opened)
@@ -171,6 +173,8 @@ def _name_tensors(
             raise CheckpointError(f"{str(names.path)!r}: some ranks lack {source!r}.")
         if source.endswith("word_embeddings.weight"):
             names.add("wte.weight", source, _joined(present, 0))
+        elif source == "output_layer.weight":
+            names.add("lm_head.weight", source, _joined(present, 0))
         elif source.endswith("position_embeddings.weight"):
             names.add("wpe.weight", source, present[0])
         elif match := re.search(r"final_layernorm\.(weight|bias)$", source):
@@ -232,18 +236,38 @@ def _query_key_value(parts: list[LazyTensor], heads: int, version: float) -> Laz
     )
 
 
-def _trim_vocabulary(names: CanonicalNames, ranks: int, files: ModelFiles) -> None:
-    """Drop the rows that Megatron-LM adds to GPT-2's vocabulary."""
+def _trim_vocabulary(
+    names: CanonicalNames, arguments: Mapping[str, Any], ranks: int, files: ModelFiles
+) -> None:
+    """Drop the rows that Megatron-LM adds so that the vocabulary divides among the ranks."""
     if "wte.weight" not in names.tensors:
         return
-    padded, width = names.tensors["wte.weight"].shape
-    multiple = _VOCABULARY_MULTIPLE * ranks
-    if padded > _GPT2_VOCABULARY and padded == -(-_GPT2_VOCABULARY // multiple) * multiple:
-        whole = names.tensors["wte.weight"]
-        names.tensors["wte.weight"] = whole.mapped(
-            (_GPT2_VOCABULARY, width), lambda array: array[:_GPT2_VOCABULARY]
-        )
-        names.ignore(f"rows {_GPT2_VOCABULARY} to {padded - 1}", "padding of the vocabulary")
+    padded = names.tensors["wte.weight"].shape[0]
+    multiple = arguments.get("make_vocab_size_divisible_by", _VOCABULARY_MULTIPLE)
+    if not isinstance(multiple, int) or multiple <= 0:
+        multiple = _VOCABULARY_MULTIPLE
+    multiple *= ranks
+    sizes = (_tokenizer_size(files), arguments.get("vocab_size"), _GPT2_VOCABULARY)
+    vocabulary = next(
+        (n for n in sizes if type(n) is int and n > 0 and -(-n // multiple) * multiple == padded),
+        padded,
+    )
+    if vocabulary == padded:
+        return
+    for name in ("wte.weight", "lm_head.weight"):
+        if name in names.tensors:
+            whole = names.tensors[name]
+            names.tensors[name] = whole.mapped(
+                (vocabulary, *whole.shape[1:]), lambda array: array[:vocabulary]
+            )
+    names.ignore(f"rows {vocabulary} to {padded - 1}", "padding of the vocabulary")
+
+
+def _tokenizer_size(files: ModelFiles) -> int | None:
+    """One more than the largest id of the vocab.json beside a checkpoint, if there is one."""
+    path = files.find("vocab.json")
+    ids = [] if path is None else list(shards.read_json(path).values())
+    return max(ids) + 1 if ids and all(type(number) is int for number in ids) else None
 
 
 def _config(arguments: Mapping[str, Any], names: CanonicalNames, heads: int) -> dict[str, Any]:
