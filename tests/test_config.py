@@ -276,6 +276,13 @@ def test_reads_the_oldest_files():
     config = GPT2Config.from_dict(old)
     assert (config.n_positions, config.num_labels, config.output_past) == (512, 1, True)
     assert GPT2Config.from_dict({"n_ctx": 512, "n_positions": 256}).n_positions == 256
+    assert GPT2Config(n_ctx=512).n_positions == 512
+
+
+def test_writes_n_ctx_for_the_converters_that_ask_for_it():
+    config = GPT2Config(n_positions=96)
+    assert json.loads(config.to_json_string())["n_ctx"] == 96
+    assert GPT2Config.from_dict(config.to_dict()) == config
 
 
 def test_generation_options_of_old_files_are_kept_apart():
@@ -390,7 +397,8 @@ def test_holds_what_transformers_holds(release: str, name: str):
 def test_writes_what_transformers_4_writes(name: str):
     folder = CONFIGS / "transformers_4" / name
     written = GPT2Config.from_pretrained(folder).to_json_string()
-    assert json.loads(written) == json.loads((folder / "config.json").read_text())
+    theirs = json.loads((folder / "config.json").read_text())
+    assert json.loads(written) == {**theirs, "n_ctx": theirs["n_positions"]}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "half_precision", "release_2"])

@@ -248,6 +248,15 @@ class GPT2Config:
         self.dtype = value
 
     @property
+    def n_ctx(self) -> int:
+        """The older name of `n_positions`, alone in the oldest files."""
+        return self.n_positions
+
+    @n_ctx.setter
+    def n_ctx(self, value: int) -> None:
+        self.n_positions = value
+
+    @property
     def use_return_dict(self) -> bool:
         """Whether models return output objects rather than tuples."""
         return self.return_dict and not self.torchscript
@@ -390,9 +399,6 @@ class GPT2Config:
         values, kwargs = _field_names(config_dict), _field_names(kwargs)
         model_type = values.pop("model_type", None) or cls.model_type
         check_choice("model_type", model_type, [cls.model_type])
-        if "n_ctx" in values and "n_positions" not in values:
-            # In the oldest files n_ctx alone gives the length, which sizes the position embedding.
-            values["n_positions"] = values["n_ctx"]
         if kwargs.get("id2label") is not None or kwargs.get("num_labels") is not None:
             # New labels replace the file's altogether: the two may differ in number.
             for name in ("num_labels", "id2label", "label2id"):
@@ -428,6 +434,7 @@ class GPT2Config:
         """Return every field, the defaults included, as values that JSON can hold."""
         values = {k: v for k, v in self.__dict__.items() if k not in _LOCAL_ATTRIBUTES}
         values["model_type"] = self.model_type
+        values["n_ctx"] = self.n_positions  # llama.cpp's converter asks for it
         values["transformers_version"] = self.transformers_version or TRANSFORMERS_VERSION
         return copy.deepcopy(values)
 
@@ -491,7 +498,7 @@ class GPT2Config:
 
 def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` under the fields' first names, of which an override then finds just one."""
-    first_names = {**ATTRIBUTE_MAP, "torch_dtype": "dtype"}
+    first_names = {**ATTRIBUTE_MAP, "torch_dtype": "dtype", "n_ctx": "n_positions"}
     # A value given under both names counts as given under the first.
     return {
         first_names.get(name, name): value
