@@ -34,6 +34,23 @@ def test_products_are_those_of_torch(shape, n_out, with_bias, dtype):
 
 
 @pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, -1:],  # what a language model's head sees
+        lambda x: x[0].t()[:8].t(),
+        lambda x: x[0, :1],
+        lambda x: x[:1, :1].expand(4, 3, 8),
+        lambda x: x[0].flip(0),
+    ],
+)
+def test_inputs_may_be_views(view):
+    x, weight = view(torch.randn(5, 7, 8)), torch.randn(20, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+
+
+@pytest.mark.usefixtures("_everything_is_large")
 @pytest.mark.parametrize("rows", [1, 3])
 def test_derivatives_are_those_of_torch(rows):
     layer, plain = Linear(8, 20), torch.nn.Linear(8, 20)
