@@ -244,6 +244,12 @@ def test_a_past_of_another_dtype_is_converted(form: str):
         ),
         (((torch.zeros(2, 2, 1, 8),) * 2,) * 2, r"it must be \[2, 3, any, 8\]"),
         (((torch.zeros(2, 3, 32, 8),) * 2,) * 2, "too long: 32 cached and 1 new"),
+        (
+            ((torch.zeros(2, 3, 4, 8),) * 2, (torch.zeros(2, 3, 5, 8),) * 2),
+            r"shape \[2, 3, 5, 8\] in layer 1, but \[2, 3, 4, 8\] in layer 0",
+        ),
+        (((None, None),) * 2, "past_key_values must be a KVCache"),
+        (3, "past_key_values must be a KVCache.*got int"),
     ],
 )
 def test_bad_pasts_are_refused(past: Any, message: str):

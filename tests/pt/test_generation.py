@@ -143,6 +143,12 @@ def test_embeddings_can_be_the_prompt(mode, use_cache):
     assert torch.equal(model.generate(ids, inputs_embeds=embeds, **options), expected)
     total = model.generate(inputs_embeds=embeds, max_length=8, eos_token_id=None)
     assert total.shape == (2, 3)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    expected = model.generate(ids, attention_mask=mask, **options)
+    new_only = model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+    assert torch.equal(new_only, expected[:, 5:])
+    both = model.generate(ids, inputs_embeds=embeds, attention_mask=mask, **options)
+    assert torch.equal(both, expected)
 
 
 def test_token_types_positions_and_masks_grow_with_the_text():

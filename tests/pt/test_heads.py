@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,37 @@ def test_unknown_keywords_name_the_nearest(kind: Any):
     model = tiny_model(kind, pad_token_id=0)
     with pytest.raises(InvalidInputError, match=r"'attention_maks'.*'attention_mask'"):
         model(random_ids(1, 3), attention_maks=torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("value", [[[1, 2]], np.ones((1, 2), int)])
+def test_inputs_that_are_no_tensors_are_refused(value: Any):
+    model = tiny_model(pt.GPT2LMHeadModel)
+    with pytest.raises(InvalidInputError, match=r"input_ids must be a torch\.Tensor; got"):
+        model(value)
+    with pytest.raises(InvalidInputError, match=r"attention_mask must be a torch\.Tensor; got"):
+        model(random_ids(1, 2), attention_mask=value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        (pt.GPT2LMHeadModel, {"labels": torch.ones(2, 5)}),
+        (pt.GPT2ForSequenceClassification, {"labels": torch.ones(2)}),
+        (pt.GPT2ForTokenClassification, {"labels": torch.ones(2, 5)}),
+        (
+            pt.GPT2ForQuestionAnswering,
+            {"start_positions": torch.ones(2), "end_positions": torch.ones(2)},
+        ),
+    ],
+)
+def test_labels_may_be_of_any_integer_type(kind: Any, labels: dict[str, torch.Tensor]):
+    model = tiny_model(kind, pad_token_id=0)
+    ids = random_ids(2, 5)
+    wide, narrow = (
+        model(ids, **{name: value.to(dtype) for name, value in labels.items()}).loss
+        for dtype in (torch.int64, torch.int32)
+    )
+    assert torch.equal(wide, narrow)
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -132,7 +132,9 @@ class GenerationMixin:
         keys: Any = ()
         if plan.samples:
             keys = streams(_random_seed() if seed is None else seed, plan.rows).keys(ops)
-        settings = plan.settings(ops, input_ids, mask, keys)
+        hidden = 0 if mask is None else mask.size(1) - input_ids.size(1)
+        ids_mask = None if mask is None else mask[:, hidden:]
+        settings = plan.settings(ops, input_ids, ids_mask, keys)
         engine = TorchEngine(self, plan, input_ids, mask, arguments)
         if streamer is None:
             carry = driver.fused(ops, plan.strategy, engine, settings)

@@ -55,7 +55,7 @@ def causal_lm_loss(
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = F.cross_entropy(
         logits.float().reshape(-1, logits.size(-1)),
-        shift_labels.reshape(-1).to(logits.device),
+        shift_labels.reshape(-1).to(logits.device, torch.int64),
         ignore_index=ignore_index,
         reduction=reduction,
     )
@@ -273,7 +273,8 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
             shapes, classes = [tuple(mc_logits.shape[:-1])], mc_logits.size(-1)
             shapes.append((*shapes[0], 1))
             checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
-            mc_loss = F.cross_entropy(mc_logits.float().reshape(-1, classes), mc_labels.reshape(-1))
+            targets = mc_labels.reshape(-1).long()
+            mc_loss = F.cross_entropy(mc_logits.float().reshape(-1, classes), targets)
         output = GPT2DoubleHeadsModelOutput(
             loss=loss,
             mc_loss=mc_loss,
@@ -381,7 +382,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
     def _loss(self, problem: str, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.float()
         if problem == "single_label_classification":
-            return F.cross_entropy(logits, labels.reshape(-1))
+            return F.cross_entropy(logits, labels.reshape(-1).long())
         labels = labels.reshape(logits.shape).to(logits.dtype)
         if problem == "regression":
             return F.mse_loss(logits, labels)
@@ -446,7 +447,8 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         if labels is not None:
             shapes = [tuple(logits.shape[:-1])]
             checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
-            loss = F.cross_entropy(logits.float().reshape(-1, self.num_labels), labels.reshape(-1))
+            targets = labels.reshape(-1).long()
+            loss = F.cross_entropy(logits.float().reshape(-1, self.num_labels), targets)
         output = TokenClassifierOutput(
             loss=loss,
             logits=logits,
@@ -528,4 +530,5 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
 def _position_loss(scores: Tensor, positions: Any) -> Tensor:
     """Return the cross-entropy of positions [B] (or [B, 1]) under scores [B, T]."""
     T = scores.size(1)
-    return F.cross_entropy(scores.float(), positions.reshape(-1).clamp(0, T), ignore_index=T)
+    targets = positions.reshape(-1).clamp(0, T).long()
+    return F.cross_entropy(scores.float(), targets, ignore_index=T)

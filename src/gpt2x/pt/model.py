@@ -10,7 +10,7 @@ transformers' keys. Source: Radford et al., "Language Models are Unsupervised Mu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -305,20 +305,24 @@ class GPT2Model(GPT2PreTrainedModel):
 
         cache = self._open_cache(past_key_values, use_cache)
         past_length = 0 if cache is None else cache.length
+        tensors = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "cache_position": cache_position,
+            "head_mask": head_mask,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        _check_tensors(tensors)
         checks.check_model_inputs(
             config,
             host_values,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
             past_length=past_length,
             past_key=None if cache is None else cache.keys[0],
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            cache_position=cache_position,
-            head_mask=head_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
+            **tensors,
         )
 
         if inputs_embeds is None:
@@ -400,7 +404,7 @@ class GPT2Model(GPT2PreTrainedModel):
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = self.config.n_layer
-        if past is None or (not isinstance(past, KVCache) and len(past) == 0):
+        if past is None or (isinstance(past, tuple | list) and len(past) == 0):
             return KVCache.empty(layers) if use_cache else None
         if isinstance(past, KVCache) and past.length == 0 and not use_cache:
             return None
@@ -460,14 +464,34 @@ def _positions(
     return (attended[:, past_length:] - 1).clamp(min=0)
 
 
+def _check_tensors(inputs: Mapping[str, Any]) -> None:
+    for name, value in inputs.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise InvalidInputError(
+                f"{name} must be a torch.Tensor; got {type(value).__name__}. Wrap it in "
+                'torch.tensor, or tokenize with return_tensors="pt".'
+            )
+
+
 def _check_pairs(past: Sequence[Sequence[Tensor]]) -> None:
     if not isinstance(past, tuple | list) or not all(
-        isinstance(layer, tuple | list) and len(layer) in (2, 4) for layer in past
+        isinstance(layer, tuple | list)
+        and len(layer) in (2, 4)
+        and all(isinstance(tensor, Tensor) for tensor in layer)
+        for layer in past
     ):
         raise InvalidInputError(
             "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
             f"[batch, heads, past, head_dim]; got {type(past).__name__}."
         )
+    shape = past[0][0].shape
+    for number, layer in enumerate(past):
+        for tensor in layer[:2]:
+            if tensor.shape != shape:
+                raise InvalidInputError(
+                    f"past_key_values has shape {list(tensor.shape)} in layer {number}, but "
+                    f"{list(shape)} in layer 0; all layers must hold the same tokens."
+                )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
