@@ -25,6 +25,7 @@ from gpt2x.flax.outputs import (
     ModelOutput,
 )
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
+from gpt2x.flax.sharding import param_shardings, partition_rule, shard_params
 
 __all__ = [
     "FlaxGPT2PreTrainedModel",
@@ -36,6 +37,9 @@ __all__ = [
     "FlaxGPT2ForQuestionAnswering",
     "KVCache",
     "register_attention",
+    "partition_rule",
+    "param_shardings",
+    "shard_params",
     "ModelOutput",
     "FlaxBaseModelOutputWithPastAndCrossAttentions",
     "FlaxCausalLMOutputWithCrossAttentions",

@@ -64,9 +64,10 @@ def sdpa_attention(
 ) -> Array:
     """Attend by `jax.nn.dot_product_attention`, or, one token on a CPU, head by head.
 
-    Dropout of the weights, which that function has not, is computed eagerly.
+    Dropout of the weights, which that function has not, is computed eagerly; so is float16, of
+    which it has no product on a CPU.
     """
-    if dropout is not None:
+    if dropout is not None or query.dtype == jnp.float16:
         return eager_attention(query, key, value, mask, scaling=scaling, dropout=dropout)[0]
     if query.shape[2] == 1 and reads_weights_only(query.shape[0]):
         return attend_from_few_rows(query, key, value, mask, scaling)

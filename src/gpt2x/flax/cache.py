@@ -176,8 +176,7 @@ class KVCache:
         """Filled positions: an int, or an int32 scalar inside a transformation of JAX."""
         if self._length is None:
             return self.max_length
-        known = isinstance(self._length, int) or jax.core.is_concrete(self._length)
-        return int(self._length) if known else self._length
+        return self._length if isinstance(self._length, jax.core.Tracer) else int(self._length)
 
     @property
     def offset(self) -> int | Array:

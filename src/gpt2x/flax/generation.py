@@ -141,9 +141,10 @@ class GenerationMixin:
             self.generation_config, generation_config, kwargs, self._arguments(), use_model_defaults
         )
         given = {"inputs": inputs, "input_ids": input_ids}
-        input_ids, mask = self._prompt(given, config, arguments)
         # What is prepared on the host compiles nothing; inside `jax.jit` there are no values.
-        is_traced = not isinstance(input_ids, np.ndarray)
+        leaves = jax.tree.leaves((model, given, arguments, prng_key))
+        is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        input_ids, mask = self._prompt(given, config, arguments, is_traced)
         ops = JAX_OPS if is_traced else NUMPY_OPS
         batch, width = input_ids.shape
         embeds = arguments.get("inputs_embeds")
@@ -220,11 +221,15 @@ class GenerationMixin:
         return [name for name in names if name not in _OWN_ARGUMENTS]
 
     def _prompt(
-        self, given: dict[str, Any], config: GenerationConfig, arguments: dict[str, Any]
+        self,
+        given: dict[str, Any],
+        config: GenerationConfig,
+        arguments: dict[str, Any],
+        is_traced: bool,
     ) -> tuple[Any, Any]:
         """Return the prompt's ids [B, T] and its mask [B, T or T'], or None if nothing is padding.
 
-        Both on the host, unless they are traced. Takes them out of `arguments`.
+        Both on the host, unless anything is traced. Takes them out of `arguments`.
         """
         if all(value is not None for value in given.values()):
             raise InvalidInputError("Give the prompt as inputs or as input_ids, not as both.")
@@ -246,9 +251,10 @@ class GenerationMixin:
             bos = [] if embeds is not None else [bos_token(config)]
             input_ids = np.array([bos] * batch, np.int32).reshape(batch, -1)
             mask = mask if embeds is not None else None
-        if any(not isinstance(x, np.ndarray) for x in (input_ids, embeds, mask) if x is not None):
-            mask = _traced_mask(input_ids, config) if mask is None and embeds is None else mask
-            return jnp.asarray(input_ids), mask
+        if is_traced:
+            if mask is None and embeds is None:
+                mask = _traced_mask(input_ids, config)
+            return jnp.asarray(input_ids, jnp.int32), mask
         ids = input_ids
         checks.check_ids("input_ids", input_ids, self.config.vocab_size, lambda _: ids)
         if mask is None and embeds is None:
@@ -361,7 +367,7 @@ def _result(plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
     past = records.pop("past_key_values")
     settings, state = jax.device_get((settings, state))
     output = results.result(NUMPY_OPS, plan, settings, state, **records)
-    output = jax.tree.map(jnp.asarray, generation_output(output))
+    output = jax.device_put(generation_output(output))
     if past is not None:
         output.past_key_values = past
     return output

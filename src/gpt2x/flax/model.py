@@ -531,7 +531,7 @@ def host_values(array: Any) -> np.ndarray | None:
     """Return an array's values where reading them costs nothing: on the CPU, outside of tracing."""
     if isinstance(array, np.ndarray):
         return array
-    if not isinstance(array, Array) or not jax.core.is_concrete(array):
+    if not isinstance(array, Array) or isinstance(array, jax.core.Tracer):
         return None
     on_cpu = array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
     return np.asarray(array) if on_cpu else None

@@ -117,6 +117,9 @@ class FlaxGeneratedTokens:
     def __eq__(self, other: object) -> Any:
         return self.sequences == jnp.asarray(other)
 
+    def __ne__(self, other: object) -> Any:
+        return self.sequences != jnp.asarray(other)
+
     __hash__ = None  # type: ignore[assignment]  # as an array's
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -105,6 +105,13 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         """Make the modules, without arrays."""
         raise NotImplementedError
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            # NNX would take what a property is set to for an attribute, and refuse arrays in it.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def config(self) -> GPT2Config:
         """The model's config."""

@@ -50,20 +50,22 @@ def _rows_by_weight(rows: Array, kernel: Array) -> Array:
 def attend_from_few_rows(
     query: Array, key: Array, value: Array, mask: Array | None, scaling: float
 ) -> Array:
-    """Attend from one token a row, head by head: [B, H, 1, D], 2 x [B, H, S, D] -> [B, H, 1, D].
+    """Attend from one token a row: [B, H, 1, D], 2 x [B, H, S, D] -> [B, H, 1, D].
 
-    XLA's batched product of single rows is a scalar loop; products of one head each are not.
+    A single row goes head by head, since XLA's batched product of vectors is a scalar loop; for
+    more rows that would be too many products to compile.
     """
     query, key, value = lax.optimization_barrier((query, key, value))
-    batch, heads = query.shape[:2]
     query = (query * scaling).astype(key.dtype)
-    scores = jnp.stack(
-        [
-            jnp.stack([_rows_by_weight(query[b, h], key[b, h]) for h in range(heads)])
-            for b in range(batch)
-        ]
-    ).astype(jnp.float32)  # [B, H, 1, S]
+    if query.shape[0] > 1:
+        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
+        return jnp.einsum("bhts,bhsd->bhtd", _weights(scores, mask, value), value)
+    heads = range(query.shape[1])
+    scores = jnp.stack([_rows_by_weight(query[0, h], key[0, h]) for h in heads])[None]
+    weights = _weights(scores.astype(jnp.float32), mask, value)
+    return jnp.stack([weights[0, h] @ value[0, h] for h in heads])[None]
+
+
+def _weights(scores: Array, mask: Array | None, value: Array) -> Array:
     weights = jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
-    weights = lax.optimization_barrier(weights.astype(value.dtype))
-    out = [[weights[b, h] @ value[b, h] for h in range(heads)] for b in range(batch)]
-    return jnp.stack([jnp.stack(row) for row in out]).astype(query.dtype)
+    return lax.optimization_barrier(weights.astype(value.dtype))

@@ -1,0 +1,68 @@
+"""Models spread over the devices of a `jax.sharding.Mesh`.
+
+The rules are those of tensor parallelism (Shoeybi et al., Megatron-LM, arXiv:1909.08053): the first
+of two projections that follow each other (`c_attn`, `q_attn`, `c_fc`) is split by its outputs, the
+second (`c_proj`) by its inputs, embeddings and heads by their rows. Inputs are split by the mesh's
+data axis, by whoever makes them. XLA adds the communication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpt2x.flax.parameters import Path, flatten, unflatten
+
+#: Chooses the partition of a parameter by its path.
+Rule = Callable[[Path], PartitionSpec]
+
+_SPLIT_BY_OUTPUT = ("c_attn", "q_attn", "c_fc")
+
+
+def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
+    """Return how the parameter of a path is split over the mesh axis `axis`.
+
+    >>> partition_rule(("transformer", "h", "0", "mlp", "c_fc", "kernel"))
+    PartitionSpec('model', None)
+    """
+    module, leaf = path[-2:]
+    if module in _SPLIT_BY_OUTPUT:
+        return PartitionSpec(axis, None) if leaf == "kernel" else PartitionSpec(axis)
+    if module == "c_proj" and leaf == "kernel":  # (out, in)
+        return PartitionSpec(None, axis)
+    if module == "wte":
+        return PartitionSpec(axis, None)
+    if module == "lm_head":  # (in, out)
+        return PartitionSpec(None, axis)
+    return PartitionSpec()
+
+
+def param_shardings(
+    params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule
+) -> dict[str, Any]:
+    """Return a tree of `NamedSharding` for the tree `params` (of arrays or of shapes).
+
+    An axis that does not divide a dimension leaves that dimension whole, as it must: 50,257 tokens
+    do not split.
+    """
+
+    def sharding(path: Path, array: Any) -> NamedSharding:
+        spec = rule(path)
+        divided = [
+            name if name is not None and size % mesh.shape[name] == 0 else None
+            for name, size in zip(spec, array.shape, strict=False)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*divided))
+
+    return unflatten({path: sharding(path, array) for path, array in flatten(params)})
+
+
+def shard_params(
+    params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule
+) -> dict[str, Any]:
+    """Return the parameters spread over the mesh: for `model.params =`, or `params=` of a call."""
+    arrays = unflatten(dict(flatten(params)))
+    return jax.device_put(arrays, param_shardings(params, mesh, rule))

@@ -1,0 +1,279 @@
+"""FlaxGPT2 as an NNX module, under JAX's transformations, and as transformers' Flax models are."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.core import freeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from flax import nnx
+from flax_models import random_ids, tiny_config, tiny_model, tiny_params
+from gpt2x.errors import InvalidInputError
+from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, KVCache, register_attention
+
+IDS = random_ids(2, 6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def logits(model):
+    return np.asarray(model(IDS).logits)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_module_can_be_split_merged_and_filtered(model, logits):
+    graph, state = nnx.split(model, nnx.Param)
+    close(nnx.merge(graph, state)(IDS).logits, logits)
+    close(model(IDS, params=state).logits, logits)
+    close(model(IDS, params=nnx.to_pure_dict(state)).logits, logits)
+    kernels = nnx.state(model, lambda path, _: path[-1] == "kernel")
+    assert len(jax.tree.leaves(kernels)) == 4 * 2
+
+
+def test_params_are_transformers_tree(model, logits):
+    params = model.params
+    assert set(params) == {"transformer"}
+    assert params["transformer"]["h"]["1"]["attn"]["c_attn"]["kernel"].shape == (72, 24)
+    assert params["transformer"]["wte"]["embedding"].shape == (61, 24)
+    assert ("transformer", "ln_f", "scale") in model.required_params
+    untied = tiny_model(tie_word_embeddings=False)
+    assert untied.params["lm_head"]["kernel"].shape == (24, 61)
+    assert set(FlaxGPT2Model(tiny_config(), _do_init=False).params_shape_tree) == {
+        "h",
+        "ln_f",
+        "wpe",
+        "wte",
+    }
+    other = tiny_model()
+    other.params = freeze(jax.tree.map(lambda array: array * 2, params))
+    assert np.abs(np.asarray(other(IDS).logits) - logits).max() > 0.1
+    close(other(IDS, params=params).logits, logits)
+    missing = {"transformer": {k: v for k, v in params["transformer"].items() if k != "wpe"}}
+    with pytest.raises(InvalidInputError, match="Missing: transformer/wpe/embedding"):
+        model(IDS, params=missing)
+    wrong = jax.tree.map(lambda array: array[:1], params)
+    with pytest.raises(InvalidInputError, match=r"wpe/embedding is \(1, 24\)"):
+        model(IDS, params=wrong)
+
+
+def test_without_init_params_live_outside():
+    model = FlaxGPT2LMHeadModel(tiny_config(n_layer=1), _do_init=False)
+    with pytest.raises(InvalidInputError, match="_do_init=False"):
+        _ = model.params
+    with pytest.raises(InvalidInputError, match="_do_init=False"):
+        model.params = {}
+    with pytest.raises(InvalidInputError, match="_do_init=False"):
+        model(IDS)
+    params = model.init_weights(model.key, model.input_shape)
+    assert set(flatten_dict(params)) == model.required_params
+    shapes = flatten_dict(model.params_shape_tree)
+    assert all(array.shape == shapes[path].shape for path, array in flatten_dict(params).items())
+    assert model(IDS, params=params).logits.shape == (2, 6, 61)
+
+
+def test_initial_weights_follow_the_paper_and_the_seed():
+    config = tiny_config(initializer_range=0.02, n_embd=96, n_layer=2)
+    first, same, other = (FlaxGPT2Model(config, seed=seed) for seed in (0, 0, 1))
+    kernel = first.params["h"]["0"]["mlp"]["c_proj"]["kernel"]
+    assert np.std(kernel) == pytest.approx(0.02 / 2, rel=0.05)
+    assert np.std(first.params["wte"]["embedding"]) == pytest.approx(0.02, rel=0.05)
+    assert (first.params["ln_f"]["scale"] == 1).all()
+    assert (first.params["wte"]["embedding"] == same.params["wte"]["embedding"]).all()
+    assert (first.params["wte"]["embedding"] != other.params["wte"]["embedding"]).any()
+    assert (kernel != first.params["h"]["1"]["mlp"]["c_proj"]["kernel"]).any()
+
+
+def test_casting_params(model):
+    half = flatten_dict(model.to_bf16(model.params))
+    assert {array.dtype for array in half.values()} == {jnp.dtype("bfloat16")}
+    mask = unflatten_dict({path: path[-1] != "scale" for path in half})
+    masked = flatten_dict(model.to_fp16(model.params, mask))
+    assert {str(array.dtype) for path, array in masked.items() if path[-1] == "scale"} == {
+        "float32"
+    }
+    assert masked["transformer", "wte", "embedding"].dtype == jnp.float16
+    back = flatten_dict(model.to_fp32(unflatten_dict(half)))
+    assert {array.dtype for array in back.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_computing_in_half_precision(dtype, logits):
+    mask = np.ones((2, 6), int)
+    mask[0] = 0  # a row of padding alone
+    model = tiny_model(options={"dtype": dtype})
+    output = model(IDS, attention_mask=mask)
+    assert output.logits.dtype == dtype
+    assert model.params["transformer"]["wte"]["embedding"].dtype == jnp.float32
+    assert np.isfinite(np.asarray(output.logits, np.float32)).all()
+    np.testing.assert_allclose(output.logits[1].astype(jnp.float32), logits[1], atol=0.5)
+
+
+def test_pure_under_jit_grad_and_vmap(model, logits):
+    jitted = jax.jit(lambda module, ids: module(ids).logits)
+    close(jitted(model, IDS), logits)
+    rows = jax.vmap(lambda row: model(row[None]).logits[0])(IDS)
+    close(rows, logits)
+    plain = jax.grad(lambda params: model(IDS, params=params, labels=IDS).loss)(model.params)
+    by_module = jax.grad(lambda module: module(IDS, labels=IDS).loss)(model)
+    close(by_module.transformer.wte.embedding.get_value(), plain["transformer"]["wte"]["embedding"])
+
+
+def test_dropout_takes_keys_and_nothing_else(model, logits):
+    with pytest.raises(InvalidInputError, match="dropout_rng"):
+        model(IDS, train=True)
+    key = jax.random.PRNGKey(0)
+    first = model(IDS, dropout_rng=key, train=True).logits
+    close(model(IDS, dropout_rng=key, train=True).logits, first)
+    assert np.abs(first - logits).max() > 0.1
+    other = model(IDS, dropout_rng=jax.random.PRNGKey(1), train=True).logits
+    assert np.abs(first - other).max() > 0.1
+    close(model(IDS, dropout_rng=key).logits, logits)
+
+
+def test_training_with_nnx_optimizer_lowers_the_loss():
+    model = tiny_model(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, n_layer=1)
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, gradients = nnx.value_and_grad(lambda model: model(IDS, labels=IDS).loss)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(5)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_static_cache_in_scan_and_step_by_step(model, logits):
+    step = jax.jit(lambda cache, ids: model(ids, past_key_values=cache))
+    cache = model.init_cache(2, 16)
+    first = step(cache, IDS[:, :3])
+    steps, cache = [first.logits], first.past_key_values
+    for column in range(3, 6):
+        output = step(cache, IDS[:, column : column + 1])
+        steps.append(output.logits)
+        cache = output.past_key_values
+    assert step._cache_size() == 2  # the prompt and the step
+    close(jnp.concatenate(steps, axis=1), logits)
+    assert cache.length == 6
+
+    def body(cache, ids):
+        output = model(ids[:, None], past_key_values=cache)
+        return output.past_key_values, output.logits[:, 0]
+
+    _, scanned = jax.lax.scan(body, model.init_cache(2, 8), IDS.T)
+    close(scanned.swapaxes(0, 1), logits)
+    with pytest.raises(InvalidInputError, match="room for 16 tokens, of which 6 are filled"):
+        model(random_ids(2, 11), past_key_values=cache)
+
+
+def test_transformers_dict_cache_comes_back_as_one(model, logits):
+    past = model.init_cache(2, 8).to_dict(prefix=True)
+    assert past["transformer"]["h"]["0"]["attn"]["cached_key"].shape == (2, 8, 3, 8)
+    mask, positions = np.ones((2, 8), int), np.arange(6)[None].repeat(2, 0)
+    first = model(IDS[:, :5], mask, positions[:, :5], past_key_values=past)
+    rest = model(IDS[:, 5:], mask, positions[:, 5:], past_key_values=first.past_key_values)
+    close(rest.logits[:, 0], logits[:, 5])
+    assert rest.past_key_values["transformer"]["h"]["1"]["attn"]["cache_index"] == 6
+
+
+def test_padded_rows_through_a_static_cache_are_what_they_are_alone(model):
+    mask = np.array([[0, 0, 1, 1, 1, 1], [1] * 6])
+    cache = model(IDS[:, :4], mask[:, :4], past_key_values=model.init_cache(2, 9)).past_key_values
+    padded = model(IDS[:, 4:], mask, past_key_values=cache).logits
+    close(padded[0], model(IDS[:1, 2:]).logits[0, 2:])
+
+
+def test_cache_crops_extends_and_reorders(model):
+    cache = model(IDS).past_key_values
+    assert isinstance(cache, KVCache)
+    assert cache.crop(-2).length == 4
+    assert cache.extend(9).max_length == 9
+    with pytest.raises(InvalidInputError, match="Cannot crop"):
+        cache.crop(7)
+    swapped = cache.reorder(jnp.array([1, 0, 0]))
+    close(swapped[0][0][1], cache[0][0][0])
+    assert swapped.batch_size == 3
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model):
+    def gradient(model):
+        key = jax.random.PRNGKey(0)
+        return jax.grad(
+            lambda params: model(IDS, params=params, labels=IDS, dropout_rng=key, train=True).loss
+        )
+
+    expected = gradient(model)(model.params)
+    checkpointed = tiny_model()
+    checkpointed.enable_gradient_checkpointing()
+    assert checkpointed.is_gradient_checkpointing
+    assert "remat" in str(jax.make_jaxpr(gradient(checkpointed))(model.params))
+    jax.tree.map(close, gradient(checkpointed)(model.params), expected)
+
+
+def test_users_attention_implementations(model, logits):
+    def doubled(query, key, value, mask, *, scaling, dropout):
+        scores = jnp.einsum("bhtd,bhsd->bhts", query, key) * scaling + mask
+        return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(scores), value)
+
+    register_attention("doubled", doubled)
+    other = tiny_model()
+    other.set_attn_implementation("doubled")
+    close(other(IDS).logits, logits)
+    with pytest.raises(InvalidInputError, match="Did you mean 'doubled'"):
+        other.set_attn_implementation("doubledd")
+
+
+def test_resized_embeddings(model):
+    other = tiny_model()
+    other.resize_token_embeddings(65)
+    assert other(IDS).logits.shape == (2, 6, 65)
+    table = other.params["transformer"]["wte"]["embedding"]
+    close(table[64], table[:61].mean(axis=0))
+    assert other.config.vocab_size == 65
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": IDS + 60}, "vocab_size is 61"),
+        ({"input_ids": random_ids(1, 33)}, "n_positions is 32"),
+        ({"input_ids": IDS, "atention_mask": 1}, "Did you mean 'attention_mask'"),
+        ({"input_ids": IDS, "past_key_values": 3 * ((IDS, IDS),)}, "this model has 2"),
+        ({}, "neither of them was given"),
+    ],
+)
+def test_wrong_inputs_are_refused(model, inputs, message):
+    with pytest.raises(InvalidInputError, match=message):
+        model(**inputs)
+
+
+def test_export_to_stablehlo_and_back(model, logits, tmp_path):
+    from jax import export
+
+    batch, length = export.symbolic_shape("batch, length", constraints=["length <= 32"])
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    forward = jax.jit(lambda ids, mask: model(ids, mask).logits)
+    blob = export.export(forward)(ids, ids).serialize()
+    loaded = export.deserialize(blob)
+    close(loaded.call(IDS, np.ones_like(IDS)), logits)
+    close(loaded.call(IDS[:1, :3], np.ones((1, 3), np.int32)), logits[:1, :3])
+    whole = export.deserialize(export.export(jax.jit(model.__call__))(IDS).serialize())
+    output = whole.call(IDS)
+    close(output.logits, logits)
+    assert output.past_key_values.length == 6
+
+
+def test_tiny_params_fit(model):
+    assert set(flatten_dict(tiny_params(model))) == model.required_params

@@ -1,0 +1,84 @@
+"""Loading and saving: any folder that the core reads, NNX state, pure dicts, Orbax."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax import nnx
+from flax_models import random_ids, tiny_config, tiny_model
+from golden_data import GOLDEN
+from gpt2x.errors import InvalidInputError
+from gpt2x.flax import (
+    FlaxGPT2ForTokenClassification,
+    FlaxGPT2LMHeadModel,
+    FlaxGPT2Model,
+)
+from gpt2x.flax.orbax import load_orbax, save_orbax
+from gpt2x.flax.parameters import flatten
+
+IDS = random_ids(2, 5, vocab_size=30)
+
+
+def same(ours, theirs):
+    ours, theirs = dict(flatten(ours)), dict(flatten(theirs))
+    assert set(ours) == set(theirs)
+    for path, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[path], err_msg="/".join(path))
+
+
+@pytest.mark.parametrize("name", ["bin", "tf_h5", "flax_msgpack", "safetensors_sharded"])
+def test_every_format_gives_the_same_params(name):
+    formats = json.loads((GOLDEN / "formats" / "formats.json").read_text())
+    model = FlaxGPT2LMHeadModel.from_pretrained(GOLDEN / "formats" / name)
+    same(model.params, FlaxGPT2LMHeadModel.from_pretrained(GOLDEN / formats[name]["source"]).params)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_saved_is_loaded(tmp_path, tied):
+    model = tiny_model(tie_word_embeddings=tied, add_cross_attention=True)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    loaded, info = FlaxGPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    same(loaded.params, model.params)
+    assert not any(info.values())
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    outside, params = FlaxGPT2LMHeadModel.from_pretrained(tmp_path, _do_init=False)
+    same(params, model.params)
+    with pytest.raises(InvalidInputError, match="_do_init=False"):
+        outside(IDS)
+    half = FlaxGPT2LMHeadModel.from_pretrained(tmp_path, jnp.bfloat16, param_dtype="bfloat16")
+    assert half.params["transformer"]["wte"]["embedding"].dtype == jnp.bfloat16
+
+
+def test_a_new_head_is_named_and_drawn(tmp_path):
+    body = tiny_model(FlaxGPT2Model)
+    body.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"newly initialised: classifier\.weight"):
+        model = FlaxGPT2ForTokenClassification.from_pretrained(tmp_path, num_labels=5)
+    same(model.params["transformer"], body.params)
+    assert model.params["classifier"]["kernel"].shape == (24, 5)
+    assert np.std(model.params["classifier"]["kernel"]) > 0
+
+
+def test_state_pure_dict_and_orbax(tmp_path):
+    model = tiny_model(n_layer=1)
+    other = FlaxGPT2LMHeadModel(tiny_config(n_layer=1), _do_init=False)
+    same(other.with_params(nnx.state(model)).params, model.params)
+    same(other.with_params(nnx.to_pure_dict(nnx.state(model))).params, model.params)
+    nnx.update(other, nnx.state(model))
+    same(other.params, model.params)
+    save_orbax(model, tmp_path / "orbax")
+    same(load_orbax(FlaxGPT2LMHeadModel, tmp_path / "orbax").params, model.params)
+
+
+def test_unknown_arguments_are_refused(tmp_path):
+    tiny_model(n_layer=1).save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="Did you mean 'revision'"):
+        FlaxGPT2LMHeadModel.from_pretrained(tmp_path, revison="main")
+    with pytest.raises(InvalidInputError, match="floating dtype"):
+        FlaxGPT2LMHeadModel.from_pretrained(tmp_path, dtype=jnp.int32)
+    assert jax.devices()

@@ -1,0 +1,58 @@
+"""A model spread over eight virtual CPU devices; in a process of its own, which has them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from flax_models import random_ids, tiny_model
+from gpt2x.flax import shard_params
+
+assert len(jax.devices()) == 8
+mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+model = tiny_model(n_head=4, vocab_size=64, n_layer=1)
+ids = random_ids(4, 6)
+expected = np.asarray(model(ids).logits)
+
+params = shard_params(model.params, mesh)
+body = params["transformer"]
+block = body["h"]["0"]
+shards = {
+    "c_attn": (block["attn"]["c_attn"]["kernel"], (72 // 4, 24)),
+    "c_attn bias": (block["attn"]["c_attn"]["bias"], (72 // 4,)),
+    "attn.c_proj": (block["attn"]["c_proj"]["kernel"], (24, 24 // 4)),
+    "c_fc": (block["mlp"]["c_fc"]["kernel"], (96 // 4, 24)),
+    "mlp.c_proj": (block["mlp"]["c_proj"]["kernel"], (24, 96 // 4)),
+    "wte": (body["wte"]["embedding"], (64 // 4, 24)),
+    "ln_f": (body["ln_f"]["scale"], (24,)),
+}
+for name, (array, shape) in shards.items():
+    assert {shard.data.shape for shard in array.addressable_shards} == {shape}, name
+
+data = jax.device_put(ids, NamedSharding(mesh, PartitionSpec("data")))
+logits = jax.jit(lambda params, ids: model(ids, params=params).logits)(params, data)
+np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+np.testing.assert_allclose(model.with_params(params)(data).logits, expected, rtol=1e-5, atol=1e-5)
+
+odd = tiny_model(n_head=4, n_layer=1)  # 61 tokens do not split
+table = shard_params(odd.params, mesh)["transformer"]["wte"]["embedding"]
+assert {shard.data.shape for shard in table.addressable_shards} == {(61, 24)}
+print("done")
+"""
+
+
+def test_kernels_are_partitioned_and_logits_stay():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.stdout == "done\n", done.stderr[-3000:]
