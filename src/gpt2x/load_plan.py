@@ -21,6 +21,18 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
 
+def check_depth(config: GPT2Config, checkpoint: Mapping[str, LazyTensor], name: str) -> None:
+    """Raise WeightsError for a config of far more blocks than the checkpoint could fill.
+
+    Before a model or a list of its parameters is made: a number in a file must not fill the memory.
+    """
+    if config.n_layer > max(1000, len(checkpoint)):
+        raise WeightsError(
+            f"{name!r} has a config of n_layer={config.n_layer}, but only {len(checkpoint)} "
+            "tensors. Correct the config."
+        )
+
+
 @dataclass
 class LoadingInfo:
     """What a load left out, under transformers' names for the class (``transformer.wte.weight``).

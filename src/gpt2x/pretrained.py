@@ -38,7 +38,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.hub import ModelFiles
-from gpt2x.load_plan import LoadingInfo, LoadPlan, numpy_dtype, plan_load
+from gpt2x.load_plan import LoadingInfo, LoadPlan, check_depth, numpy_dtype, plan_load
 from gpt2x.weights import Head
 
 __all__ = [
@@ -163,6 +163,7 @@ def resolve(
     name = os.fspath(name_or_path)
     try:
         found = _find_config(owner, name, checkpoint, config, where, overrides)
+        check_depth(found, checkpoint, name)
         return Pretrained(
             name=name,
             config=found,

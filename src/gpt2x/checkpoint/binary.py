@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ def check_shape(shape: object, where: str) -> Shape:
         or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
         or math.prod(n for n in shape if n) > MAX_ELEMENTS
     ):
-        raise CheckpointError(f"{where} has an impossible shape, {str(shape)[:100]}")
+        raise CheckpointError(f"{where} has an impossible shape, {reprlib.repr(shape):.100}")
     return tuple(shape)
 
 

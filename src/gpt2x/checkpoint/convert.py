@@ -23,7 +23,7 @@ from gpt2x.checkpoint.writing import STYLES, Progress, write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice
 from gpt2x.hub import ModelFiles
-from gpt2x.load_plan import numpy_dtype, plan_load
+from gpt2x.load_plan import check_depth, numpy_dtype, plan_load
 from gpt2x.pretrained import GENERATION_CONFIG_NAME
 from gpt2x.weights import Head
 
@@ -83,6 +83,7 @@ def open_source(
         if n_head is not None:
             values = {**values, "n_head": n_head}
         config = GPT2Config.from_dict(values)
+        check_depth(config, checkpoint, files.name)
         tokenizer: dict[str, Path | bytes] = {
             **checkpoint.tokenizer_files,
             **find_tokenizer_files(files, checkpoint.format),

@@ -67,7 +67,7 @@ NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 
 
 def _read_name(name: str) -> str | None:
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    match = re.fullmatch(r"(?:blk\.(\d{1,9})\.)?(\w+)\.(weight|bias)", name)
     if match is None or match[2] not in _CANONICAL:
         return None
     prefix = "" if match[1] is None else f"h.{int(match[1])}."

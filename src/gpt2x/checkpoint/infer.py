@@ -41,7 +41,12 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
             f"No config, and the number of heads cannot be told from a width of {width}; "
             "pass n_head=..., or put a config.json beside the weights."
         )
-    layers = {int(match[1]) for name in tensors if (match := re.match(r"h\.(\d+)\.", name))}
+    layers = {int(m[1]) for name in tensors if (m := re.match(r"h\.(\d{1,9})\.", name))}
+    if max(layers) >= len(tensors):
+        raise CheckpointError(
+            f"No config, and it cannot be inferred: the {len(tensors)} tensors of the checkpoint "
+            f"cannot be of {max(layers) + 1} blocks."
+        )
     inner = tensors["h.0.mlp.c_fc.weight"].shape[1]
     end_of_text = _OPENAI_END_OF_TEXT if vocab_size > _OPENAI_END_OF_TEXT else None
     config: dict[str, Any] = {

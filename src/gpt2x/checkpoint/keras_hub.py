@@ -35,7 +35,7 @@ _DENSE = {
 _QUERY_KEY_VALUE = ("query_dense", "key_dense", "value_dense")
 _LEAVES = {"0": "weight", "1": "bias"}
 _PATH = re.compile(r"(?:.*/)?layers/([^/]+)/(?:(.+)/)?vars/([01])")
-_DECODER = re.compile(r"transformer_decoder(?:_(\d+))?")
+_DECODER = re.compile(r"transformer_decoder(?:_(\d{1,9}))?")
 
 
 def open(path: Path, files: ModelFiles) -> Checkpoint:

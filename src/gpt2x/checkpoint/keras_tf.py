@@ -29,7 +29,7 @@ _CONFIG_ENTRY = "config.json"
 
 _VARIABLE = re.compile(r"(.+)/vars/([01])")
 _BODY = re.compile(r"(?:.*/)?(?:base_model|transformer)/")
-_BLOCK = re.compile(r"h/tfgpt2_block(?:_(\d+))?/")
+_BLOCK = re.compile(r"h/tfgpt2_block(?:_(\d{1,9}))?/")
 
 
 def open(path: Path, files: ModelFiles) -> Checkpoint:

@@ -45,7 +45,7 @@ _MODULES: Mapping[str, tuple[str, int | None]] = {
     "mlp.dense_h_to_4h": ("mlp.c_fc", 0),
     "mlp.dense_4h_to_h": ("mlp.c_proj", 1),
 }
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)\.(weight|bias)")
+_LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)\.(weight|bias)")
 _NO_WEIGHTS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq")
 
 
@@ -77,7 +77,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         if not all(map(recognises, saved)):
             raise CheckpointError(f"{str(path)!r} holds no language_model of Megatron-LM.")
         arguments = _arguments(saved[0])
-        expected = arguments.get("tensor_model_parallel_size", len(paths))
+        expected = _size(arguments.get("tensor_model_parallel_size")) or len(paths)
         if expected != len(paths):
             raise CheckpointError(
                 f"{str(path)!r} is one of {expected} tensor-parallel ranks, of which {len(paths)} "
@@ -92,7 +92,9 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         ranks = [_flat(_language_model(rank)) for rank in saved]
         heads = _heads(arguments, ranks[0], path)
         version = saved[0].get("checkpoint_version", 0)
-        _name_tensors(names, ranks, heads, float(version))
+        if not isinstance(version, int | float):
+            raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is no number.")
+        _name_tensors(names, ranks, heads, version)
         _trim_vocabulary(names, arguments, len(ranks), files)
         config = _config(arguments, names, heads)
     except BaseException:
@@ -136,23 +138,36 @@ def _arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def _flat(tree: Any, prefix: str = "", depth: int = 0) -> dict[str, LazyTensor]:
-    """Tensors of nested dictionaries by dotted path."""
+def _size(value: Any) -> int | None:
+    """`value` if it can be the size of a model, else None."""
+    return value if type(value) is int and 0 < value < 2**31 else None
+
+
+def _flat(tree: Any) -> dict[str, LazyTensor]:
+    """Tensors of nested dictionaries by dotted path.
+
+    Raises CheckpointError if a dictionary stands in two places: a pickle of a few bytes can nest
+    one dictionary in itself more often than can be visited.
+    """
     flat: dict[str, LazyTensor] = {}
-    if depth > 8:
-        raise CheckpointError("a checkpoint nests its model beyond reason")
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, LazyTensor):
-            flat[path] = value
-        elif isinstance(value, dict):
-            flat |= _flat(value, f"{path}.", depth + 1)
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        prefix, branch = waiting.pop()
+        if id(branch) in seen:
+            raise CheckpointError("a checkpoint of Megatron-LM holds one dictionary twice")
+        seen.add(id(branch))
+        for name, value in branch.items():
+            path = f"{prefix}{name}"
+            if isinstance(value, LazyTensor):
+                flat[path] = value
+            elif isinstance(value, dict):
+                waiting.append((f"{path}.", value))
     return flat
 
 
 def _heads(arguments: Mapping[str, Any], rank: Mapping[str, LazyTensor], path: Path) -> int:
-    heads = arguments.get("num_attention_heads")
-    if isinstance(heads, int) and heads > 0:
+    if heads := _size(arguments.get("num_attention_heads")):
         return heads
     width = next(t.shape[-1] for name, t in rank.items() if name.endswith("embeddings.weight"))
     if width % 64:
@@ -243,15 +258,10 @@ def _trim_vocabulary(
     if "wte.weight" not in names.tensors:
         return
     padded = names.tensors["wte.weight"].shape[0]
-    multiple = arguments.get("make_vocab_size_divisible_by", _VOCABULARY_MULTIPLE)
-    if not isinstance(multiple, int) or multiple <= 0:
-        multiple = _VOCABULARY_MULTIPLE
+    multiple = _size(arguments.get("make_vocab_size_divisible_by")) or _VOCABULARY_MULTIPLE
     multiple *= ranks
-    sizes = (_tokenizer_size(files), arguments.get("vocab_size"), _GPT2_VOCABULARY)
-    vocabulary = next(
-        (n for n in sizes if type(n) is int and n > 0 and -(-n // multiple) * multiple == padded),
-        padded,
-    )
+    sizes = (_tokenizer_size(files), _size(arguments.get("vocab_size")), _GPT2_VOCABULARY)
+    vocabulary = next((n for n in sizes if n and -(-n // multiple) * multiple == padded), padded)
     if vocabulary == padded:
         return
     for name in ("wte.weight", "lm_head.weight"):

@@ -67,9 +67,12 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
 
 def _config(path: Path, arguments: Any) -> dict[str, Any]:
     needed = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
-    if not isinstance(arguments, dict) or not all(type(arguments.get(k)) is int for k in needed):
+    if not isinstance(arguments, dict) or not all(
+        type(arguments.get(k)) is int and 0 < arguments[k] < 2**31 for k in needed
+    ):
         raise CheckpointError(f"{str(path)!r}: model_args lacks some of {', '.join(needed)}.")
-    dropout = arguments.get("dropout", 0.0)
+    dropout = arguments.get("dropout")
+    dropout = dropout if isinstance(dropout, float) else 0.0
     end_of_text = 50256 if arguments["vocab_size"] > 50256 else None
     return {
         "n_layer": arguments["n_layer"],

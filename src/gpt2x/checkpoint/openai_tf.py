@@ -42,7 +42,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _LEAVES = {"g": "weight", "b": "bias", "w": "weight"}
 _VARIABLE = re.compile(
-    r"(?:.*/)?model/(?:(wte|wpe)|(?:h(\d+)/)?(ln_1|ln_2|ln_f|attn/c_attn|attn/c_proj|mlp/c_fc|mlp/c_proj)/([gbw]))"
+    r"(?:.*/)?model/(?:(wte|wpe)|(?:h(\d{1,9})/)?(ln_1|ln_2|ln_f|attn/c_attn|attn/c_proj|mlp/c_fc|mlp/c_proj)/([gbw]))"
 )
 
 

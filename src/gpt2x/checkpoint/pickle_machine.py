@@ -30,11 +30,12 @@ class Inert:
 
     It is never imported or called. `name` is the dotted name in the file; `arguments`, `state`,
     `items` and `entries` are what the file would have given to the constructor, to
-    ``__setstate__``, ``extend`` and ``__setitem__``.
+    ``__setstate__``, ``extend`` and ``__setitem__``. None of them is shown: a tuple of a hundred
+    bytes that refers to itself twice at each level would take longer to spell than there is time.
     """
 
     name: str
-    arguments: tuple[Any, ...] | None = None
+    arguments: tuple[Any, ...] | None = field(default=None, repr=False)
     state: Any = field(default=None, repr=False)
     items: list[Any] = field(default_factory=list, repr=False)
     entries: dict[Any, Any] = field(default_factory=dict, repr=False)

@@ -39,7 +39,7 @@ def open_raw(path: Path, stream: io.RawIOBase | None = None) -> RawFile:
     try:
         tensors: dict[str, LazyTensor] = {}
         root = file.get(_MODEL, file)
-        _collect(h5py, root, path, tensors, path.stat().st_size)
+        _collect(h5py, root, path, tensors, path.stat().st_size, set())
     except BaseException as error:
         file.close()
         if isinstance(error, CheckpointError) or not isinstance(error, _DAMAGE):
@@ -60,11 +60,24 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError
 
 
 def _collect(
-    h5py: Any, group: Any, path: Path, tensors: dict[str, LazyTensor], size: int, depth: int = 0
+    h5py: Any,
+    group: Any,
+    path: Path,
+    tensors: dict[str, LazyTensor],
+    size: int,
+    seen: set[int],
+    depth: int = 0,
 ) -> None:
-    """Gather the datasets below a group; links, which may lead out of the file, are refused."""
+    """Gather the datasets below a group; links, which may lead out of the file, are refused.
+
+    So is a group in two places: a few that hold each other have more paths than can be followed.
+    """
     if depth > _MAX_DEPTH:
         raise CheckpointError(f"{str(path)!r} nests groups more than {_MAX_DEPTH} deep.")
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        raise CheckpointError(f"{str(path)!r} links to {group.name!r} from two places; refused.")
+    seen.add(address)
     for name in group:
         if depth == 0 and name == _OPTIMIZER:
             continue
@@ -76,7 +89,7 @@ def _collect(
             source = item.name.strip("/").removeprefix(f"{_MODEL}/")
             tensors[source] = _tensor(item, path, size)
         elif isinstance(item, h5py.Group):
-            _collect(h5py, item, path, tensors, size, depth + 1)
+            _collect(h5py, item, path, tensors, size, seen, depth + 1)
 
 
 def _tensor(dataset: Any, path: Path, size: int) -> LazyTensor:

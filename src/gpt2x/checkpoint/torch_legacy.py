@@ -34,7 +34,7 @@ class LegacyReader(Reader):
                 raise CheckpointError("it is a pickle, but none that torch.save writes")
             protocol, position = self._pickle(data, position)
             if protocol != PROTOCOL:
-                raise CheckpointError(f"it is of the unknown protocol {protocol!r:.40}")
+                raise CheckpointError("it is of an unknown protocol")
             system, position = self._pickle(data, position)
             little = not isinstance(system, dict) or system.get("little_endian", True) is True
             self.swapped = little != LITTLE_ENDIAN
@@ -54,12 +54,10 @@ class LegacyReader(Reader):
         for key in keys:
             storage = self._storages.get(plain_key(key))
             if storage is None or key in self._offsets:
-                raise CheckpointError(f"its list of storages has the unknown key {key!r:.80}")
+                raise CheckpointError("its list of storages has an unknown key")
             numel = int.from_bytes(self.file.read(position, 8), order)
             if numel * storage.dtype.itemsize != storage.nbytes:
-                raise CheckpointError(
-                    f"the storage {key!r:.80} has another length than its tensors"
-                )
+                raise CheckpointError("a storage has another length than its tensors")
             self.file.tensor(position + 8, (storage.nbytes,), np.dtype("u1"), "a storage")
             self._offsets[key] = position + 8
             position += 8 + storage.nbytes
@@ -74,14 +72,12 @@ class LegacyReader(Reader):
             raise CheckpointError(f"a storage of {nbytes} bytes cannot be in a file of this size")
         storage = self._storages.setdefault(key, Storage(dtype, nbytes, read))
         if storage.dtype != dtype or storage.nbytes != nbytes:
-            raise CheckpointError(f"the storage {key!r:.80} is described in two ways")
+            raise CheckpointError("a storage is described in two ways")
         if not rest or rest[0] is None:
             return storage
         # A view of part of a storage, as torch before 0.4 wrote it: (key, offset, size).
-        view, offset, numel = rest[0]
-        start, length = (
-            n * dtype.itemsize for n in check_shape((offset, numel), f"view {view!r:.80}")
-        )
+        _, offset, numel = rest[0]
+        start, length = (n * dtype.itemsize for n in check_shape((offset, numel), "a view"))
         if start + length > nbytes:
-            raise CheckpointError(f"the view {view!r:.80} reaches beyond its storage")
+            raise CheckpointError("a view reaches beyond its storage")
         return Storage(dtype, length, lambda first, count: read(start + first, count))

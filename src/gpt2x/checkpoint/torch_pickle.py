@@ -55,7 +55,11 @@ def state_dict(saved: Any, path: Path) -> dict[str, LazyTensor]:
     if not isinstance(saved, dict) or not any(isinstance(v, LazyTensor) for v in saved.values()):
         raise CheckpointError(f"{str(path)!r} holds no state dict: no tensors by name.")
     for name, value in saved.items():
-        if isinstance(value, Inert) or not isinstance(name, str):
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{str(path)!r} holds no state dict: a name is of type {type(name).__name__}."
+            )
+        if isinstance(value, Inert):
             raise CheckpointError(
                 f"{str(path)!r} holds {value!r:.100} as {name!r:.80}, where a tensor is needed. "
                 "Objects of other classes are never loaded from a checkpoint."
