@@ -245,6 +245,19 @@ def test_a_dry_run_writes_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_tells_what_gguf_will_hold(run, tmp_path):
+    options = {"to": "gguf", "dry_run": True}
+    made = run(SOURCE, tmp_path / "x.gguf", **options)
+    assert made.stored["wte.weight"] == "float16"
+    assert made.stored["wpe.weight"] == made.stored["h.0.ln_1.bias"] == "float32"
+    made = run(SOURCE, tmp_path / "x.gguf", dtype="q8_0", **options)
+    assert made.stored["h.0.mlp.c_fc.weight"] == "q8_0"
+    with pytest.raises(WeightsError, match="nanoGPT has no model with n_inner"):
+        run(GOLDEN / "plain", tmp_path / "x", to="nanogpt", dry_run=True)
+    with pytest.raises(InvalidInputError, match="max_shard_size is 'much'"):
+        run(SOURCE, tmp_path / "x", max_shard_size="much", dry_run=True)
+
+
 def test_an_existing_destination_is_kept_unless_told(run, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InvalidInputError, match="exists"):

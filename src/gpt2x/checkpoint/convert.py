@@ -18,6 +18,7 @@ from gpt2x.checkpoint.base import BLOCK_BYTES, Checkpoint, LazyTensor
 from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.infer import infer_config
 from gpt2x.checkpoint.opening import open_checkpoint, open_model
+from gpt2x.checkpoint.shards import parse_size
 from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files, write_tokenizer_files
 from gpt2x.checkpoint.writing import STYLES, Progress, write_weights
 from gpt2x.config import GPT2Config
@@ -118,7 +119,8 @@ class Conversion:
         destination: the folder or file.
         config: of the model.
         head: which model class.
-        tensors: canonical name -> tensor, in the dtype to write.
+        tensors: canonical name -> tensor, in the dtype to write (GGUF: in the source's).
+        stored: canonical name -> the dtype that it has in what is written.
         tokenizer: names of the tokenizer's files that travel along.
     """
 
@@ -128,6 +130,7 @@ class Conversion:
     config: GPT2Config
     head: Head
     tensors: dict[str, LazyTensor]
+    stored: dict[str, str]
     tokenizer: list[str]
 
 
@@ -163,6 +166,9 @@ def convert(
         check_choice("dtype", dtype, DTYPES if to == "gguf" else DTYPES[:-1])
     target = Path(destination).expanduser()
     _check_destination(target, overwrite)
+    parse_size(max_shard_size)
+    if to in _SINGLE_FILES:
+        {"nanogpt": nanogpt, "gguf": gguf_writer}[to].check_expressible(source.config)
     plan = plan_load(source.checkpoint, source.config, source.head, name=source.files.name)
     tensors = plan.tensors
     if dtype is not None and to != "gguf":
@@ -174,11 +180,22 @@ def convert(
         source.config,
         source.head,
         tensors,
+        _stored_dtypes(tensors, _gguf_type(dtype, tensors) if to == "gguf" else None),
         sorted(source.tokenizer),
     )
     if not dry_run:
         _write(source, made, dtype, max_shard_size, overwrite, progress)
     return made
+
+
+def _stored_dtypes(tensors: Mapping[str, LazyTensor], gguf_type: str | None) -> dict[str, str]:
+    if gguf_type is None:
+        return {name: tensor.dtype.name for name, tensor in tensors.items()}
+    names = {type: dtype for dtype, type in _GGUF_TYPES.items()}
+    return {
+        name: names[gguf_writer.stored_type(name, tensor, gguf_type)]
+        for name, tensor in tensors.items()
+    }
 
 
 def _check_destination(target: Path, overwrite: bool) -> None:
@@ -247,7 +264,7 @@ def _write_single(
         path,
         made.config,
         made.tensors,
-        type=_GGUF_TYPES[dtype or _gguf_dtype(made.tensors)],
+        type=_gguf_type(dtype, made.tensors),
         vocabulary=vocabulary,
         merges=merges,
         name=Path(source.files.name).name or "gpt2",
@@ -255,8 +272,10 @@ def _write_single(
     )
 
 
-def _gguf_dtype(tensors: Mapping[str, LazyTensor]) -> str:
-    return "bfloat16" if tensors["wte.weight"].dtype.name == "bfloat16" else "float16"
+def _gguf_type(dtype: str | None, tensors: Mapping[str, LazyTensor]) -> str:
+    if dtype is not None:
+        return _GGUF_TYPES[dtype]
+    return "bf16" if tensors["wte.weight"].dtype.name == "bfloat16" else "f16"
 
 
 def read_vocabulary(

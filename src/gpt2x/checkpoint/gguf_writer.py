@@ -24,7 +24,6 @@ from gpt2x.checkpoint.gguf import (
     BOOL,
     CONTROL_TOKEN,
     DTYPES,
-    F32,
     FLOAT32,
     INT32,
     MAGIC,
@@ -84,10 +83,11 @@ def write(
         WeightsError: for a model that llama.cpp's gpt2 cannot express.
     """
     check_choice("type", type, TYPES)
-    _check_expressible(config)
+    check_expressible(config)
     if config.tie_word_embeddings:
         tensors = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
-    plan = [(key, _spell(key), _stored_type(key, tensor, type)) for key, tensor in tensors.items()]
+    types = {name: number for name, (number, _) in TYPES.items()}
+    plan = [(k, _spell(k), types[stored_type(k, tensor, type)]) for k, tensor in tensors.items()]
     pairs = _pairs(config, type, name, vocabulary, merges)
     header = [MAGIC, struct.pack("<IQQ", VERSION, len(plan), len(pairs))]
     for key, (kind, value) in pairs.items():
@@ -110,7 +110,8 @@ def write(
             progress(tensors[key].nbytes)
 
 
-def _check_expressible(config: GPT2Config) -> None:
+def check_expressible(config: GPT2Config) -> None:
+    """Raise WeightsError for a model that llama.cpp's gpt2 cannot express."""
     obstacles = {
         "activation_function": config.activation_function
         not in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
@@ -126,12 +127,13 @@ def _written_shape(name: str, tensor: LazyTensor) -> Shape:
     return tensor.shape[::-1] if is_projection(name) else tensor.shape
 
 
-def _stored_type(name: str, tensor: LazyTensor, type: str) -> int:
+def stored_type(name: str, tensor: LazyTensor, type: str) -> str:
+    """The type among `TYPES` that a tensor gets in a file of matrices of `type`."""
     if len(tensor.shape) < 2 or name == "wpe.weight":
-        return F32
+        return "f32"
     if type == "q8_0" and _written_shape(name, tensor)[-1] % BLOCK:
-        return TYPES["f16"][0]
-    return TYPES[type][0]
+        return "f16"
+    return type
 
 
 def _stored_size(shape: Shape, kind: int) -> int:

@@ -96,16 +96,11 @@ def _add_zero_biases(names: CanonicalNames) -> None:
             names.add(bias, f"(no bias in the file: zeros of {name})", zeros)
 
 
-def write(
-    path: Path,
-    config: GPT2Config,
-    tensors: Mapping[str, LazyTensor],
-    progress: Callable[[int], None] = lambda nbytes: None,
-) -> None:
-    """Write a ``ckpt.pt`` that nanoGPT's ``sample.py`` reads; it has no optimizer state.
+def check_expressible(config: GPT2Config) -> None:
+    """Raise WeightsError for what nanoGPT cannot express.
 
-    Raises WeightsError for what nanoGPT cannot express: an untied output layer, another width of
-    the MLP, cross-attention, scaled attention.
+    That is an untied output layer, another width of the MLP, cross-attention, scaled attention,
+    another epsilon.
     """
     obstacles = {
         "n_inner": config.n_inner not in (None, 4 * config.n_embd),
@@ -117,6 +112,19 @@ def write(
     }
     if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
         raise WeightsError(f"nanoGPT has no model with {', '.join(found)}.")
+
+
+def write(
+    path: Path,
+    config: GPT2Config,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Write a ``ckpt.pt`` that nanoGPT's ``sample.py`` reads; it has no optimizer state.
+
+    Raises WeightsError as `check_expressible` does.
+    """
+    check_expressible(config)
     if config.activation_function != _ACTIVATION:
         warnings.warn(
             f"nanoGPT computes the exact GELU, the model {config.activation_function}: its outputs "

@@ -64,7 +64,7 @@ def convert(
     with open_source(source, format=format, n_head=n_head, **where) as opened:
         plan = write(opened, dry_run=True)
         if dry_run:
-            console.print(_plan_table(plan, dtype))
+            console.print(_plan_table(plan))
             return
         total = sum(tensor.nbytes for tensor in plan.tensors.values())
         with Progress(
@@ -83,12 +83,12 @@ def convert(
             console.print(f"Largest difference: {difference:.3g}{where_text}", highlight=False)
 
 
-def _plan_table(plan: Conversion, dtype: str | None) -> Table:
+def _plan_table(plan: Conversion) -> Table:
     table = Table(title=f"{plan.source} -> {plan.target}: {plan.destination}")
     for column in ("tensor", "shape", "dtype"):
         table.add_column(column)
     for name, tensor in plan.tensors.items():
-        table.add_row(name, " x ".join(map(str, tensor.shape)), dtype or tensor.dtype.name)
+        table.add_row(name, " x ".join(map(str, tensor.shape)), plan.stored[name])
     size = sum(tensor.nbytes for tensor in plan.tensors.values())
     parameters = sum(tensor.size for tensor in plan.tensors.values())
     table.caption = (
