@@ -152,9 +152,11 @@ def plan_load(
             f"Left over: {_list(left_over)}. Of another shape: {_list(mismatched)}."
         )
     if new:
+        or_mismatched = " (or had another shape there)" if mismatched else ""
         warnings.warn(
-            f"Some weights of {owner} were not in {name!r} and are newly initialised: "
-            f"{_list([public(key) for key in new])}. Train the model before you use it.",
+            f"Some weights of {owner} were not in {name!r}{or_mismatched} and are newly "
+            f"initialised: {_list([public(key) for key in new])}. "
+            "Train the model before you use it.",
             stacklevel=3,
         )
     if left_over:

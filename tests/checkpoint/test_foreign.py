@@ -152,6 +152,20 @@ def test_a_folder_with_two_of_a_kind_asks_which():
         open_checkpoint(FILES / "llmc")
 
 
+def test_shards_without_their_index_ask_for_it(tmp_path):
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"but not the index .*model\.safetensors\.index"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError, match="`git lfs pull`"):
+        open_checkpoint(tmp_path)
+
+
 def test_the_format_may_be_named():
     with open_checkpoint(FILES / "openai", format="openai-tf") as checkpoint:
         assert checkpoint.format == "openai-tf"

@@ -173,6 +173,17 @@ def test_an_empty_prompt_starts_from_nothing():
     assert len(found["token_ids"]) == 4
 
 
+def test_lines_of_a_prompt_file_end_with_line_breaks_alone(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("To\x1cbe\nAnd\x0bGod", "utf-8")
+    found = lines(generate("--prompts-file", str(file), "--json", "-n", "1"))
+    assert [one["prompt"] for one in found] == ["To\x1cbe", "And\x0bGod"]
+    file.write_bytes(b"To be\nAnd \xff\n")
+    result = generate("--prompts-file", str(file))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {file} is not UTF-8 text: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -111,6 +111,11 @@ def test_reads_the_file_of_transformers_5(tmp_path):
     assert config.is_since_4_50
 
 
+def test_a_sequence_bias_that_transformers_wrote_is_read():
+    config = GenerationConfig.from_dict({"sequence_bias": {"(1, 2)": 3.0, "(4,)": -1.0}})
+    assert config.sequence_bias == {(1, 2): 3.0, (4,): -1.0}
+
+
 def test_round_trip_keeps_what_was_set(tmp_path):
     config = GenerationConfig(
         max_length=20, do_sample=True, eos_token_id=[1, 2], sequence_bias={(3, 4): -1.0}

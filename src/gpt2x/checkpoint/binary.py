@@ -18,6 +18,8 @@ from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.errors import CheckpointError
 from gpt2x.weights import Shape
 
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
+
 MAX_DIMENSIONS = 32  # far above any model's; numpy itself stops at 64
 MAX_ELEMENTS = 2**56  # numpy refuses shapes near 2**63 bytes, empty ones too
 
@@ -44,6 +46,12 @@ class BinaryFile:
         except OSError as error:
             raise CheckpointError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
         self.size = os.fstat(self._stream.fileno()).st_size
+        if self._stream.read(len(_GIT_LFS)) == _GIT_LFS:
+            self.close()
+            raise CheckpointError(
+                f"{str(path)!r} is a pointer that Git LFS left in place of the file; run "
+                "`git lfs pull` where it was cloned, or download the file."
+            )
 
     def close(self) -> None:
         """Close the file; tensors of it cannot be read any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ _FOREIGN = (
     "*.safetensors",
     "*.msgpack",
 )
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 # Of no interest among them: a trainer's state.
 _TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
 
@@ -88,7 +90,7 @@ _TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "s
 def find_foreign(files: ModelFiles) -> Path | None:
     """The file to open in a folder without any of transformers' names.
 
-    Raises CheckpointError if there are several of a kind to choose from.
+    Raises CheckpointError if there are several of a kind to choose from, or shards without index.
     """
     if files.folder is not None:
         from gpt2x.checkpoint import megatron
@@ -98,6 +100,11 @@ def find_foreign(files: ModelFiles) -> Path | None:
     names = [n for n in files.names() if not any(fnmatch.fnmatchcase(n, t) for t in _TRAINING)]
     for pattern in _FOREIGN:
         matches = fnmatch.filter(names, pattern)
+        if shards := [name for name in matches if _SHARD.search(name)]:
+            raise CheckpointError(
+                f"{files.name!r} holds shards ({', '.join(shards)}), but not the index that lists "
+                "them, such as model.safetensors.index.json. Download or copy it as well."
+            )
         if len(matches) > 1:
             raise CheckpointError(
                 f"{files.name!r} holds several checkpoints ({', '.join(matches)}); give the path "

@@ -318,7 +318,10 @@ def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
     if prompt is not None and prompts_file is not None:
         raise InvalidInputError("Give either a PROMPT or --prompts-file, not both.")
     if prompts_file is not None:
-        lines = prompts_file.read_text("utf-8").splitlines()
+        try:
+            lines = prompts_file.read_text("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"{prompts_file} is not UTF-8 text: {error}.") from error
         if not any(lines):
             raise InvalidInputError(f"{prompts_file} holds no prompts; give one on each line.")
         yield from filter(None, lines)

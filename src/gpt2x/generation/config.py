@@ -214,6 +214,8 @@ class GenerationConfig:
         """
         known = {*DEFAULTS, *_METADATA}
         values = {name: value for name, value in config_dict.items() if value is not None}
+        if isinstance(bias := values.get("sequence_bias"), Mapping):
+            values["sequence_bias"] = {_tokens(key): value for key, value in bias.items()}
         unused = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
         if unused and not return_unused_kwargs:
             raise InvalidInputError(unknown_arguments("GenerationConfig", unused, DEFAULTS))
@@ -348,6 +350,11 @@ class GenerationConfig:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"
+
+
+def _tokens(key: Any) -> Any:
+    """Read back a tuple of token ids that transformers wrote as a key of JSON, "(1, 2)"."""
+    return tuple(map(int, re.findall(r"\d+", key))) if isinstance(key, str) else key
 
 
 def _read_json(path: Path) -> dict[str, Any]:
