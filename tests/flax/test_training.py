@@ -1,4 +1,4 @@
-"""A training script as it is written for transformers' FlaxGPT2LMHeadModel; only its import differs.
+"""A training script as written for transformers' FlaxGPT2LMHeadModel, with only its import changed.
 
 The shape of transformers' examples/flax/language-modeling/run_clm_flax.py: TrainState, an optimizer
 with a decay mask over flattened names, dropout keys, a loss of shifted one-hot labels.

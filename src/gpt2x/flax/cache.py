@@ -262,8 +262,9 @@ class KVCache:
         if self._length is not None:
             return self.at(kept)
         cropped = self.fork()
-        cropped.keys = [key[:, :, :kept] for key in self.keys]
-        cropped.values = [value[:, :, :kept] for value in self.values]
+        pairs = [self[layer] for layer in range(len(self))]
+        cropped.keys = [key[:, :, :kept] for key, _ in pairs]
+        cropped.values = [value[:, :, :kept] for _, value in pairs]
         return cropped
 
     def extend(self, max_length: int) -> Self:

@@ -114,7 +114,8 @@ class JaxEngine:
             # Ids stand at their columns, behind those that have embeddings only.
             text = jnp.roll(text, prompt.hidden, axis=1)
             return self._run_text(text, prompt.length), text
-        cache, start = prompt.past, 0
+        cache: Any = prompt.past
+        start: Any = 0
         if cache is None:
             rows, dtype = prompt.input_ids.shape[0], self._model.dtype
             cache = KVCache.create(self._model.config, rows, slots, dtype)
@@ -149,7 +150,7 @@ class JaxEngine:
         cache: KVCache | None,
         start: int | Array,
         last: int | Array,
-    ) -> tuple[Array, KVCache | None]:
+    ) -> tuple[Array, Any]:
         """Run columns from `start` on; return the logits of the one at `last`, float32 [R, V]."""
         (array,) = inputs.values()
         count = array.shape[1]

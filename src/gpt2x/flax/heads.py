@@ -86,7 +86,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
     head: ClassVar[Head] = Head.LM
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
-        self.transformer = _body(config, precision)
+        self.transformer: Any = _body(config, precision)
         if not config.tie_word_embeddings:
             self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
 
@@ -233,7 +233,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
     head: ClassVar[Head] = Head.DOUBLE
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
-        self.transformer = _body(config, precision)
+        self.transformer: Any = _body(config, precision)
         if not config.tie_word_embeddings:
             self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
         self.multiple_choice_head = FlaxGPT2SequenceSummary(config, precision=precision)
@@ -330,7 +330,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         self.num_labels = config.num_labels
-        self.transformer = _body(config, precision)
+        self.transformer: Any = _body(config, precision)
         self.score = precision.linear(config.n_embd, config.num_labels, use_bias=False)
 
     def __call__(
@@ -439,7 +439,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         self.num_labels = config.num_labels
-        self.transformer = _body(config, precision)
+        self.transformer: Any = _body(config, precision)
         rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
         self.dropout = next((rate for rate in rates if rate is not None), 0.1)
         self.classifier = precision.linear(config.n_embd, config.num_labels, use_bias=True)
@@ -514,7 +514,7 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         self.num_labels = config.num_labels
-        self.transformer = _body(config, precision)
+        self.transformer: Any = _body(config, precision)
         self.qa_outputs = precision.linear(config.n_embd, 2, use_bias=True)
 
     def __call__(

@@ -196,7 +196,7 @@ class FlaxGPT2Block(nnx.Module):
         """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) and the cache
         beside it.
         """
-        options = {"attend": attend, "output_attentions": output_attentions}
+        options: dict[str, Any] = {"attend": attend, "output_attentions": output_attentions}
         attended, weights, cache = self.attn(
             self.ln_1(hidden_states),
             cache,
@@ -344,7 +344,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             {name: jnp.asarray(value) for name, value in inputs.items() if value is not None},
             cache,
             dropout_key,
-            attend=get_attention(config._attn_implementation),
+            attend=get_attention(str(config._attn_implementation)),
             packed=packed and not _is_counting_on(position_ids),
             output_attentions=bool(output_attentions),
             output_hidden_states=bool(output_hidden_states),
@@ -420,7 +420,9 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         )
         if self.gradient_checkpointing:
             run = jax.checkpoint(run)
-        all_hidden_states = all_attentions = all_cross_attentions = ()
+        all_hidden_states: tuple[Array, ...] = ()
+        all_attentions: tuple[Array, ...] = ()
+        all_cross_attentions: tuple[Array, ...] = ()
         layers: list[LayerCache] = []
         for layer, block in enumerate(self.h):
             if output_hidden_states:

@@ -148,7 +148,8 @@ def _register(output_class: type[ModelOutput]) -> None:
         return output.to_tuple(), tuple(output)
 
     def flatten_with_keys(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:
-        return [(jax.tree_util.GetAttrKey(n), v) for n, v in output.items()], tuple(output)
+        keys = [(jax.tree_util.GetAttrKey(name), output[name]) for name in output]
+        return keys, tuple(output)
 
     def unflatten(names: tuple[str, ...], values: Iterable[Any]) -> ModelOutput:
         return output_class(**dict(zip(names, values, strict=True)))

@@ -20,7 +20,6 @@ from flax import nnx
 from gpt2x import pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
-from gpt2x.config_fields import dtype_name
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
@@ -35,7 +34,7 @@ from gpt2x.flax.parameters import (
 from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.weights import FLAX, Head
 
 Params = Mapping[str, Any]
@@ -164,10 +163,10 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
                 std / math.sqrt(2 * self.config.n_layer) if residual else std
             )
         parameters = self._parameters()
-        for number, block in enumerate(drawn.values()):
-            shapes = tuple((parameters[path].shape, deviation) for path, deviation in block.items())
+        for number, deviations in enumerate(drawn.values()):
+            shapes = tuple((parameters[path].shape, std) for path, std in deviations.items())
             arrays = _draw(jax.random.fold_in(rng, number), shapes)
-            for path, array in zip(block, arrays, strict=True):
+            for path, array in zip(deviations, arrays, strict=True):
                 weights[path] = array.astype(parameters[path].dtype)
         return unflatten(weights)
 
@@ -334,7 +333,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             model.generation_config = generation_config
         if _do_init:
             model._assign(params)
-        results = (model,) if _do_init else (model, unflatten(params))
+        results: tuple[Any, ...] = (model,) if _do_init else (model, unflatten(params))
         if output_loading_info:
             results = (*results, plan.info.as_dict())
         return results[0] if len(results) == 1 else results
@@ -363,6 +362,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         safe_serialization: bool = True,
         *,
         variant: str | None = None,
+        repo_id: str | None = None,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
@@ -370,31 +370,28 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         Args:
             save_directory: the folder, made if need be.
             params: weights in place of the model's own.
-            push_to_hub: refused; upload the folder with huggingface-hub.
+            push_to_hub: upload the folder as well (see `push_to_hub`).
             max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
-            token: without effect.
+            token: access token with write permission.
             safe_serialization: False writes pytorch_model.bin instead of safetensors.
             variant: write model.VARIANT.safetensors.
+            repo_id: where to upload; by default the folder's name, of the token's owner.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
+            CheckpointError: if the hub refuses or cannot be reached.
         """
         if unknown:
             allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
             )
-        if push_to_hub:
-            raise InvalidInputError(
-                "push_to_hub is not available here; save the folder, then upload it with "
-                "huggingface_hub.upload_folder."
-            )
         weights = self.with_params(params)._parameters()
         tensors = {}
         for path, variable in weights.items():
             name = FLAX.canonical("/".join(path))
             tensors[name] = _lazy(name, variable.get_value())
-        self.config.dtype = dtype_name("dtype", tensors["wte.weight"].dtype)
+        self.config.dtype = tensors["wte.weight"].dtype.name
         pretrained.save_folder(
             save_directory,
             self.config,
@@ -405,6 +402,8 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             safe_serialization=safe_serialization,
             variant=variant,
         )
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token)
 
     # --- the model's parts ---
 
@@ -525,9 +524,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         self._config = self.base_model._config = Static(self.config)
         return embedding
 
-    def _as_asked(
-        self, output: ModelOutput, return_dict: bool | None
-    ) -> ModelOutput | tuple[Any, ...]:
+    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the caller or the config wants that."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
