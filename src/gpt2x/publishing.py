@@ -27,7 +27,7 @@ _TASKS = {
 
 def push_folder(
     folder: str | os.PathLike[str],
-    repo_id: str,
+    repo_id: str | None = None,
     *,
     commit_message: str = "Upload model",
     commit_description: str | None = None,
@@ -42,7 +42,7 @@ def push_folder(
 
     Args:
         folder: what to upload.
-        repo_id: ``"name"`` (of the token's owner) or ``"user/name"``.
+        repo_id: ``"name"`` (of the token's owner) or ``"user/name"``; by default the folder's name.
         commit_message: title of the commit.
         commit_description: text of the commit.
         private: whether a new repository is private.
@@ -56,6 +56,7 @@ def push_folder(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
+    repo_id = repo_id or Path(folder).resolve().name
     api = HfApi(endpoint(), token=token, library_name="gpt2x")
     try:
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -25,7 +25,10 @@ def test_push_and_load_by_name(monkeypatch, tmp_path, writer, reader):
         address = model.push_to_hub("someone/tiny", token="hf_write", commit_message="First")
         assert address.startswith(hub.url)
         loaded = classes[1].from_pretrained("someone/tiny")
-    model.save_pretrained(tmp_path / "a")
+        model.save_pretrained(
+            tmp_path / "a", push_to_hub=True, repo_id="someone/saved", token="hf_write"
+        )
+        assert "model.safetensors" in hub.repositories["someone/saved"].revisions["main"]
     loaded.save_pretrained(tmp_path / "b")
     with open_checkpoint(tmp_path / "a") as one, open_checkpoint(tmp_path / "b") as other:
         assert one.keys() == other.keys()

@@ -4,6 +4,7 @@ initialised, resized, counted. B batch, E n_embd, V vocab_size, L layers.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -230,6 +231,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
         variant: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | bool | None = None,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers reads; it appears whole or not at all.
@@ -241,12 +245,16 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
             safe_serialization: False writes pytorch_model.bin instead of safetensors.
             variant: write model.VARIANT.safetensors.
+            push_to_hub: upload the folder as well (see `push_to_hub`).
+            repo_id: where to; by default the folder's name, of the token's owner.
+            token: access token with write permission.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
+            CheckpointError: if the hub refuses or cannot be reached.
         """
         if unknown:
-            allowed = ["max_shard_size", "safe_serialization", "variant", "state_dict"]
+            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
             )
@@ -271,6 +279,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             safe_serialization=safe_serialization,
             variant=variant,
         )
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token)
 
     # --- the model's parts ---
 

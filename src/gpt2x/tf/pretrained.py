@@ -21,7 +21,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
@@ -196,6 +196,9 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
         variant: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | bool | None = None,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
@@ -209,9 +212,13 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
             safe_serialization: False writes pytorch_model.bin instead of safetensors.
             variant: write model.VARIANT.safetensors.
+            push_to_hub: upload the folder as well (see `push_to_hub`).
+            repo_id: where to; by default the folder's name, of the token's owner.
+            token: access token with write permission.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
+            CheckpointError: if the hub refuses or cannot be reached.
         """
         if unknown:
             allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
@@ -231,6 +238,8 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         )
         if saved_model:
             self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token)
 
     # --- as Keras saves a model: `.keras` files ---
 
