@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import tracemalloc
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 import safetensors.numpy
 
 from golden_data import GOLDEN
-from gpt2x.checkpoint import open_checkpoint
+from gpt2x.checkpoint import gguf, gguf_writer, open_checkpoint
+from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.convert import TARGETS, convert, largest_difference, open_source
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
+from gpt2x.hub import ModelFiles
 from gpt2x.weights import FLAX, Head
 from hub_server import files_of, serve_hub
 
@@ -190,13 +193,13 @@ def test_what_nanogpt_and_llama_cpp_cannot_hold(run, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8_0"])
 def test_gguf_as_the_gguf_package_writes_it(run, tmp_path, dtype):
-    gguf = pytest.importorskip("gguf")
+    package = pytest.importorskip("gguf")
     made = run(SOURCE, tmp_path / "new.gguf", to="gguf", dtype=dtype)
     largest, _ = largest_difference(made)
     assert largest <= {"float32": 0, "float16": 1e-3, "bfloat16": 8e-3, "q8_0": 0.02}[dtype]
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}[dtype]
-    ours = gguf.GGUFReader(tmp_path / "new.gguf")
-    theirs = gguf.GGUFReader(FILES / "gguf" / f"gpt2-{name}.gguf")
+    ours = package.GGUFReader(tmp_path / "new.gguf")
+    theirs = package.GGUFReader(FILES / "gguf" / f"gpt2-{name}.gguf")
     expected = {tensor.name: tensor for tensor in theirs.tensors}
     assert {tensor.name for tensor in ours.tensors} == set(expected)
     for tensor in ours.tensors:
@@ -206,6 +209,22 @@ def test_gguf_as_the_gguf_package_writes_it(run, tmp_path, dtype):
     for key, field in theirs.fields.items():
         if key.startswith(("gpt2.", "tokenizer.")):
             assert ours.fields[key].contents() == field.contents(), key
+
+
+def test_gguf_is_quantised_by_pieces(tmp_path):
+    """A source that gives no rows, as a checksum's, must not cost several copies of a tensor."""
+    values = np.random.default_rng(0).normal(size=(2**14, 256)).astype(np.float32)
+    tensor = LazyTensor(values.shape, values.dtype, values.copy)
+    config = GPT2Config(vocab_size=2**14, n_embd=256, n_head=4)
+    tracemalloc.start()
+    try:
+        gguf_writer.write(tmp_path / "x.gguf", config, {"wte.weight": tensor}, type="q8_0")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * values.nbytes
+    with gguf.open(tmp_path / "x.gguf", ModelFiles(tmp_path)) as checkpoint:
+        np.testing.assert_allclose(checkpoint["wte.weight"].read(), values, rtol=0, atol=0.03)
 
 
 def test_gguf_in_a_folder_and_back(run, tmp_path):

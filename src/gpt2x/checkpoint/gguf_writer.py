@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.checkpoint.base import BLOCK_BYTES, LazyTensor
 from gpt2x.checkpoint.gguf import (
     ALIGNMENT,
     ARCHITECTURE,
@@ -144,12 +144,19 @@ def _stored_size(shape: Shape, kind: int) -> int:
 
 
 def _encoded(name: str, tensor: LazyTensor, kind: int) -> Iterator[bytes]:
-    blocks = [tensor.read().T] if is_projection(name) else tensor.blocks()
-    for block in blocks:
+    wholes = [tensor.read().T] if is_projection(name) else tensor.blocks()
+    for block in (piece for whole in wholes for piece in _pieces(whole)):
         if kind == Q8_0:
             yield _quantised(block).tobytes()
         else:
             yield np.ascontiguousarray(block.astype(DTYPES[kind], copy=False)).tobytes()
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time, so that converting makes no copy of a whole tensor."""
+    step = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
 
 
 def _quantised(array: np.ndarray) -> np.ndarray:
