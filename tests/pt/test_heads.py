@@ -93,6 +93,13 @@ def test_labels_may_be_of_any_integer_type(kind: Any, labels: dict[str, torch.Te
 
 
 @pytest.mark.parametrize("kind", CLASSES)
+def test_trainers_are_told_which_models_take_num_items_in_batch(kind: Any):
+    assert kind.accepts_loss_kwargs == (
+        "num_items_in_batch" in inspect.signature(kind.forward).parameters
+    )
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 def test_both_or_neither_input_is_refused(kind: Any):
     model = tiny_model(kind, pad_token_id=0)
     with pytest.raises(InvalidInputError, match="neither"):

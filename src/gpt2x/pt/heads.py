@@ -66,6 +66,7 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
     head: ClassVar[Head] = Head.LM
+    accepts_loss_kwargs: ClassVar[bool] = True
     _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
 
     def __init__(self, config: GPT2Config) -> None:

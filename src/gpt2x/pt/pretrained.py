@@ -43,6 +43,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     base_model_prefix: ClassVar[str] = "transformer"
     main_input_name: ClassVar[str] = "input_ids"
     supports_gradient_checkpointing: ClassVar[bool] = True
+    # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
+    accepts_loss_kwargs: ClassVar[bool] = False
     head: ClassVar[Head] = Head.NONE
     _tied_weights_keys: ClassVar[list[str]] = []
 
