@@ -33,6 +33,7 @@ CASES = {
     "llmc/gpt2_bf16.bin": ("llm.c", "bfloat16", None),
     "openai": ("openai-tf", "float32", 0),
     "openai/model.ckpt.index": ("openai-tf", "float32", 0),
+    "openai/model.ckpt": ("openai-tf", "float32", 0),  # as TensorFlow calls it
     "gpt_2_simple": ("openai-tf", "float32", 0),
     "megatron_v0_tp1": ("megatron", "float32", 0),
     "megatron_v1_tp2": ("megatron", "float32", 0),

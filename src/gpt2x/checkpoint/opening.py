@@ -56,7 +56,8 @@ def open_checkpoint(
     """Open a local folder or file; the format is detected from its files unless given.
 
     Args:
-        path: a folder, searched in transformers' order, or one checkpoint file.
+        path: a folder, searched in transformers' order, or one checkpoint file (of a TensorFlow
+            checkpoint also the prefix, ``124M/model.ckpt``).
         variant: look for ``model.VARIANT.safetensors`` and the like.
         use_safetensors: True takes nothing but safetensors, False skips them.
         format: a name of `gpt2x.checkpoint.FORMATS`, to take that format alone.
@@ -70,7 +71,7 @@ def open_checkpoint(
     ...     checkpoint["wte.weight"].shape
     (50257, 768)
     """
-    path = Path(path).expanduser()
+    path = _existing(path)
     if not path.exists():
         raise CheckpointError(f"There is no file or folder {str(path)!r}.")
     _, checkpoint = open_model(
@@ -105,7 +106,7 @@ def open_model(
     """
     if format is not None:
         check_choice("format", format, MODULES)
-    path = Path(name_or_path).expanduser()
+    path = _existing(name_or_path)
     if path.is_file():
         files = ModelFiles(path.parent)
         return files, _open_index_or_file(path, format, files)
@@ -123,6 +124,13 @@ def _open_index_or_file(path: Path, format: str | None, files: ModelFiles) -> Ch
         if path.name.startswith(f"{file.name}.index.") and path.suffix == ".json":
             return _with_config(_open_shards(file.format, path, _find_shards(files, path)), files)
     return _open_file(path, format or sniff(path), files)
+
+
+def _existing(path: str | Path) -> Path:
+    """The path, or the index of the TensorFlow checkpoint whose files begin so."""
+    path = Path(path).expanduser()
+    index = path.with_name(f"{path.name}.index") if path.name else path
+    return index if not path.exists() and index.is_file() else path
 
 
 def _open_weights(
