@@ -40,9 +40,7 @@ def unknown_arguments(where: str, names: Iterable[str], allowed: Iterable[str]) 
     """
     names, allowed = sorted(names), list(allowed)
     if len(names) == 1:
-        return (
-            f"{where}() got an unknown argument {names[0]!r}.{did_you_mean(names[0], allowed)}"
-        )
+        return f"{where}() got an unknown argument {names[0]!r}.{did_you_mean(names[0], allowed)}"
     listed = " ".join(f"{name!r}.{did_you_mean(name, allowed)}" for name in names)
     return f"{where}() got {len(names)} unknown arguments: {listed}"
 
