@@ -1,0 +1,179 @@
+"""Decoding speed of GPT-2 124M on JAX: gpt2x against transformers' Flax and KerasHub, in one run.
+
+    python benchmarks/decode_flax.py                                # gpt2x alone
+    python benchmarks/decode_flax.py --peer transformers=PYTHON --peer keras_hub=PYTHON
+
+PYTHON is the interpreter of a peer's environment: transformers 4.57 with Flax, KerasHub with JAX.
+Each system is a process that waits its turn; they take turns, and the ratio is the median over the
+turns, so that what else the machine does strikes all alike. Random weights, a prompt of 32 tokens,
+greedy; tokens per second come from the difference of a longer and a shorter text, and so leave out
+prefill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+PROMPT = 32
+SHORT, LONG = 8, 72  # new tokens; both need the same bucket
+SYSTEMS = ("gpt2x", "transformers", "keras_hub")
+
+
+def build_gpt2x(layers: int, dtype: str, batch: int) -> Callable[[int], Any]:
+    """Return a function that writes a number of tokens with gpt2x."""
+    import numpy as np
+
+    from gpt2x import FlaxGPT2LMHeadModel, GPT2Config
+
+    config = GPT2Config(n_layer=layers, eos_token_id=None)
+    model = FlaxGPT2LMHeadModel(config, dtype=dtype, param_dtype=dtype)
+    ids = np.full((batch, PROMPT), 7, np.int32)
+    return lambda new: model.generate(ids, max_new_tokens=new).sequences.block_until_ready()
+
+
+def build_transformers(layers: int, dtype: str, batch: int) -> Callable[[int], Any]:
+    """Return the same with transformers' Flax model."""
+    import jax.numpy as jnp
+    import numpy as np
+    from transformers import FlaxGPT2LMHeadModel, GPT2Config
+
+    config = GPT2Config(n_layer=layers, pad_token_id=0)  # without an eos it fails
+    model = FlaxGPT2LMHeadModel(config, dtype=jnp.dtype(dtype))
+    params = model.to_bf16(model.params) if dtype == "bfloat16" else model.params
+    ids = np.full((batch, PROMPT), 7, np.int32)
+
+    def run(new: int) -> Any:
+        output = model.generate(ids, params=params, max_new_tokens=new, do_sample=False)
+        return output.sequences.block_until_ready()
+
+    return run
+
+
+def build_keras_hub(layers: int, dtype: str, batch: int) -> Callable[[int], Any]:
+    """Return the same with KerasHub on JAX."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras_hub
+    import numpy as np
+
+    backbone = keras_hub.models.GPT2Backbone(
+        50257, layers, 12, 768, 3072, max_sequence_length=1024, dtype=dtype
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model.compile(sampler="greedy")
+    width = PROMPT + LONG
+
+    def run(new: int) -> Any:
+        # Its loop runs over the positions that the mask leaves open.
+        ids = np.full((batch, width), 7, np.int32)
+        mask = np.arange(width)[None] < width - new
+        mask = np.broadcast_to(mask, ids.shape).astype(np.int32)
+        inputs = {"token_ids": ids, "padding_mask": mask}
+        return model.generate(inputs, stop_token_ids=None)
+
+    return run
+
+
+BUILDERS = {
+    "gpt2x": build_gpt2x,
+    "transformers": build_transformers,
+    "keras_hub": build_keras_hub,
+}
+
+
+def serve(system: str, layers: int, dtype: str, batch: int) -> None:
+    """Time a decode for every line of standard input; the first line answered is the first call."""
+    run = BUILDERS[system](layers, dtype, batch)
+
+    def seconds(new: int) -> float:
+        start = time.perf_counter()
+        run(new)
+        return time.perf_counter() - start
+
+    first = seconds(LONG)
+    seconds(SHORT)
+    print(json.dumps(first), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps((LONG - SHORT) * batch / (seconds(LONG) - seconds(SHORT))), flush=True)
+
+
+class Worker:
+    """A system in a process of its own."""
+
+    def __init__(self, system: str, python: str, layers: int, dtype: str, batch: int) -> None:
+        arguments = [__file__, "--serve", system, "--layers", layers, "--dtype", dtype]
+        self.process = subprocess.Popen(
+            [python, *map(str, arguments), "--batch", str(batch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first_call = self._read()
+
+    def _read(self) -> float:
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise SystemExit("a system ended early; its error stands above")
+        return float(json.loads(line))
+
+    def tokens_per_second(self) -> float:
+        """Measure once."""
+        self.process.stdin.write("\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self._read()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+
+def compare(pythons: dict[str, str], layers: int, dtype: str, batch: int, rounds: int) -> None:
+    """Print the speed of every system, and how many times as fast gpt2x is."""
+    workers = {
+        system: Worker(system, python, layers, dtype, batch) for system, python in pythons.items()
+    }
+    turns = [
+        {system: worker.tokens_per_second() for system, worker in workers.items()}
+        for _ in range(rounds)
+    ]
+    for system, worker in workers.items():
+        speed = statistics.median(turn[system] for turn in turns)
+        ratio = statistics.median(turn["gpt2x"] / turn[system] for turn in turns)
+        print(
+            f"{dtype:9} batch {batch}  {system:13} {speed:7.1f} tokens/s  "
+            f"gpt2x/{system} {ratio:5.2f}  first call {worker.first_call:5.1f} s",
+            flush=True,
+        )
+        worker.close()
+
+
+def main() -> None:
+    """Run the benchmark, or one system of it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peer", action="append", default=[], metavar="SYSTEM=PYTHON")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
+    parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", choices=SYSTEMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    dtypes, batches = options.dtype or ["float32", "bfloat16"], options.batch or [1, 8]
+    if options.serve:
+        serve(options.serve, options.layers, dtypes[0], batches[0])
+        return
+    pythons = {"gpt2x": sys.executable, **dict(peer.split("=", 1) for peer in options.peer)}
+    for dtype in dtypes:
+        for batch in batches:
+            compare(pythons, options.layers, dtype, batch, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
