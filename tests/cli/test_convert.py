@@ -132,3 +132,16 @@ def test_info_tells_what_is_missing_or_extra(tmp_path):
     assert found["missing"] == ["ln_f.bias"]
     assert found["extra"] == ["more"]
     assert found["mismatched"] == ["wpe.weight"]
+
+
+def test_info_prints_names_as_they_are(tmp_path):
+    import numpy as np
+    import safetensors.numpy
+
+    folder = shutil.copytree(FILES / "source", tmp_path / "a [model]")
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    arrays |= {name: np.zeros(2, np.float32) for name in ("[/b]", "[red]c", "d\x1b[31m")}
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    output = succeed("info", folder)
+    assert "extra: [/b], [red]c, d\\x1b[31m\n" in output
+    assert "\x1b" not in output

@@ -51,7 +51,7 @@ def convert(
     from gpt2x.checkpoint.convert import convert as convert_source
     from gpt2x.checkpoint.convert import largest_difference, open_source
 
-    console = Console()
+    console = Console(markup=False)
     write = partial(
         convert_source,
         destination=destination,

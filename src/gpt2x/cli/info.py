@@ -33,14 +33,20 @@ def info(
         _print(found)
 
 
+def _printable(name: str) -> str:
+    """A name of a file, with escapes for what a terminal would obey or cannot show."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def _print(found: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    table = Table(title=f"{found['format']}: {found['path']}")
+    console = Console(highlight=False, markup=False)
+    table = Table(title=f"{found['format']}: {_printable(found['path'])}")
     for column in ("tensor", "shape", "dtype", "in the file"):
         table.add_column(column)
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
-        table.add_row(tensor["name"], shape, tensor["dtype"], tensor["source_name"])
+        names = [_printable(tensor[key]) for key in ("name", "source_name")]
+        table.add_row(names[0], shape, tensor["dtype"], names[1])
     console.print(table)
     inferred = " (inferred from shapes)" if found["config_inferred"] else ""
     sizes = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
@@ -49,7 +55,7 @@ def _print(found: dict[str, Any]) -> None:
     console.print(f"model: {found['architecture']}, {found['parameters']:,} parameters")
     console.print(f"tokenizer: {', '.join(found['tokenizer']) or 'none'}")
     for what in ("missing", "extra", "mismatched"):
-        console.print(f"{what}: {', '.join(found[what]) or 'none'}")
+        console.print(f"{what}: {', '.join(map(_printable, found[what])) or 'none'}")
     if found["ignored"]:
         reasons: dict[str, int] = {}
         for why in found["ignored"].values():
