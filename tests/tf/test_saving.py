@@ -157,6 +157,8 @@ def test_errors(tmp_path):
         TFGPT2LMHeadModel.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(WeightsError, match="size mismatch"):
         TFGPT2LMHeadModel.from_pretrained(GOLDEN / "plain", n_inner=48)
+    with pytest.raises(WeightsError, match="size mismatch"):  # before memory is taken
+        TFGPT2LMHeadModel.from_pretrained(GOLDEN / "plain", vocab_size=10**13)
     with pytest.raises(InvalidInputError, match="Did you mean 'n_layer'"):
         TFGPT2LMHeadModel.from_pretrained(GOLDEN / "plain", n_layers=3)
     with pytest.raises(InvalidInputError, match="Did you mean 'saved_model'"):

@@ -138,9 +138,6 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         with pretrained.resolve(
             cls.__name__, pretrained_model_name_or_path, config=config, **kwargs
         ) as source:
-            model = cls._from_config(
-                source.config, dtype=source.dtype, attn_implementation=attn_implementation
-            )
             plan = pretrained.plan_load(
                 source.checkpoint,
                 source.config,
@@ -149,6 +146,10 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
                 name=source.name,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 strict=strict,
+            )
+            # After the plan, so that no memory is taken for a config that the weights refute.
+            model = cls._from_config(
+                source.config, dtype=source.dtype, attn_implementation=attn_implementation
             )
             model._assign(plan)
             if generation_config is None and source.generation_config is not None:
