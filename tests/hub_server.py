@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 @dataclass
@@ -96,6 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
             hub.repositories.setdefault(name, Repository({"main": {}}))
             return self._json({"url": f"{hub.url}/{name}", "id": name})
+        name, _, branch = path.removeprefix("/api/models/").partition("/branch/")
+        if branch:
+            revisions = hub.repositories[name].revisions
+            revisions.setdefault(unquote(branch), dict(revisions["main"]))
+            return self._json({})
         name, _, rest = path.removeprefix("/api/models/").partition("/preupload/")
         if rest:
             files = [{**f, "uploadMode": "regular"} for f in json.loads(sent)["files"]]

@@ -59,6 +59,19 @@ def test_a_card_is_written_unless_there_is_one(hub, tmp_path):
     assert files["README.md"] == b"from the folder"
 
 
+def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):
+    Model().save_pretrained(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("")
+    push_folder(tmp_path, "someone/mine", token="hf_write", revision="trial")
+    revisions = hub.repositories["someone/mine"].revisions
+    assert set(revisions["trial"]) == {"README.md", "config.json", "model.safetensors"}
+    assert revisions["main"] == {}
+    assert sum("/commit/" in request for request in hub.requests) == 1
+    with resolve("GPT2LMHeadModel", "someone/mine", revision="trial") as source:
+        assert source.config.n_embd == 8
+
+
 def test_without_permission_it_says_what_is_needed(hub):
     with pytest.raises(CheckpointError, match=r"write permission: pass token="):
         Model().push_to_hub("mine", token="hf_wrong")

@@ -14,6 +14,9 @@ from gpt2x.hub import endpoint
 
 CARD_NAME = "README.md"
 
+# Folders that are no part of a model: git's, and what the hub's library notes of downloads.
+_PRIVATE = {".git", ".cache"}
+
 # Class in config.json -> the hub's name of the task.
 _TASKS = {
     "GPT2LMHeadModel": "text-generation",
@@ -38,7 +41,7 @@ def push_folder(
 ) -> str:
     """Upload a folder to a repository, which is made if need be; return the commit's address.
 
-    A model card is added if neither the folder nor the repository has one.
+    All in one commit, with a model card if neither the folder nor the repository has one.
 
     Args:
         folder: what to upload.
@@ -48,34 +51,32 @@ def push_folder(
         private: whether a new repository is private.
         token: access token with write permission; by default the one that ``hf auth login`` stored.
         create_pr: open a pull request instead of committing.
-        revision: branch to commit to.
+        revision: branch to commit to, which is made if need be.
 
     Raises:
         CheckpointError: if the hub refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
     repo_id = repo_id or Path(folder).resolve().name
     api = HfApi(endpoint(), token=token, library_name="gpt2x")
     try:
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as work:
-            card = Path(work, CARD_NAME)
-            has_card = Path(folder, CARD_NAME).is_file() or api.file_exists(repository, CARD_NAME)
-            if not has_card:
-                card.write_text(model_card(folder, repository), encoding="utf-8")
-                api.upload_file(
-                    path_or_fileobj=card,
-                    path_in_repo=CARD_NAME,
-                    repo_id=repository,
-                    commit_message="Add a model card",
-                    create_pr=create_pr,
-                    revision=revision,
-                )
-        commit = api.upload_folder(
-            repo_id=repository,
-            folder_path=os.fspath(folder),
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        operations = [
+            CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file() and not _PRIVATE & set(path.relative_to(folder).parts)
+        ]
+        added = {operation.path_in_repo for operation in operations}
+        if CARD_NAME not in added and not api.file_exists(repository, CARD_NAME, revision=revision):
+            card = model_card(folder, repository).encode("utf-8")
+            operations.append(CommitOperationAdd(CARD_NAME, card))
+        commit = api.create_commit(
+            repository,
+            operations,
             commit_message=commit_message,
             commit_description=commit_description,
             create_pr=create_pr,
