@@ -24,7 +24,10 @@ def test_the_three_lines_print_text(capsys):
 
 
 def test_every_option_that_is_named_exists():
-    commands = [shlex.split(line) for line in re.findall(r"^ +gpt2x (.*)$", README, re.MULTILINE)]
+    commands = [
+        shlex.split(line, comments=True)
+        for line in re.findall(r"^ +gpt2x (.*)$", README, re.MULTILINE)
+    ]
     assert commands
     for name, *arguments in commands:
         shown = CliRunner().invoke(cli.app, [name, "--help"], terminal_width=200).stdout
