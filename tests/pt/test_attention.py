@@ -65,6 +65,19 @@ def test_implementations_agree_on_masked_rows_in_half_precision(dtype: torch.dty
     torch.testing.assert_close(eager, fused, rtol=0.05, atol=0.1)
 
 
+def test_implementations_agree_on_gradients_through_padding():
+    """Labels on padding in front of a text, which a fused kernel could get wrong."""
+    model = tiny_model(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    ids, gradients = random_ids(3, 6), []
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        model(ids, attention_mask=PADDED, labels=ids).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_padding_never_sees_the_future(implementation: str):
     model = tiny_model()

@@ -4,8 +4,9 @@ B batch, T query length, S key length, H heads, D head_dim.
 
 A mask is additive, float32 and finite, so that a row that may attend to nothing gives numbers, not
 NaN. It has two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future
-key out of reach even of that (`finfo.min`). A query all of whose keys are padding thus attends
-evenly to those up to its own position, the same in every implementation, and never sees the future.
+key out of reach even of that (`finfo.min`). A query all of whose keys are padding has its row
+raised (`raise_hidden_rows`): it attends to the padding up to its own position as if that were text,
+the same in every implementation, and never sees the future.
 """
 
 from __future__ import annotations
@@ -139,12 +140,13 @@ def self_attention_mask(
     if attention_mask is None:
         return None if T == 1 and not room_left else causal_mask(T, S, past)[None, None]
     mask = _fit(padding_mask(attention_mask), S)
-    if T == 1 and not room_left:
-        return mask
-    if attention_mask.ndim == 4 and attention_mask.shape[2] != 1:
+    in_order = attention_mask.ndim == 4 and attention_mask.shape[2] != 1
+    if not in_order and (T > 1 or room_left):
+        mask = jnp.minimum(mask, causal_mask(T, S, past))
+    elif room_left:
         # Its order of tokens stands; only what is not filled yet has to be hidden.
-        return jnp.minimum(mask, causal_mask(1, S, past + T - 1)) if room_left else mask
-    return jnp.minimum(mask, causal_mask(T, S, past))
+        mask = jnp.minimum(mask, causal_mask(1, S, past + T - 1))
+    return raise_hidden_rows(mask)
 
 
 def _fit(mask: Array, S: int) -> Array:
@@ -163,6 +165,14 @@ def padding_mask(attention_mask: Array) -> Array:
     while attention_mask.ndim < 4:
         attention_mask = attention_mask[:, None]
     return jnp.where(attention_mask != 0, 0.0, lowest)
+
+
+def raise_hidden_rows(mask: Array) -> Array:
+    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+
+    Softmax stays as it is, and precise: beside `finfo.min / 2` the scores would vanish.
+    """
+    return mask - jnp.minimum(mask.max(axis=-1, keepdims=True), 0.0)
 
 
 def packed_mask(position_ids: Array) -> Array:

@@ -32,6 +32,7 @@ from gpt2x.flax.attention import (
     get_attention,
     packed_mask,
     padding_mask,
+    raise_hidden_rows,
     self_attention_mask,
 )
 from gpt2x.flax.cache import KVCache, LayerCache
@@ -409,7 +410,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             encoder_hidden_states = encoder_hidden_states.astype(self.dtype)
         encoder_mask = None
         if "encoder_attention_mask" in inputs and cross_attend:
-            encoder_mask = padding_mask(inputs["encoder_attention_mask"])
+            encoder_mask = raise_hidden_rows(padding_mask(inputs["encoder_attention_mask"]))
         head_masks = self._head_masks(inputs.get("head_mask"))
 
         run = partial(

@@ -4,8 +4,9 @@ B batch, T query length, S key length, H heads, D head_dim.
 
 A mask is additive and finite, so that a row that may attend to nothing gives numbers, not NaN. It
 has two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future key out
-of reach even of that (`finfo.min`). A query all of whose keys are padding thus attends evenly to
-those up to its own position, the same in every implementation, and never sees the future.
+of reach even of that (`finfo.min`). A query all of whose keys are padding has its row raised
+(`raise_hidden_rows`): it attends to the padding up to its own position as if that were text, the
+same in every implementation, and never sees the future.
 """
 
 from __future__ import annotations
@@ -131,9 +132,9 @@ def self_attention_mask(
         in_order = T == 1 or T == S
         return None if in_order else causal_mask(T, S, dtype, device)[None, None]
     mask = padding_mask(attention_mask, dtype)
-    if T == 1 or mask.size(2) == T:
-        return mask
-    return torch.minimum(mask, causal_mask(T, S, dtype, device))
+    if T > 1 and mask.size(2) != T:
+        mask = torch.minimum(mask, causal_mask(T, S, dtype, device))
+    return raise_hidden_rows(mask)
 
 
 def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -144,6 +145,15 @@ def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     while attention_mask.dim() < 4:
         attention_mask = attention_mask[:, None]
     return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(attention_mask == 0, lowest)
+
+
+def raise_hidden_rows(mask: Tensor) -> Tensor:
+    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+
+    Softmax stays as it is. Fused kernels would lose their gradients there: they keep the logarithm
+    of the sum of the scores, which beside `finfo.min / 2` vanishes.
+    """
+    return mask - mask.amax(dim=-1, keepdim=True).clamp(max=0)
 
 
 def packed_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,6 +27,7 @@ from gpt2x.pt.attention import (
     get_attention,
     packed_mask,
     padding_mask,
+    raise_hidden_rows,
     self_attention_mask,
 )
 from gpt2x.pt.cache import KVCache
@@ -355,7 +356,9 @@ class GPT2Model(GPT2PreTrainedModel):
         )
         encoder_mask = None
         if encoder_attention_mask is not None and cross_attend:
-            encoder_mask = padding_mask(encoder_attention_mask, hidden_states.dtype)
+            encoder_mask = raise_hidden_rows(
+                padding_mask(encoder_attention_mask, hidden_states.dtype)
+            )
         head_masks = self._head_masks(head_mask, hidden_states.dtype)
 
         all_hidden_states: tuple[Tensor, ...] = ()

@@ -4,9 +4,9 @@ B batch, T query length, S key length, H heads, D head_dim.
 
 A mask is additive, float32 and finite, so that a row that may attend to nothing gives numbers, not
 NaN. It has two levels: a padded key is moved out of reach of any other (`float32.min / 2`), a
-future key out of reach even of that (`float32.min`). A query all of whose keys are padding thus
-attends evenly to those up to its own position, the same in every implementation, and never sees
-the future.
+future key out of reach even of that (`float32.min`). A query all of whose keys are padding has its
+row raised (`raise_hidden_rows`): it attends to the padding up to its own position as if that were
+text, the same in every implementation, and never sees the future.
 """
 
 from __future__ import annotations
@@ -116,12 +116,13 @@ def self_attention_mask(
     if attention_mask is None:
         return None if nothing_ahead else causal_mask(T, S, past)[None, None]
     mask = _fit(padding_mask(attention_mask), S)
-    if nothing_ahead:
-        return mask
-    if attention_mask.shape.rank == 4 and attention_mask.shape[2] != 1:
+    in_order = attention_mask.shape.rank == 4 and attention_mask.shape[2] != 1
+    if not in_order and not nothing_ahead:
+        mask = tf.minimum(mask, causal_mask(T, S, past))
+    elif room_left:
         # Its order of tokens stands; only what is not filled yet has to be hidden.
-        return tf.minimum(mask, causal_mask(1, S, past + T - 1)) if room_left else mask
-    return tf.minimum(mask, causal_mask(T, S, past))
+        mask = tf.minimum(mask, causal_mask(1, S, past + T - 1))
+    return raise_hidden_rows(mask)
 
 
 def _fit(mask: tf.Tensor, S: int | tf.Tensor) -> tf.Tensor:
@@ -140,6 +141,14 @@ def padding_mask(attention_mask: tf.Tensor) -> tf.Tensor:
     while attention_mask.shape.rank < 4:
         attention_mask = attention_mask[:, None]
     return tf.where(tf.cast(attention_mask, tf.bool), 0.0, lowest)
+
+
+def raise_hidden_rows(mask: tf.Tensor) -> tf.Tensor:
+    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+
+    Softmax stays as it is, and precise: beside `float32.min / 2` the scores would vanish.
+    """
+    return mask - tf.minimum(tf.reduce_max(mask, axis=-1, keepdims=True), 0.0)
 
 
 def packed_mask(position_ids: tf.Tensor) -> tf.Tensor:

@@ -28,6 +28,7 @@ from gpt2x.tf.attention import (
     get_attention,
     packed_mask,
     padding_mask,
+    raise_hidden_rows,
     self_attention_mask,
 )
 from gpt2x.tf.cache import KVCache, LayerCache
@@ -361,7 +362,7 @@ class TFGPT2MainLayer(keras.layers.Layer):
         )
         encoder_mask = None
         if encoder_attention_mask is not None and cross_attend:
-            encoder_mask = padding_mask(encoder_attention_mask)
+            encoder_mask = raise_hidden_rows(padding_mask(encoder_attention_mask))
         head_masks = self._head_masks(head_mask)
 
         all_hidden_states: tuple[tf.Tensor, ...] = ()
