@@ -164,6 +164,29 @@ def test_problem_types(num_labels: int, labels: np.ndarray, problem: str):
         checks.check_problem(None, num_labels, labels[:3], 4, np.asarray)
 
 
+def test_pasts():
+    pair, traced = (np.zeros((2, 3, 4, 2)),) * 2, unknown(None, 3, None, 2)
+
+    def check_past(past: Any, **options: Any) -> None:
+        checks.check_past(past, lambda value: hasattr(value, "shape"), **options)
+
+    for past in ((), [pair, pair], ((*pair, *pair),) * 2, (pair, (traced, traced))):
+        check_past(past)
+    check_past((np.zeros((2, 2, 3, 4, 2)), pair), stacked=True)
+    for past, got in (
+        (3, "got int"),
+        ((pair, (None, None)), r"got tuple with \(NoneType, NoneType\) in layer 1"),
+        ([pair, pair[:1]], r"got list with \(ndarray\) in layer 1"),
+        ((np.zeros((2, 2, 3, 4, 2)),), "got tuple with ndarray in layer 0"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"past_key_values must be .*{got}"):
+            check_past(past)
+    shorter = (pair[0][:, :, 1:],) * 2
+    for past in ((pair, shorter), (pair, (pair[0], shorter[0]))):
+        with pytest.raises(InvalidInputError, match=r"\[2, 3, 3, 2\] in layer 1, but \[2, 3, 4, 2"):
+            check_past(past)
+
+
 def test_spans_positions_and_pooling():
     assert checks.check_span(np.zeros(2, int), np.zeros((2, 1), int), 2)
     assert not checks.check_span(None, None, 2)

@@ -198,6 +198,38 @@ def check_cache_position(
         )
 
 
+def check_past(past: Any, is_array: Callable[[Any], bool], *, stacked: bool = False) -> None:
+    """Raise unless a past that is no `KVCache` holds the keys and values of each layer.
+
+    Args:
+        past: what was given.
+        is_array: whether something is an array of the backend.
+        stacked: whether a layer may also be one array [2, B, H, past, D].
+    """
+    also = " or one tensor [2, batch, heads, past, head_dim]" if stacked else ""
+    problem = (
+        "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
+        f"[batch, heads, past, head_dim]{also}; got {type(past).__name__}"
+    )
+    if not isinstance(past, tuple | list):
+        raise InvalidInputError(f"{problem}.")
+    first: Shape | None = None
+    for number, layer in enumerate(past):
+        if isinstance(layer, tuple | list) and len(layer) in (2, 4) and all(map(is_array, layer)):
+            shapes = [tuple(array.shape) for array in layer[:2]]
+        elif stacked and is_array(layer) and len(layer.shape) == 5:
+            shapes = [tuple(layer.shape)[1:]]
+        else:
+            raise InvalidInputError(f"{problem} with {_kind(layer)} in layer {number}.")
+        for shape in shapes:
+            first = first or shape
+            if not _fits(shape, first):
+                raise InvalidInputError(
+                    f"past_key_values has shape {_show(shape)} in layer {number}, but "
+                    f"{_show(first)} in layer 0; all layers must hold the same tokens."
+                )
+
+
 def check_head_mask(config: GPT2Config, head_mask: Any) -> None:
     """Raise unless the head mask is [H], [L, H] or, fully spelled out, [L, B, H, T, S]."""
     layers, heads = config.n_layer, config.n_head
@@ -320,6 +352,13 @@ def check_can_pool(config: GPT2Config, has_mask: bool, batch: int | None) -> Non
             f"Cannot find the last token of {batch} rows: pass attention_mask, or set "
             "config.pad_token_id."
         )
+
+
+def _kind(value: Any) -> str:
+    """Name the type of a value, or the types that a tuple or list holds."""
+    if not isinstance(value, tuple | list):
+        return type(value).__name__
+    return f"({', '.join(type(item).__name__ for item in value)})"
 
 
 def _fits(shape: Shape, wanted: Shape) -> bool:

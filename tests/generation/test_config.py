@@ -120,12 +120,14 @@ def test_round_trip_keeps_what_was_set(tmp_path):
     config = GenerationConfig(
         max_length=20, do_sample=True, eos_token_id=[1, 2], sequence_bias={(3, 4): -1.0}
     )
+    config.exponential_decay_length_penalty = (5, 1.5)
     config.save_pretrained(tmp_path / "folder")
     again = GenerationConfig.from_pretrained(tmp_path / "folder")
     assert again.max_length_given
     assert again.sequence_bias == [[[3, 4], -1.0]]
-    again.sequence_bias = config.sequence_bias
     assert again == config
+    again.exponential_decay_length_penalty = (5, 1.25)
+    assert again != config
     assert "top_k" not in json.loads(config.to_json_string())
     assert "top_k" in json.loads(config.to_json_string(use_diff=False))
 

@@ -255,3 +255,9 @@ def test_a_past_of_another_dtype_is_converted(form: str):
 def test_bad_pasts_are_refused(past: Any, message: str):
     with pytest.raises(InvalidInputError, match=message):
         tiny_model()(random_ids(2, 1), past_key_values=past)
+
+
+@pytest.mark.parametrize("past", [3, ((None, None),) * 2])
+def test_generation_refuses_bad_pasts(past: Any):
+    with pytest.raises(InvalidInputError, match="past_key_values must be a KVCache"):
+        tiny_model().generate(random_ids(2, 2), max_new_tokens=1, past_key_values=past)

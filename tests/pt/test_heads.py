@@ -99,6 +99,18 @@ def test_trainers_are_told_which_models_take_num_items_in_batch(kind: Any):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_ids_may_be_of_any_integer_type(dtype: torch.dtype):
+    model, ids = tiny_model(pt.GPT2LMHeadModel), random_ids(2, 5)
+    positions = torch.arange(5)[None]
+    expected = model(ids, token_type_ids=ids, position_ids=positions).logits
+    narrow = ids.to(dtype)
+    logits = model(narrow, token_type_ids=narrow, position_ids=positions.to(dtype)).logits
+    assert torch.equal(logits, expected)
+    texts = model.generate(narrow, max_new_tokens=2)
+    assert torch.equal(texts, model.generate(ids, max_new_tokens=2))
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_both_or_neither_input_is_refused(kind: Any):
     model = tiny_model(kind, pad_token_id=0)

@@ -13,6 +13,8 @@ from tf_models import random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 MASK = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+PAST = tf.zeros([2, 3, 4, 8])
+UNEQUAL = ((PAST, PAST), (PAST[:, :, 1:], PAST[:, :, 1:]))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,9 @@ def test_aliases_warn(model, expected):
         ({"input_ids": IDS, "attention_mask": MASK[:, 1:]}, "attention_mask has shape [2, 5]"),
         ({"input_ids": IDS, "position_ids": IDS * 0 + 32}, "n_positions is 32"),
         ({"input_ids": IDS, "past_key_values": [1, 2]}, "past_key_values must be a KVCache"),
+        ({"input_ids": IDS, "past_key_values": 3}, "past_key_values must be a KVCache"),
+        ({"input_ids": IDS, "past_key_values": ((None, None),) * 2}, "(NoneType, NoneType)"),
+        ({"input_ids": IDS, "past_key_values": UNEQUAL}, "all layers must hold the same tokens"),
         ({"input_ids": IDS, "encoder_hidden_states": np.zeros((2, 3, 24))}, "add_cross_attention"),
         ({"input_ids": IDS, "labels": IDS + 60}, "labels holds"),
         ({"input_ids": IDS, "labels": IDS, "logits_to_keep": 1}, "labels need the logits"),
@@ -85,6 +90,19 @@ def test_errors_say_what_is_allowed(model, arguments, message):
         model(**arguments)
     assert message in str(error.value)
     assert "Arguments received by" not in str(error.value)
+
+
+@pytest.mark.parametrize("past", [3, ((None, None),) * 2, UNEQUAL])
+def test_generation_refuses_the_same_pasts(model, past):
+    with pytest.raises(InvalidInputError, match="past_key_values"):
+        model.generate(IDS, max_new_tokens=1, past_key_values=past)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64])
+def test_ids_may_be_of_any_integer_type(model, dtype):
+    expected = model(IDS, attention_mask=MASK).logits
+    for ids in (IDS.astype(dtype), tf.constant(IDS.astype(dtype))):
+        np.testing.assert_array_equal(model(ids, attention_mask=MASK).logits, expected)
 
 
 def test_arguments_given_twice(model):

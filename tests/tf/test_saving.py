@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from golden_data import GOLDEN
 from gpt2x import tf as gpt2x_tf
+from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.tf import (
@@ -20,7 +21,9 @@ from gpt2x.tf import (
     TFGPT2ForSequenceClassification,
     TFGPT2ForTokenClassification,
     TFGPT2LMHeadModel,
+    TFGPT2MainLayer,
     TFGPT2Model,
+    TFGPT2PreTrainedModel,
 )
 from tf_models import random_ids, tiny_config, tiny_model
 
@@ -143,11 +146,10 @@ def test_dtypes(tmp_path):
     assert TFGPT2LMHeadModel.from_pretrained(tmp_path / "half").variable_dtype == "float32"
 
 
-def test_shards_and_large_tensors(tmp_path, monkeypatch):
+def test_shards(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path, max_shard_size=5000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    monkeypatch.setattr("gpt2x.tf.pretrained._LARGE", 1000)  # read block by block
     again = TFGPT2LMHeadModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(first_output(again), first_output(model))
 
@@ -195,6 +197,41 @@ def test_counting_parameters():
     assert model.num_parameters(exclude_embeddings=True) == total - (61 + 32) * 24
     model.trainable = False
     assert model.num_parameters(only_trainable=True) == 0
+
+
+def test_a_file_that_cannot_be_read_leaves_nothing_behind(tmp_path, monkeypatch):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+
+    def read(tensor, dtype=None):
+        if tensor.shape == (24, 96):  # the first of the blocks' MLPs; others are made already
+            raise CheckpointError("the disk is gone")
+        return readable(tensor, dtype)
+
+    readable = LazyTensor.read
+    monkeypatch.setattr(LazyTensor, "read", read)
+    with pytest.raises(CheckpointError, match="disk is gone"):
+        TFGPT2LMHeadModel.from_pretrained(tmp_path)
+    monkeypatch.setattr(LazyTensor, "read", readable)
+    again = TFGPT2LMHeadModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(first_output(again), first_output(model))
+
+
+def test_classes_of_a_users_own_load(tmp_path):
+    class Own(TFGPT2PreTrainedModel):
+        """Makes some weights early, and ends its constructor without post_init."""
+
+        def __init__(self, config, **options):
+            super().__init__(config, **options)
+            self.transformer = TFGPT2MainLayer(config, name="transformer")
+            self.transformer.wpe.build()
+
+        def call(self, input_ids):
+            return self.transformer(input_ids)
+
+    model = tiny_model(TFGPT2Model)
+    model.save_pretrained(tmp_path)
+    np.testing.assert_array_equal(Own.from_pretrained(tmp_path)(IDS)[0], model(IDS)[0])
 
 
 def test_functional_models_hold_ours(tmp_path):

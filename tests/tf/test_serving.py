@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -78,6 +79,21 @@ def test_other_ways_to_save(way, model, tmp_path):
     np.testing.assert_allclose(
         serve(**INPUTS)["logits"], model(INPUTS).logits, rtol=1e-5, atol=1e-5
     )
+
+
+def test_the_forward_pass_runs_without_gpt2x(model, tmp_path):
+    tf.saved_model.save(model, str(tmp_path / "model"))
+    output = run_without_gpt2x(
+        """
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+ids, mask = (tf.constant(eval(argument)) for argument in sys.argv[2:])
+print(serve(input_ids=ids, attention_mask=mask)["logits"].numpy().tolist())
+""",
+        str(tmp_path / "model"),
+        repr(IDS.tolist()),
+        repr(MASK.tolist()),
+    )
+    np.testing.assert_allclose(json.loads(output), model(INPUTS).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_signatures_of_other_heads():

@@ -343,13 +343,22 @@ class GenerationConfig:
             return NotImplemented
         mine, others = self.to_dict(), other.to_dict()
         return all(
-            mine.get(name) == others.get(name) for name in {*mine, *others} if name not in _METADATA
+            _listed(mine.get(name)) == _listed(others.get(name))
+            for name in {*mine, *others}
+            if name not in _METADATA
         )
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"
+
+
+def _listed(value: Any) -> Any:
+    """Return a field as JSON holds it: its tuples are lists there."""
+    if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
+        return [[list(key), bias] for key, bias in value.items()]
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _tokens(key: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
@@ -87,6 +88,7 @@ class KVCache:
 
         Appending to the result concatenates: the tensors of the tuple stay as they are.
         """
+        checks.check_past(past_key_values, lambda value: isinstance(value, Tensor))
         columns = list(zip(*past_key_values, strict=True))
         keys, values, *cross = ([*column] for column in columns)
         return cls(keys, values, keys[0].size(2), *cross)

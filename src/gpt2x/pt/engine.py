@@ -36,7 +36,8 @@ class TorchEngine:
         self._use_cache = plan.config.use_cache
         self._input_ids = input_ids
         self._embeds = arguments.pop("inputs_embeds", None)  # [B, T', E]
-        self._past = arguments.pop("past_key_values", None)
+        past = arguments.pop("past_key_values", None)
+        self._past = None if isinstance(past, tuple | list) and len(past) == 0 else past
         self._token_types = arguments.pop("token_type_ids", None)  # [B, T]
         self._positions = arguments.pop("position_ids", None)  # [B, T]
         self._arguments = arguments  # the same for every step: encoder_hidden_states, head_mask ...

@@ -329,7 +329,7 @@ class GPT2Model(GPT2PreTrainedModel):
         if inputs_embeds is None:
             assert input_ids is not None, "one of the two is given: checked above"
             leading = input_ids.shape[:-1]
-            inputs_embeds = self.wte(input_ids.reshape(-1, input_ids.size(-1)))
+            inputs_embeds = self.wte(_indices(input_ids).reshape(-1, input_ids.size(-1)))
         else:
             leading = inputs_embeds.shape[:-2]
         T = inputs_embeds.size(1)
@@ -341,14 +341,14 @@ class GPT2Model(GPT2PreTrainedModel):
                 attention_mask = None
         if position_ids is None:
             position_ids = _positions(attention_mask, past_length, T, inputs_embeds.device)
-        position_ids = position_ids.reshape(-1, T)
+        position_ids = _indices(position_ids).reshape(-1, T)
         mask = self_attention_mask(attention_mask, T, S, inputs_embeds.dtype, inputs_embeds.device)
         if may_be_packed and not _is_counting_on(position_ids):
             mask = packed_mask(position_ids, inputs_embeds.dtype)
 
         hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
         if token_type_ids is not None:
-            hidden_states = hidden_states + self.wte(token_type_ids.reshape(-1, T))
+            hidden_states = hidden_states + self.wte(_indices(token_type_ids).reshape(-1, T))
         hidden_states = self.drop(hidden_states)
 
         cross_attend = encoder_hidden_states is not None or (
@@ -412,15 +412,15 @@ class GPT2Model(GPT2PreTrainedModel):
         if isinstance(past, KVCache) and past.length == 0 and not use_cache:
             return None
         if not isinstance(past, KVCache):
-            _check_pairs(past)
-        if len(past) != layers:
-            raise InvalidInputError(
-                f"past_key_values has {len(past)} layers; this model has {layers}."
-            )
-        if isinstance(past, KVCache):
+            cache = KVCache.from_tuple(past)
+        else:
             # What is not to be returned must not change either: append to a view of it.
-            return past if use_cache else KVCache.from_tuple(past.to_tuple())
-        return KVCache.from_tuple(past)
+            cache = past if use_cache else KVCache.from_tuple(past.to_tuple())
+        if len(cache) != layers:
+            raise InvalidInputError(
+                f"past_key_values has {len(cache)} layers; this model has {layers}."
+            )
+        return cache
 
     def _head_masks(self, head_mask: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
@@ -443,6 +443,11 @@ def host_values(tensor: Tensor) -> np.ndarray | None:
         return tensor.detach().numpy()
     except RuntimeError:  # inside vmap and other transformations there are no values
         return None
+
+
+def _indices(ids: Tensor) -> Tensor:
+    """Return ids of a type that embeddings take, whatever integers they are."""
+    return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
 
 
 def _is_all_ones(attention_mask: Tensor) -> bool:
@@ -474,27 +479,6 @@ def _check_tensors(inputs: Mapping[str, Any]) -> None:
                 f"{name} must be a torch.Tensor; got {type(value).__name__}. Wrap it in "
                 'torch.tensor, or tokenize with return_tensors="pt".'
             )
-
-
-def _check_pairs(past: Sequence[Sequence[Tensor]]) -> None:
-    if not isinstance(past, tuple | list) or not all(
-        isinstance(layer, tuple | list)
-        and len(layer) in (2, 4)
-        and all(isinstance(tensor, Tensor) for tensor in layer)
-        for layer in past
-    ):
-        raise InvalidInputError(
-            "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
-            f"[batch, heads, past, head_dim]; got {type(past).__name__}."
-        )
-    shape = past[0][0].shape
-    for number, layer in enumerate(past):
-        for tensor in layer[:2]:
-            if tensor.shape != shape:
-                raise InvalidInputError(
-                    f"past_key_values has shape {list(tensor.shape)} in layer {number}, but "
-                    f"{list(shape)} in layer 0; all layers must hold the same tokens."
-                )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import optree
 import tensorflow as tf
 
+from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
@@ -86,6 +87,7 @@ class KVCache:
         Per layer (key, value) or (key, value, cross key, cross value), or, as its TensorFlow
         models had it, one tensor [2, B, H, S, D].
         """
+        checks.check_past(past_key_values, _is_tensor, stacked=True)
         layers = [
             tf.unstack(layer, num=2) if hasattr(layer, "shape") else layer
             for layer in past_key_values
@@ -302,6 +304,11 @@ class LayerCache:
     def update_cross(self, key: tf.Tensor, value: tf.Tensor) -> None:
         """Keep what the layer knows of the encoder; see `KVCache.update_cross`."""
         self.cache.update_cross(self.layer, key, value)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is an array that operations take: of TensorFlow, Keras or numpy."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _size(tensor: tf.Tensor, axis: int) -> int | tf.Tensor:

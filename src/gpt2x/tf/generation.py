@@ -367,7 +367,7 @@ class GenerationMixin:
         given.pop("attention_mask", None)
         embeds = given.pop("inputs_embeds", ())
         past = given.pop("past_key_values", ())
-        if len(past):
+        if not isinstance(past, tuple | list) or len(past):
             cache = past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
             if isinstance(cache.length, int) and isinstance(length, int) and cache.length >= length:
                 raise InvalidInputError(

@@ -103,7 +103,7 @@ def _in_order(inputs: Sequence[Any]) -> list[Any]:
 
 
 def _as_tensor(name: str, value: Any) -> Any:
-    """Make tensors of plain lists, and 32-bit ids of 64-bit ones."""
+    """Make tensors of plain lists, and 32-bit ids of all other integers."""
     if isinstance(value, list) and name != "past_key_values":
         value = np.asarray(value)
     value = integers_again(value)
@@ -111,7 +111,7 @@ def _as_tensor(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return tf.constant(value, tf.int32)
-    return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype == tf.int64 else value
+    return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype.is_integer else value
 
 
 def integers_again(value: Any) -> Any:

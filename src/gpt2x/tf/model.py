@@ -414,15 +414,14 @@ class TFGPT2MainLayer(keras.layers.Layer):
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = self.config.n_layer
-        if past is None or (not isinstance(past, KVCache) and len(past) == 0):
+        if past is None or (isinstance(past, tuple | list) and len(past) == 0):
             return KVCache.empty(layers) if use_cache else None
-        if not isinstance(past, KVCache):
-            _check_pairs(past)
-        if len(past) != layers:
+        cache = past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
+        if len(cache) != layers:
             raise InvalidInputError(
-                f"past_key_values has {len(past)} layers; this model has {layers}."
+                f"past_key_values has {len(cache)} layers; this model has {layers}."
             )
-        return past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
+        return cache
 
     def _head_masks(self, head_mask: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
@@ -562,20 +561,6 @@ def _positions(
     attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)
     window = tf.slice(attended, [0, past_length], [shape_of(attended)[0], T])
     return tf.maximum(window - 1, 0)
-
-
-def _check_pairs(past: Any) -> None:
-    def is_layer(layer: Any) -> bool:
-        if isinstance(layer, tuple | list):
-            return len(layer) in (2, 4)
-        return getattr(getattr(layer, "shape", None), "rank", None) == 5
-
-    if not isinstance(past, tuple | list) or not all(is_layer(layer) for layer in past):
-        raise InvalidInputError(
-            "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
-            "[batch, heads, past, head_dim] or one tensor [2, batch, heads, past, head_dim]; got "
-            f"{type(past).__name__}."
-        )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,14 +27,14 @@ from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
 from gpt2x.tf.training import TrainingMixin
-from gpt2x.weights import TENSORFLOW, Head, Layout
+from gpt2x.weights import TENSORFLOW, Head
 
 # Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
 # mark. Ours say what was wrong, in the same words as in the other backends.
 InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 
-# A tensor of more bytes is read and assigned in blocks, so that it is never held twice.
-_LARGE = 2**24
+# What `from_pretrained` loads, and into a model of which class, while it constructs the model.
+_loading: ContextVar[tuple[type, pretrained.LoadPlan] | None] = ContextVar("_loading", default=None)
 
 
 class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
@@ -73,8 +74,31 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             self.generation_config = GenerationConfig.from_model_config(config)
 
     def post_init(self) -> None:
-        """Make the weights of all layers, initialised."""
-        self.build()
+        """Make the weights of all layers: those that are being loaded, the others initialised.
+
+        A loaded weight is made of what the file holds. If it were initialised first, the model
+        would take its memory twice while it loads.
+        """
+        kind, plan = _loading.get() or (None, None)
+        if plan is None or type(self) is not kind:
+            self.build()
+            return
+        errors: list[BaseException] = []
+        # Keras makes variables without values in this scope, and calls their initializers as it
+        # leaves it, one after another.
+        with keras.StatelessScope():
+            self.build()
+            variables = dict(self._canonical_variables())
+            built = [name for name, variable in variables.items() if variable._initializer is None]
+            for name, tensor in plan.tensors.items():
+                variables[name]._initializer = _reader(name, tensor, errors)
+        for name in built:  # by a constructor, in its own way
+            if name in plan.tensors:
+                variable = variables[name]
+                read = _reader(name, plan.tensors[name], errors)
+                variable.assign(read(variable.shape, variable.dtype))
+        if errors:
+            raise errors[0]
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights of all layers. The config says all that it takes."""
@@ -148,10 +172,15 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
                 strict=strict,
             )
             # After the plan, so that no memory is taken for a config that the weights refute.
-            model = cls._from_config(
-                source.config, dtype=source.dtype, attn_implementation=attn_implementation
-            )
-            model._assign(plan)
+            loading = _loading.set((cls, plan))
+            try:
+                model = cls._from_config(
+                    source.config, dtype=source.dtype, attn_implementation=attn_implementation
+                )
+                if not model.built:  # the constructor of a class of the caller's own
+                    model.post_init()
+            finally:
+                _loading.reset(loading)
             if generation_config is None and source.generation_config is not None:
                 generation_config = GenerationConfig.from_pretrained(
                     source.generation_config.parent
@@ -174,12 +203,6 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         config.dtype = dtype or config.dtype or "float32"
         policy = keras.config.dtype_policy()
         return cls(config, dtype=policy if policy.variable_dtype == config.dtype else config.dtype)
-
-    def _assign(self, plan: pretrained.LoadPlan) -> None:
-        """Put the tensors of a plan into the model; the others keep their initial values."""
-        variables = dict(self._canonical_variables())
-        for name, tensor in plan.tensors.items():
-            _assign(variables[name], tensor, TENSORFLOW.layout(name))
 
     def _canonical_variables(self) -> Iterator[tuple[str, keras.Variable]]:
         """Yield canonical name and variable of every parameter (see `gpt2x.weights`)."""
@@ -360,15 +383,22 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         return output if wanted else output.to_tuple()
 
 
-def _assign(variable: keras.Variable, tensor: LazyTensor, layout: Layout) -> None:
-    """Write a canonical tensor into a variable of another layout, large ones block by block."""
-    if layout is not Layout.SAME or tensor.nbytes < _LARGE or tf.distribute.has_strategy():
-        variable.assign(layout.from_canonical(tensor.read()))
-        return
-    dtype, start = tf.as_dtype(variable.dtype).as_numpy_dtype, 0
-    for block in tensor.blocks():
-        variable.value[start : start + len(block)].assign(block.astype(dtype))
-        start += len(block)
+def _reader(name: str, tensor: LazyTensor, errors: list[BaseException]) -> Callable[..., tf.Tensor]:
+    """Return an initializer that reads a tensor of a file, and keeps what reading it raises.
+
+    Keras goes through all variables or would stumble, in the next model, over those it has left.
+    """
+
+    def read(shape: Any, dtype: Any) -> tf.Tensor:
+        if not errors:
+            try:
+                array = tensor.read(np.dtype(tf.as_dtype(dtype).as_numpy_dtype))
+                return tf.convert_to_tensor(TENSORFLOW.layout(name).from_canonical(array))
+            except BaseException as error:  # an interrupt, too
+                errors.append(error)
+        return tf.zeros(shape, dtype)
+
+    return read
 
 
 def _lazy(name: str, variable: keras.Variable) -> LazyTensor:
