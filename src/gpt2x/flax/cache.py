@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, export, lax
 
+from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
@@ -127,6 +129,7 @@ class KVCache:
 
         The result is full: appending to it concatenates.
         """
+        checks.check_past(past_key_values, lambda value: isinstance(value, Array | np.ndarray))
         keys, values, *cross = zip(*past_key_values, strict=True)
         return cls(keys, values, None, *cross)
 

@@ -288,7 +288,9 @@ def _make_prompt(
     if embeds is not None and isinstance(embeds, np.ndarray):
         room = bucket(embeds.shape[1], slots) - embeds.shape[1]
         embeds = np.pad(embeds, [(0, 0), (0, room), (0, 0)])
-    if past is not None and len(past):
+    if isinstance(past, tuple | list | Mapping) and len(past) == 0:
+        past = None
+    if past is not None:
         past = _as_cache(past)
         start = past.length
         if isinstance(start, int):

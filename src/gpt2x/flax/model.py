@@ -475,17 +475,17 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = self.config.n_layer
-        if past is None or (not isinstance(past, KVCache) and len(past) == 0):
+        if past is None or (isinstance(past, tuple | list | Mapping) and len(past) == 0):
             return KVCache.empty(layers) if use_cache else None
         if isinstance(past, Mapping):
             past = KVCache.from_dict(past)
         elif not isinstance(past, KVCache):
-            _check_pairs(past)
+            past = KVCache.from_tuple(past)
         if len(past) != layers:
             raise InvalidInputError(
                 f"past_key_values has {len(past)} layers; this model has {layers}."
             )
-        return past if isinstance(past, KVCache) else KVCache.from_tuple(past)
+        return past
 
     def _check_inputs(self, cache: KVCache | None, **inputs: Any) -> None:
         """Check the inputs of a call, as far as shapes and lengths are known."""
@@ -570,16 +570,6 @@ def _positions(attention_mask: Array | None, past_length: int | Array, T: int) -
     else:
         attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
     return jnp.maximum(attended - 1, 0)
-
-
-def _check_pairs(past: Sequence[Sequence[Array]]) -> None:
-    if not isinstance(past, tuple | list) or not all(
-        isinstance(layer, tuple | list) and len(layer) in (2, 4) for layer in past
-    ):
-        raise InvalidInputError(
-            "past_key_values must be a KVCache, or for each layer a pair (key, value) of arrays "
-            f"[batch, heads, past, head_dim]; got {type(past).__name__}."
-        )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
