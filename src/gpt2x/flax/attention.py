@@ -141,7 +141,7 @@ def self_attention_mask(
         return None if T == 1 and not room_left else causal_mask(T, S, past)[None, None]
     mask = _fit(padding_mask(attention_mask), S)
     in_order = attention_mask.ndim == 4 and attention_mask.shape[2] != 1
-    if not in_order and (T > 1 or room_left):
+    if not in_order and (T != 1 or room_left):
         mask = jnp.minimum(mask, causal_mask(T, S, past))
     elif room_left:
         # Its order of tokens stands; only what is not filled yet has to be hidden.

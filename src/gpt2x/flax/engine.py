@@ -18,6 +18,7 @@ from jax import Array, lax
 from flax import nnx
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.ops import JAX_OPS as OPS
+from gpt2x.flax.products import attention_dtype
 from gpt2x.generation import driver
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.strategies import Settings, Strategy
@@ -117,7 +118,8 @@ class JaxEngine:
         cache: Any = prompt.past
         start: Any = 0
         if cache is None:
-            rows, dtype = prompt.input_ids.shape[0], self._model.dtype
+            rows = prompt.input_ids.shape[0]
+            dtype = attention_dtype(self._model.dtype, rows)
             cache = KVCache.create(self._model.config, rows, slots, dtype)
         else:
             start = cache.offset

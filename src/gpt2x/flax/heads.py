@@ -395,9 +395,8 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            problem = checks.check_problem(
-                self.config.problem_type, self.num_labels, labels, B, host_values
-            )
+            named = self.config.problem_type
+            problem = checks.check_problem(named, self.num_labels, labels, B, host_values)
             loss = self._loss(problem, logits, jnp.asarray(labels))
         output = FlaxSequenceClassifierOutputWithPast(
             loss=loss,
@@ -495,8 +494,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            shapes = [tuple(logits.shape[:-1])]
-            checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
+            checks.check_labels("labels", labels, [logits.shape[:-1]], self.num_labels, host_values)
             loss = cross_entropy(logits, labels)
         output = FlaxTokenClassifierOutput(
             loss=loss,
@@ -568,12 +566,10 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
         loss = None
         B, T = start_logits.shape
         if checks.check_span(start_positions, end_positions, B):
+            ends = ((start_logits, start_positions), (end_logits, end_positions))
             losses = [
                 cross_entropy(scores, jnp.clip(jnp.reshape(positions, -1), 0, T), ignore_index=T)
-                for scores, positions in (
-                    (start_logits, start_positions),
-                    (end_logits, end_positions),
-                )
+                for scores, positions in ends
             ]
             loss = (losses[0] + losses[1]) / 2
         output = FlaxQuestionAnsweringModelOutput(
@@ -587,17 +583,15 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
 
 
 def _body(config: GPT2Config, precision: Precision) -> FlaxGPT2Model:
-    return FlaxGPT2Model(
-        config, dtype=precision.dtype, _do_init=False, param_dtype=precision.param_dtype
-    )
+    dtype, param_dtype = precision.dtype, precision.param_dtype
+    return FlaxGPT2Model(config, dtype=dtype, _do_init=False, param_dtype=param_dtype)
 
 
 def _logits(model: Any, hidden_states: Array) -> Array:
     """Apply a model's output layer, tied or its own: [..., E] -> [..., V]."""
     if not model.config.tie_word_embeddings:
         return model.lm_head(hidden_states)
-    embedding = model.transformer.wte.embedding[...]
-    return project(hidden_states, embedding.astype(hidden_states.dtype))
+    return project(hidden_states, model.transformer.wte.embedding[...].astype(hidden_states.dtype))
 
 
 def _head_dropout_key(dropout_rng: Array | None, train: bool) -> Array | None:

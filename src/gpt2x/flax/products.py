@@ -12,12 +12,17 @@ pass through them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 #: Up to how many rows a product is bound by reading its weight.
 FEW_ROWS = 16
+
+# The dimensions that `dot_general` contracts, and no batch: [R, N], [M, N] -> [R, M].
+_LAST_BY_LAST = (((1,), (1,)), ((), ()))
 
 
 def reads_weights_only(rows: int) -> bool:
@@ -40,11 +45,28 @@ def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
 
 
 def _rows_by_weight(rows: Array, kernel: Array) -> Array:
-    """Return rows @ kernel.T: [R, N], [M, N] -> [R, M], in float32 except for one narrow row."""
-    wanted = None if rows.shape[0] == 1 and rows.dtype != jnp.float32 else jnp.float32
-    if rows.dtype == jnp.float64:
-        wanted = None
-    return lax.dot_general(rows, kernel, (((1,), (1,)), ((), ())), preferred_element_type=wanted)
+    """Return rows @ kernel.T: [R, N], [M, N] -> [R, M], in float32 unless they are wider.
+
+    The three forms compute the same, but not as fast: XLA's CPU compiler makes another kernel of
+    each. A single bfloat16 row takes a transposed kernel, or that is first converted as a whole; a
+    few float32 rows go faster as columns; all else as rows.
+    """
+    wanted = jnp.promote_types(rows.dtype, jnp.float32)
+    if reads_weights_only(rows.shape[0]):
+        if rows.shape[0] == 1 and rows.dtype != jnp.float32:
+            return rows @ kernel.T
+        if rows.shape[0] > 1 and rows.dtype == jnp.float32:
+            return lax.dot_general(kernel, rows, _LAST_BY_LAST, preferred_element_type=wanted).T
+    return lax.dot_general(rows, kernel, _LAST_BY_LAST, preferred_element_type=wanted)
+
+
+def attention_dtype(dtype: Any, rows: int) -> Any:
+    """Return the dtype in which to keep keys and values, of a model that computes in `dtype`.
+
+    A CPU would convert all bfloat16 ones to float32 in every step.
+    """
+    is_converted = dtype == jnp.bfloat16 and reads_weights_only(rows)
+    return jnp.float32 if is_converted else dtype
 
 
 def attend_from_few_rows(
@@ -52,20 +74,12 @@ def attend_from_few_rows(
 ) -> Array:
     """Attend from one token a row: [B, H, 1, D], 2 x [B, H, S, D] -> [B, H, 1, D].
 
-    A single row goes head by head, since XLA's batched product of vectors is a scalar loop; for
-    more rows that would be too many products to compile.
+    The barriers keep both products from becoming scalar loops. A product for each head is no
+    faster, and takes seconds to compile.
     """
     query, key, value = lax.optimization_barrier((query, key, value))
     query = (query * scaling).astype(key.dtype)
-    if query.shape[0] > 1:
-        scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
-        return jnp.einsum("bhts,bhsd->bhtd", _weights(scores, mask, value), value)
-    heads = range(query.shape[1])
-    scores = jnp.stack([_rows_by_weight(query[0, h], key[0, h]) for h in heads])[None]
-    weights = _weights(scores.astype(jnp.float32), mask, value)
-    return jnp.stack([weights[0, h] @ value[0, h] for h in heads])[None]
-
-
-def _weights(scores: Array, mask: Array | None, value: Array) -> Array:
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
-    return lax.optimization_barrier(weights.astype(value.dtype))
+    weights = lax.optimization_barrier(weights.astype(value.dtype))
+    return jnp.einsum("bhts,bhsd->bhtd", weights, value)
