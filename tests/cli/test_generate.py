@@ -224,14 +224,13 @@ def test_dtype_and_device():
 def test_an_interrupt_keeps_what_was_written(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("And God said\n" * 500, "utf-8")
-    command = [sys.executable, "-m", "gpt2x", "generate", "--prompts-file", str(file)]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A shell's background jobs ignore the signal, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    # A shell's background jobs ignore the signal, and their children inherit that.
+    heed_interrupts = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('gpt2x', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", heed_interrupts, "generate", "--prompts-file", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         streamed = process.stdout.read(40)  # arrives long before the end
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
