@@ -8,128 +8,26 @@ import pytest
 torch = pytest.importorskip("torch")
 tf = pytest.importorskip("tensorflow")
 
-import gpt2x.pt  # noqa: E402
 import gpt2x.tf  # noqa: E402
-from gpt2x.config import GPT2Config  # noqa: E402
-from gpt2x.errors import InvalidInputError  # noqa: E402
-from gpt2x.weights import Head  # noqa: E402
-
-TINY = {
-    "vocab_size": 61,
-    "n_positions": 32,
-    "n_embd": 24,
-    "n_layer": 2,
-    "n_head": 3,
-    "bos_token_id": 60,
-    "eos_token_id": 59,
-    "pad_token_id": 58,
-    "initializer_range": 0.3,
-    "num_labels": 3,
-}
-FLAGS = {
-    "plain": {},
-    "untied": {"tie_word_embeddings": False},
-    "unscaled": {"scale_attn_weights": False},
-    "inverse_layer_idx": {"scale_attn_by_inverse_layer_idx": True},
-    "reorder_and_upcast": {"reorder_and_upcast_attn": True},
-    "all attention flags": {
-        "scale_attn_weights": False,
-        "scale_attn_by_inverse_layer_idx": True,
-        "reorder_and_upcast_attn": True,
-    },
-    "inner": {"n_inner": 40, "activation_function": "relu2", "layer_norm_epsilon": 0.1},
-    "cross attention": {"add_cross_attention": True},
-}
-RNG = np.random.default_rng(0)
-IDS = RNG.integers(0, 58, (3, 7))
-MASK = np.array([[0, 0, 0, 1, 1, 1, 1], [1] * 7, [0, 1, 1, 1, 1, 1, 1]])
-LABELS = {
-    Head.LM: {"labels": np.where(MASK == 1, IDS, -100)},
-    Head.DOUBLE: {"labels": IDS[:, None], "mc_labels": np.array([0, 0, 0])},
-    Head.SEQUENCE_CLASSIFICATION: {"labels": np.array([2, 0, 1])},
-    Head.TOKEN_CLASSIFICATION: {"labels": np.where(MASK == 1, IDS % 3, -100)},
-    Head.QUESTION_ANSWERING: {
-        "start_positions": np.array([3, 0, 9]),
-        "end_positions": np.array([4, 6, 2]),
-    },
-}
+from gpt2x.weights import TENSORFLOW, Head  # noqa: E402
+from parity_models import (  # noqa: E402
+    BAD_INPUTS,
+    FLAGS,
+    GENERATION,
+    IDS,
+    MASK,
+    assert_errors_agree,
+    assert_outputs_agree,
+    assert_texts_agree,
+    save_reference,
+    tensors,
+)
 
 
-def pair(head: Head, folder, **fields):
+def pair(head, folder, **fields):
     """A PyTorch model of random weights, and what TensorFlow loads of it."""
-    torch.manual_seed(0)
-    ours = getattr(gpt2x.pt, f"GPT2{head.value}")(GPT2Config(**{**TINY, **fields})).eval()
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    ours.save_pretrained(folder)
-    return ours, getattr(gpt2x.tf, f"TFGPT2{head.value}").from_pretrained(folder)
-
-
-def leaves(value):
-    """The tensors of an output's field, whatever it is made of."""
-    if hasattr(value, "to_tuple"):
-        value = value.to_tuple()
-    if isinstance(value, tuple):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [np.asarray(value.detach() if isinstance(value, torch.Tensor) else value)]
-
-
-def agree(theirs, ours):
-    assert list(ours) == list(theirs)
-    for name in theirs:
-        for a, b in zip(leaves(theirs[name]), leaves(ours[name]), strict=True):
-            np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize("flags", FLAGS)
-@pytest.mark.parametrize("head", list(Head), ids=lambda head: head.value)
-def test_every_output_agrees(head, flags, tmp_path):
-    theirs, ours = pair(head, tmp_path, **FLAGS[flags])
-    ids, mask = (IDS[:, None], MASK[:, None]) if head is Head.DOUBLE else (IDS, MASK)
-    inputs = {"input_ids": ids, "attention_mask": mask, **LABELS.get(head, {})}
-    if flags == "cross attention" and head in (Head.NONE, Head.LM):
-        inputs["encoder_hidden_states"] = RNG.normal(size=(3, 4, 24)).astype(np.float32)
-        inputs["encoder_attention_mask"] = np.array([[1, 1, 0, 0], [1] * 4, [1, 0, 0, 0]])
-    options = {"output_hidden_states": True, "output_attentions": True}
-    with torch.no_grad():
-        expected = theirs(**{k: torch.tensor(v) for k, v in inputs.items()}, **options)
-    agree(expected, ours(**inputs, **options))
-
-
-def test_gradients_agree(tmp_path):
-    theirs, ours = pair(Head.LM, tmp_path)
-    # Padded in front, and labels on the padding too.
-    inputs = {"input_ids": IDS, "attention_mask": MASK, "labels": IDS}
-    theirs(**{k: torch.tensor(v) for k, v in inputs.items()}).loss.backward()
-    with tf.GradientTape() as tape:
-        loss = ours(**inputs).loss
-    variables = dict(ours._canonical_variables())
-    gradients = tape.gradient(loss, list(variables.values()))
-    expected = dict(theirs.named_parameters())
-    for name, gradient in zip(variables, gradients, strict=True):
-        layout = gpt2x.tf.pretrained.TENSORFLOW.layout(name)
-        gradient = layout.to_canonical(tf.convert_to_tensor(gradient).numpy())
-        key = "lm_head.weight" if name == "lm_head.weight" else f"transformer.{name}"
-        np.testing.assert_allclose(
-            gradient, expected[key].grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name
-        )
-
-
-GENERATION = {
-    "greedy": {},
-    "sampling": {"do_sample": True, "top_k": 20, "top_p": 0.9, "temperature": 1.5, "seed": 11},
-    "all of the vocabulary": {"do_sample": True, "top_k": 0, "seed": [(1, 4), (1, 0), (2, 0)]},
-    "many at once": {"do_sample": True, "num_return_sequences": 3, "min_p": 0.01, "seed": 2},
-    "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
-    "processors": {
-        "repetition_penalty": 1.3,
-        "no_repeat_ngram_size": 2,
-        "min_new_tokens": 3,
-        "bad_words_ids": [[5], [6, 7]],
-    },
-}
+    reference = save_reference(head, folder, **fields)
+    return reference, getattr(gpt2x.tf, f"TFGPT2{head.value}").from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -137,40 +35,47 @@ def models(tmp_path_factory):
     return pair(Head.LM, tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("head", list(Head), ids=lambda head: head.value)
+def test_every_output_agrees(head, flags, tmp_path):
+    assert_outputs_agree(*pair(head, tmp_path, **FLAGS[flags]), head, flags)
+
+
+def test_gradients_agree(tmp_path):
+    reference, model = pair(Head.LM, tmp_path)
+    # Padded in front, and labels on the padding too.
+    inputs = {"input_ids": IDS, "attention_mask": MASK, "labels": IDS}
+    reference(**tensors(inputs)).loss.backward()
+    with tf.GradientTape() as tape:
+        loss = model(**inputs).loss
+    variables = dict(model._canonical_variables())
+    gradients = tape.gradient(loss, list(variables.values()))
+    expected = dict(reference.named_parameters())
+    for name, gradient in zip(variables, gradients, strict=True):
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        key = "lm_head.weight" if name == "lm_head.weight" else f"transformer.{name}"
+        np.testing.assert_allclose(
+            TENSORFLOW.layout(name).to_canonical(gradient),
+            expected[key].grad.numpy(),
+            rtol=1e-4,
+            atol=1e-4,
+            err_msg=name,
+        )
+
+
 @pytest.mark.parametrize("name", GENERATION)
 def test_the_same_texts(name, models):
-    theirs, ours = models
-    options = {"max_new_tokens": 8, "pad_token_id": 58, **GENERATION[name]}
-    expected = theirs.generate(
-        torch.tensor(IDS), attention_mask=torch.tensor(MASK), **options
-    ).numpy()
-    np.testing.assert_array_equal(ours.generate(IDS, attention_mask=MASK, **options), expected)
+    assert_texts_agree(*models, **GENERATION[name])
 
 
 def test_the_same_texts_up_to_the_last_position(models):
-    theirs, ours = models
+    reference, model = models
     options = {"do_sample": True, "seed": 4, "max_length": 33, "eos_token_id": None}
-    expected = theirs.generate(torch.tensor(IDS[:1]), **options).numpy()
+    expected = reference.generate(torch.tensor(IDS[:1]), **options).numpy()
     assert expected.shape == (1, 33)
-    np.testing.assert_array_equal(ours.generate(IDS[:1], **options), expected)
+    np.testing.assert_array_equal(model.generate(IDS[:1], **options), expected)
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        {},
-        {"input_ids": IDS[0]},
-        {"input_ids": IDS + 61},
-        {"input_ids": IDS, "attention_mask": MASK[:, 2:]},
-        {"input_ids": IDS, "token_type_ids": IDS[:, 1:]},
-        {"input_ids": IDS, "labels": IDS + 10},
-        {"input_ids": np.zeros((1, 40), np.int64)},
-    ],
-)
-def test_the_same_errors(inputs, models):
-    messages = []
-    for model, convert in zip(models, (torch.tensor, tf.constant), strict=True):
-        with pytest.raises(InvalidInputError) as error:
-            model(**{name: convert(value) for name, value in inputs.items()})
-        messages.append(str(error.value))
-    assert messages[0] == messages[1]
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_the_same_errors(name, models):
+    assert_errors_agree(*models, BAD_INPUTS[name], tf.constant)
