@@ -1,4 +1,4 @@
-"""What the parity tests compare: PyTorch models of random weights, inputs, and how outputs agree."""
+"""What the parity tests share: PyTorch models of random weights, inputs, how outputs agree."""
 
 from __future__ import annotations
 
