@@ -123,6 +123,13 @@ def test_a_long_prompt_gets_the_room_that_is_left():
     assert "256" in result.stderr
 
 
+def test_a_prompt_longer_than_the_model_is_one_error(caplog):
+    result = generate("word " * 300)
+    assert result.exit_code == 1
+    assert "the model has 256 positions" in result.stderr
+    assert caplog.messages == []  # nor a warning about arguments that the command does not have
+
+
 def test_it_ends_after_a_stop_string_or_a_token():
     (found,) = lines(generate(PROMPT, "--json", "--greedy", "-n", "30"))
     words = found["continuation"].split()

@@ -81,7 +81,11 @@ class Writer:
 
     def write(self, prompt: str, number: int, streamer: Any = None) -> list[list[int]]:
         """Return the new tokens of each text that continues prompt `number`."""
-        inputs = self.tokenizer(prompt or self.tokenizer.bos_token, return_tensors=self.tensors)
+        inputs = self.tokenizer(
+            prompt or self.tokenizer.bos_token,
+            return_tensors=self.tensors,
+            verbose=False,  # what is too long is an error of `generate`, not a hint to programmers
+        )
         if self.tensors == "pt":
             inputs = inputs.to(self.model.device)
         config, rows = self.config, self.config.num_return_sequences
