@@ -129,10 +129,21 @@ def test_the_package_costs_little_more_than_numpy():
     assert package < 1.5 * numpy + 0.1
 
 
-@pytest.mark.parametrize("name", sorted(gpt2x._CORE_NAMES))
-def test_a_core_name_resolves_without_any_framework(name):
-    code = f"from gpt2x import {name}; print(getattr({name}, '__name__', {name}))"
-    assert run(code, *EVERY_FRAMEWORK).strip() in (name, str(gpt2x.EMBEDDED_MODEL))
+def test_core_names_resolve_without_any_framework():
+    code = """
+import importlib, gpt2x
+for name, module in gpt2x._CORE_NAMES.items():
+    assert getattr(gpt2x, name) is getattr(importlib.import_module(module), name), name
+    print(name)
+"""
+    assert run(code, *EVERY_FRAMEWORK).split() == list(gpt2x._CORE_NAMES)
+
+
+def test_all_of_decoding_is_public():
+    from gpt2x import generation
+
+    names = {n for n, module in gpt2x._CORE_NAMES.items() if module == "gpt2x.generation"}
+    assert names == set(generation.__all__)
 
 
 @pytest.mark.parametrize("backend", backends.installed())

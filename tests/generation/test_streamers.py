@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from queue import Empty
 
@@ -9,7 +10,12 @@ import numpy as np
 import pytest
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import BaseStreamer, TextIteratorStreamer, TextStreamer
+from gpt2x.generation import (
+    AsyncTextIteratorStreamer,
+    BaseStreamer,
+    TextIteratorStreamer,
+    TextStreamer,
+)
 from gpt2x.generation.streamers import as_streamer
 
 WORDS = ["In", " the", " begin", "ning", "\n", "God", "天", "地", "<end>"]
@@ -80,6 +86,26 @@ def test_another_thread_reads_the_text():
 def test_the_reader_does_not_wait_for_ever():
     with pytest.raises(Empty):
         next(TextIteratorStreamer(Tokenizer(), timeout=0.01))
+
+
+def test_a_coroutine_reads_the_text():
+    async def read():
+        streamer = AsyncTextIteratorStreamer(Tokenizer(), skip_prompt=True, timeout=10)
+        thread = threading.Thread(target=_feed, args=(streamer, [0], [1, 2, 3]))
+        thread.start()
+        words = [word async for word in streamer]
+        thread.join()
+        return words
+
+    assert "".join(asyncio.run(read())) == " the beginning"
+
+
+def test_a_coroutine_does_not_wait_for_ever():
+    async def read():
+        await anext(AsyncTextIteratorStreamer(Tokenizer(), timeout=0.01))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(read())
 
 
 def test_a_streamer_writes_one_text():

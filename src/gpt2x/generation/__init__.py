@@ -17,6 +17,8 @@ from gpt2x.generation.outputs import (
     SampleDecoderOnlyOutput,
 )
 from gpt2x.generation.processors import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     ExponentialDecayLengthPenalty,
@@ -49,7 +51,12 @@ from gpt2x.generation.stopping import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from gpt2x.generation.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+from gpt2x.generation.streamers import (
+    AsyncTextIteratorStreamer,
+    BaseStreamer,
+    TextIteratorStreamer,
+    TextStreamer,
+)
 
 __all__ = [
     "GenerationConfig",
@@ -71,7 +78,9 @@ __all__ = [
     "EpsilonLogitsWarper",
     "EtaLogitsWarper",
     "RepetitionPenaltyLogitsProcessor",
+    "EncoderRepetitionPenaltyLogitsProcessor",
     "NoRepeatNGramLogitsProcessor",
+    "EncoderNoRepeatNGramLogitsProcessor",
     "SequenceBiasLogitsProcessor",
     "NoBadWordsLogitsProcessor",
     "PrefixConstrainedLogitsProcessor",
@@ -91,4 +100,5 @@ __all__ = [
     "BaseStreamer",
     "TextStreamer",
     "TextIteratorStreamer",
+    "AsyncTextIteratorStreamer",
 ]

@@ -7,6 +7,7 @@ arrives before the model computes token n + 2.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from queue import Queue
 from typing import Any, Self
@@ -123,6 +124,42 @@ class TextIteratorStreamer(TextStreamer):
         text = self.text_queue.get(timeout=self.timeout)
         if text is None:
             raise StopIteration
+        return text
+
+
+class AsyncTextIteratorStreamer(TextStreamer):
+    """Hand the text to a coroutine, which iterates over the streamer with `async for`.
+
+    Made inside the event loop that iterates; `generate` runs in another thread.
+
+    timeout: seconds that the iterator waits for text before it raises `TimeoutError`; None waits
+        for ever.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        skip_prompt: bool = False,
+        timeout: float | None = None,
+        **decode_kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt, **decode_kwargs)
+        self.text_queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self.timeout = timeout
+        self.loop = asyncio.get_running_loop()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.loop.call_soon_threadsafe(self.text_queue.put_nowait, text)
+        if stream_end:
+            self.loop.call_soon_threadsafe(self.text_queue.put_nowait, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        text = await asyncio.wait_for(self.text_queue.get(), self.timeout)
+        if text is None:
+            raise StopAsyncIteration
         return text
 
 
