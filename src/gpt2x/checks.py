@@ -36,6 +36,21 @@ def reject_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> 
         raise InvalidInputError(unknown_arguments(function.__qualname__, unknown, allowed))
 
 
+def check_config(owner: str, config: Any) -> None:
+    """Check what a model of the class `owner` is to be built from."""
+    if not isinstance(config, GPT2Config):
+        raise InvalidInputError(
+            f"{owner} is built from a GPT2Config; got {type(config).__name__}. "
+            "To load a model by name, use from_pretrained."
+        )
+    config.validate()
+    if any(config.pruned_heads.values()):
+        raise InvalidInputError(
+            "The config has pruned_heads, which a model can only be loaded with: from_pretrained "
+            "restores them, with weights of zero. For a new model set pruned_heads={}."
+        )
+
+
 def check_model_inputs(
     config: GPT2Config,
     values: Values,

@@ -33,6 +33,7 @@ from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
 from gpt2x.checkpoint.formats import TENSORFLOW as TENSORFLOW_FILE
 from gpt2x.checkpoint.infer import infer_config
 from gpt2x.checkpoint.opening import open_model
+from gpt2x.checkpoint.pruning import restore_heads
 from gpt2x.checkpoint.writing import write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
@@ -73,7 +74,7 @@ class Pretrained:
 
     Attributes:
         name: the folder or hub name it was asked for by.
-        config: its config, with the caller's overrides.
+        config: its config, with the caller's overrides; pruned heads are restored, as zeros.
         checkpoint: its weights; None where a state dict was given in their place.
         dtype: name of the dtype that the model is wanted in.
         generation_config: path of its generation_config.json, or None.
@@ -164,6 +165,8 @@ def resolve(
     try:
         found = _find_config(owner, name, checkpoint, config, where, overrides)
         check_depth(found, checkpoint, name)
+        checkpoint.replace(restore_heads(checkpoint, found))
+        found.pruned_heads = {}
         return Pretrained(
             name=name,
             config=found,

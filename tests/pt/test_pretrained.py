@@ -243,6 +243,38 @@ def test_state_dict_has_transformers_keys():
     assert not list(pt.GPT2Model(tiny_config()).buffers())
 
 
+def test_pruned_heads_are_restored_and_add_nothing(tmp_path: Path):
+    model = tiny_model()
+    pruned = {0: [1], 1: [0, 2]}
+    state = model.state_dict()
+    for layer, heads in pruned.items():
+        kept = torch.tensor([head not in heads for head in range(3)]).repeat_interleave(8)
+        name = f"transformer.h.{layer}.attn"
+        state[f"{name}.c_attn.weight"] = state[f"{name}.c_attn.weight"][:, kept.repeat(3)]
+        state[f"{name}.c_attn.bias"] = state[f"{name}.c_attn.bias"][kept.repeat(3)]
+        state[f"{name}.c_proj.weight"] = state[f"{name}.c_proj.weight"][kept]
+    config = tiny_config(pruned_heads=pruned)
+    config.save_pretrained(tmp_path)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    ids = random_ids(2, 7)
+    expected = model(ids, head_mask=torch.tensor([[1, 0, 1], [0, 1, 0]])).logits
+    for loaded in (
+        pt.GPT2LMHeadModel.from_pretrained(tmp_path),
+        pt.GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=state),
+        # Heads that are there all the same are silenced.
+        pt.GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=model.state_dict()),
+    ):
+        assert loaded.config.pruned_heads == {}
+        torch.testing.assert_close(loaded(ids).logits, expected)
+        loaded(ids, labels=ids).loss.backward()
+        gradient = loaded.transformer.h[0].attn.c_attn.weight.grad
+        assert not gradient[:, 8:16].any()
+        assert gradient[:, :8].any()
+    state["transformer.h.0.attn.c_attn.bias"] = torch.zeros(40)
+    with pytest.raises(WeightsError, match=r"h.0.attn.c_attn.bias is \(40,\)"):
+        pt.GPT2LMHeadModel.from_pretrained(None, config=config, state_dict=state)
+
+
 def test_a_model_is_built_from_a_config():
     with pytest.raises(InvalidInputError, match="use from_pretrained"):
         pt.GPT2Model("gpt2")
@@ -250,7 +282,7 @@ def test_a_model_is_built_from_a_config():
     config.n_head = 5
     with pytest.raises(InvalidInputError, match="divisible"):
         pt.GPT2Model(config)
-    with pytest.raises(InvalidInputError, match="silence heads with head_mask"):
+    with pytest.raises(InvalidInputError, match="from_pretrained restores them"):
         pt.GPT2Model(tiny_config(pruned_heads={0: [1]}))
     model = pt.GPT2Model._from_config(tiny_config(), dtype="bfloat16", attn_implementation="eager")
     assert model.dtype == torch.bfloat16

@@ -167,6 +167,10 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """Put tensors in the place of those of the same names."""
+        self._tensors |= tensors
+
     def __repr__(self) -> str:
         return f"<Checkpoint {self.format} {str(self.path)!r}: {len(self)} tensors>"
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt2x import pretrained
+from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.checkpoint.pruning import restore_heads
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
@@ -50,17 +51,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        if not isinstance(config, GPT2Config):
-            raise InvalidInputError(
-                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
-                "To load a model by name, use from_pretrained."
-            )
-        config.validate()
-        if any(config.pruned_heads.values()):
-            raise InvalidInputError(
-                "The config has pruned_heads, which gpt2x does not support; silence heads with "
-                "head_mask instead."
-            )
+        checks.check_config(type(self).__name__, config)
         config._attn_implementation = config._attn_implementation or "sdpa"
         get_attention(config._attn_implementation)
         self.config = config
@@ -168,6 +159,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 for key, tensor in state_dict.items()
                 if (name := canonical_pytorch_name(key)) is not None
             }
+            tensors |= restore_heads(tensors, model_config)
+            model_config.pruned_heads = {}
             model = cls._build(model_config, attn_implementation)
             plan = pretrained.plan_load(tensors, model_config, cls.head, **options)
             model._assign(plan, dtype)
