@@ -81,6 +81,8 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
     )
     from gpt2x.tf import (
         AdamWeightDecay,
+        KerasMetricCallback,
+        PushToHubCallback,
         TFGPT2DoubleHeadsModel,
         TFGPT2ForQuestionAnswering,
         TFGPT2ForSequenceClassification,
@@ -170,7 +172,16 @@ _MODEL_CLASSES = (
 _BACKEND_NAMES: dict[str, str] = {
     **{"GPT2" + name: "pt" for name in _MODEL_CLASSES},
     **{"TFGPT2" + name: "tf" for name in (*_MODEL_CLASSES, "MainLayer", "Tokenizer")},
-    **dict.fromkeys(("AdamWeightDecay", "WarmUp", "create_optimizer"), "tf"),
+    **dict.fromkeys(
+        (
+            "AdamWeightDecay",
+            "WarmUp",
+            "create_optimizer",
+            "KerasMetricCallback",
+            "PushToHubCallback",
+        ),
+        "tf",
+    ),
     **{"FlaxGPT2" + name: "flax" for name in _MODEL_CLASSES},
 }
 

@@ -182,6 +182,22 @@ def test_seeds_and_the_global_generator(model):
     assert (traced() != traced()).numpy().any()  # drawn when it runs, not when it is traced
 
 
+def test_a_seed_of_two_integers_is_one_of_64_bits(model):
+    """As transformers' TensorFlow models take it, in each place that a seed can come from."""
+
+    def draw(seed):
+        return model.generate(IDS, do_sample=True, max_new_tokens=6, seed=seed)
+
+    expected = draw(3 * 2**32 + 2**31 + 5).numpy()
+    pair = [3, 2**31 + 5]
+    np.testing.assert_array_equal(draw(pair), expected)
+    np.testing.assert_array_equal(draw(tf.constant(np.array(pair))), expected)
+    spec = tf.TensorSpec([None, None], tf.int32)
+    options = {"do_sample": True, "max_new_tokens": 6, "seed": pair}
+    graph = tf.function(lambda ids: model.generate(ids, **options), input_signature=[spec])
+    np.testing.assert_array_equal(graph(IDS), expected)
+
+
 def test_without_cache_the_texts_are_the_same(model):
     options = {"max_new_tokens": 5, **SAMPLING}
     expected = model.generate(IDS, **options)

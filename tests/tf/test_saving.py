@@ -88,6 +88,13 @@ def test_keras_files_keep_the_optimizer(tmp_path):
     np.testing.assert_allclose(first_output(again), first_output(model), rtol=1e-5, atol=1e-5)
 
 
+def test_models_are_made_of_configs_alone():
+    config = tiny_config(n_inner=40)
+    assert TFGPT2LMHeadModel.from_config(config).config is config
+    again = TFGPT2LMHeadModel.from_config(TFGPT2LMHeadModel(config, name="mine").get_config())
+    assert (again.name, again.config.n_inner) == ("mine", 40)
+
+
 def test_weights_files_round_trip(tmp_path):
     model, other = tiny_model(), TFGPT2LMHeadModel(tiny_config())
     model.save_weights(tmp_path / "model.weights.h5")

@@ -3,8 +3,8 @@
 Attention, Block and Model are in `model.py`, the heads and losses in `heads.py`; `cache.py` holds
 the keys and values, `generation.py` generates, `pretrained.py` loads and saves. `gpt2x.pt` and
 `gpt2x.flax` have the same files with the same classes in the same order. What Keras adds is in
-`training.py`, `data.py` and `optimization.py`; `serving.py` and `export.py` write SavedModels, and
-`tokenization.py` holds the tokenizer that runs inside a graph.
+`training.py`, `data.py`, `optimization.py` and `callbacks.py`; `serving.py` and `export.py` write
+SavedModels, and `tokenization.py` holds the tokenizer that runs inside a graph.
 """
 
 import keras
@@ -21,6 +21,7 @@ if keras.config.backend() != "tensorflow":
 
 from gpt2x.tf.attention import register_attention
 from gpt2x.tf.cache import KVCache
+from gpt2x.tf.callbacks import KerasMetricCallback, PushToHubCallback
 from gpt2x.tf.export import TextGenerator
 from gpt2x.tf.heads import (
     TFGPT2DoubleHeadsModel,
@@ -78,4 +79,6 @@ __all__ = [
     "AdamWeightDecay",
     "WarmUp",
     "create_optimizer",
+    "KerasMetricCallback",
+    "PushToHubCallback",
 ]

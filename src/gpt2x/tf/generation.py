@@ -117,8 +117,9 @@ class GenerationMixin:
             use_model_defaults: see `gpt2x.generation.plan.resolve_config`.
             seed: makes sampling repeatable, in every backend and batch alike: row r draws from
                 stream (seed, r); a list gives each row its own (seed, row). Inside `tf.function` it
-                may be an int64 scalar. None draws a seed from TensorFlow's global generator
-                (`tf.random.set_seed`), at each call.
+                may be an int64 scalar. transformers' pair of integers, also as a tensor [2], is one
+                number: its upper and lower half. None draws a seed from TensorFlow's global
+                generator (`tf.random.set_seed`), at each call.
             tokenizer: needed by `stop_strings`.
             jit_compile: compile the eager call with XLA: faster steps, after a compilation of
                 seconds for each power of two of the prompt's and the text's length.
@@ -435,17 +436,27 @@ def _of_any_size(prompt: Prompt, settings: Settings) -> tuple[Prompt, Settings]:
 
 def _keys(seed: Any, rows: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the keys of the rows' streams of random numbers."""
+    if isinstance(seed, list | tuple) and len(seed) == 2 and all(map(_is_integer, seed)):
+        upper, lower = (int(half) % 2**32 for half in seed)
+        seed = upper << 32 | lower
     if seed is None:  # drawn when the graph runs, never once for all of its runs
         seed = tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
+    elif tf.is_tensor(seed) and seed.shape.num_elements() == 2:
+        seed = tf.cast(tf.reverse(seed, [0]), tf.int32)
     elif tf.is_tensor(seed):
         seed = tf.bitcast(tf.cast(tf.reshape(seed, []), tf.int64), tf.int32)
-    elif isinstance(rows, int) or not isinstance(seed, int):
-        return streams(seed, rows if isinstance(rows, int) else len(seed)).keys(OPS)
+    elif isinstance(rows, int) or not _is_integer(seed):
+        listed = len(seed) if isinstance(seed, list | tuple) else 1
+        return streams(seed, rows if isinstance(rows, int) else listed).keys(OPS)
     else:
-        halves = np.array(random.split_seed(seed), np.uint32).view(np.int32)
+        halves = np.array(random.split_seed(int(seed)), np.uint32).view(np.int32)
         seed = tf.constant(halves)
     words = OPS.words(seed)  # the low and the high half
     return random.row_keys(OPS, (words[:1], words[1:]), OPS.arange(rows))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _integers(value: Any) -> tf.Tensor | None:

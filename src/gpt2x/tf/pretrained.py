@@ -280,8 +280,12 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         return config
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Self:
-        """Return a model with new weights from what `get_config` returned."""
+    def from_config(
+        cls, config: GPT2Config | Mapping[str, Any], custom_objects: Any = None
+    ) -> Self:
+        """Return a model with new weights from a `GPT2Config`, or what `get_config` returned."""
+        if isinstance(config, GPT2Config):
+            return cls(config)
         options = dict(config)
         generation_config = options.pop("generation_config", None)
         model = cls(GPT2Config.from_dict(options.pop("config")), **options)

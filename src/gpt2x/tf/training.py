@@ -166,14 +166,25 @@ class TrainingMixin(keras.Model):
         return tf.add_n([self.combine(losses), *regularization])
 
     def _distributed_loss(self, target: Target, sample_weight: Any) -> tf.Tensor:
-        """Return this replica's part of the mean loss over all replicas."""
+        """Return the mean loss, of which each of R replicas holds one R-th.
+
+        Keras sums the gradients of all replicas, and logs R times what each returns, weighed by its
+        rows. Replicas may hold different numbers of rows and labels. So the gradient is that of the
+        replica's part of the sum, and the value that of all.
+        """
         losses, count = target.losses * target.weights, tf.reduce_sum(target.weights)
         if sample_weight is not None:
             losses *= _aligned(tf.cast(sample_weight, losses.dtype), losses)
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            # Replicas may hold different numbers of labels; gradients are summed over them.
-            count = tf.distribute.get_replica_context().all_reduce("SUM", count)
-        return tf.math.divide_no_nan(tf.reduce_sum(losses), count)
+        total, replicas = tf.reduce_sum(losses), self.distribute_strategy.num_replicas_in_sync
+        if replicas == 1:
+            return tf.math.divide_no_nan(total, count)
+        totals = tf.stop_gradient(tf.stack([total, count]))
+        all_total, all_count = tf.unstack(
+            tf.distribute.get_replica_context().all_reduce("SUM", totals)
+        )
+        part = tf.math.divide_no_nan(total, all_count)
+        mean = tf.math.divide_no_nan(all_total, all_count)
+        return part + tf.stop_gradient(mean / replicas - part)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
