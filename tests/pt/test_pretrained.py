@@ -18,6 +18,7 @@ import torch
 from gpt2x import pt
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
+from gpt2x.unavailable import MODEL
 from pt_models import random_ids, tiny_config, tiny_model
 
 HEADS = [
@@ -405,3 +406,42 @@ def test_generation_options_of_an_old_config_are_used(tmp_path: Path):
     model.save_pretrained(tmp_path / "again")
     stored = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert stored["top_k"] == 7
+
+
+# --- what transformers' classes have besides ---
+
+
+def test_what_is_not_here_says_what_to_do_instead():
+    model = tiny_model()
+    for name in MODEL:
+        assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match=r"no 'prune_heads', .* silence heads with head_mask"):
+        model.prune_heads({0: [1]})
+    with pytest.raises(AttributeError, match="no attribute 'prun_heads'"):
+        model.prun_heads({0: [1]})
+
+
+def test_gradients_pass_frozen_embeddings_where_they_are_asked_to():
+    model = tiny_model()
+    model.get_input_embeddings().requires_grad_(False)
+    model.transformer.wpe.requires_grad_(False)
+
+    def inputs_of_the_blocks() -> torch.Tensor:
+        return model(random_ids(1, 4), output_hidden_states=True).hidden_states[0]
+
+    assert not inputs_of_the_blocks().requires_grad
+    model.enable_input_require_grads()
+    assert pickle.loads(pickle.dumps(model)) is not None
+    assert inputs_of_the_blocks().requires_grad
+    model.disable_input_require_grads()
+    assert not inputs_of_the_blocks().requires_grad
+
+
+def test_a_training_script_of_accelerate_saves(tmp_path: Path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "other", is_main_process=False, save_function=torch.save)
+    assert not (tmp_path / "other").exists()
+    model.save_pretrained(tmp_path, is_main_process=True, save_function=torch.save)
+    loaded = pt.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert_same_weights(loaded, model)
+    assert loaded.name_or_path == str(tmp_path)

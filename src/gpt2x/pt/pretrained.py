@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
@@ -24,6 +25,7 @@ from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
 from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
 
 Output = TypeVar("Output", bound=ModelOutput)
@@ -47,6 +49,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
     accepts_loss_kwargs: ClassVar[bool] = False
     head: ClassVar[Head] = Head.NONE
+    _no_split_modules: ClassVar[list[str]] = ["GPT2Block"]  # asked by accelerate
     _tied_weights_keys: ClassVar[list[str]] = []
 
     def __init__(self, config: GPT2Config) -> None:
@@ -56,6 +59,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         get_attention(config._attn_implementation)
         self.config = config
         self.gradient_checkpointing_kwargs: dict[str, Any] = {"use_reentrant": False}
+        self._input_hook: RemovableHandle | None = None
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)
 
@@ -229,6 +233,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         push_to_hub: bool = False,
         repo_id: str | None = None,
         token: str | bool | None = None,
+        save_function: Any = None,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers reads; it appears whole or not at all.
@@ -243,6 +248,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             push_to_hub: upload the folder as well (see `push_to_hub`).
             repo_id: where to; by default the folder's name, of the token's owner.
             token: access token with write permission.
+            save_function: not called: files are written tensor by tensor. Scripts pass the one of
+                accelerate, with `is_main_process`.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
@@ -279,6 +286,10 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
 
     # --- the model's parts ---
 
+    def __getattr__(self, name: str) -> Any:
+        explain(type(self), name, MODEL)
+        return super().__getattr__(name)
+
     @property
     def base_model(self) -> GPT2PreTrainedModel:
         """The body of a model with a head; the body itself is its own."""
@@ -289,6 +300,11 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     def can_generate(cls) -> bool:
         """Whether the class has a language model to generate text with."""
         return cls.head in (Head.LM, Head.DOUBLE)
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the model was loaded from, or an empty string."""
+        return self.config.name_or_path
 
     @property
     def device(self) -> torch.device:
@@ -351,6 +367,20 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     def is_gradient_checkpointing(self) -> bool:
         """Whether blocks are recomputed in training."""
         return getattr(self.base_model, "gradient_checkpointing", False)
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach the embeddings' output, where the embeddings themselves are frozen.
+
+        Reentrant checkpointing of a partly frozen model has no gradients without it.
+        """
+        self.disable_input_require_grads()
+        self._input_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        if self._input_hook is not None:
+            self._input_hook.remove()
+            self._input_hook = None
 
     # --- embeddings ---
 
@@ -421,6 +451,10 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         """Return the output, or its tuple where the caller or the config wants that."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
+
+
+def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    output.requires_grad_()
 
 
 def _resized(weight: nn.Parameter, rows: int, std: float | None) -> nn.Parameter:

@@ -1,0 +1,52 @@
+"""What transformers' classes have and these do not, with what to do instead.
+
+A name listed here raises an AttributeError that says so, in place of Python's bare one; to
+`hasattr` it is missing, as code that probes for features expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_PEFT = "adapters are not supported; train all weights, or freeze some with requires_grad"
+_DEVICES = "GPT-2 fits on one device"
+_DECODING = "generate prepares its own inputs, see docs/generation.md"
+_MASKS = "the model takes masks as they are, see docs/compatibility.md"
+_CODE = "files of gpt2x hold no code"
+_FUSED = 'attention is fused as it is (attn_implementation="sdpa")'
+_RESIZE = "a GPT-2 cannot learn positions after the fact; set n_positions before training"
+
+#: Attributes of transformers' models.
+MODEL: dict[str, str] = {
+    "prune_heads": "silence heads with head_mask; checkpoints that were pruned load",
+    **dict.fromkeys(("parallelize", "deparallelize", "tensor_parallel"), _DEVICES),
+    **dict.fromkeys(("add_adapter", "load_adapter", "set_adapter", "delete_adapter"), _PEFT),
+    **dict.fromkeys(("enable_adapters", "disable_adapters", "active_adapters"), _PEFT),
+    **dict.fromkeys(("to_bettertransformer", "reverse_bettertransformer", "kernelize"), _FUSED),
+    **dict.fromkeys(("prepare_inputs_for_generation", "_reorder_cache", "heal_tokens"), _DECODING),
+    **dict.fromkeys(("generate_batch", "init_continuous_batching", "greedy_search"), _DECODING),
+    **dict.fromkeys(("sample", "beam_search", "contrastive_search"), _DECODING),
+    **dict.fromkeys(("get_head_mask", "invert_attention_mask"), _MASKS),
+    "get_extended_attention_mask": _MASKS,
+    **dict.fromkeys(("resize_position_embeddings", "get_position_embeddings"), _RESIZE),
+    **dict.fromkeys(("get_decoder", "set_decoder"), "the body is base_model"),
+    "load_tf_weights": "from_pretrained reads TensorFlow checkpoints",
+    "register_for_auto_class": _CODE,
+    "dequantize": "models are not quantised",
+}
+
+#: Attributes of transformers' tokenizers.
+TOKENIZER: dict[str, str] = {
+    "as_target_tokenizer": "pass text_target= to the tokenizer",
+    "prepare_seq2seq_batch": "pass text_target= to the tokenizer",
+    "set_truncation_and_padding": "pass truncation= and padding= to each call",
+    "register_for_auto_class": _CODE,
+}
+
+
+def explain(owner: type, name: str, unavailable: Mapping[str, str]) -> None:
+    """Raise an AttributeError that says what to do instead, if `name` is in the table."""
+    if name in unavailable:
+        raise AttributeError(
+            f"{owner.__name__} has no {name!r}, which transformers has: {unavailable[name]}."
+        )
