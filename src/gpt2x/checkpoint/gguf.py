@@ -1,16 +1,12 @@
-"""GGUF, llama.cpp's format, for models of the architecture ``gpt2``.
+"""Reading GGUF, llama.cpp's format, for models of the architecture ``gpt2``.
 
-A header of typed key-value pairs, a table of tensors, then their data, aligned. Dimensions are
-listed from the fastest to the slowest; projections are (out, in). Types read: F32, F16, BF16 and
-Q8_0 (blocks of 32: a float16 scale and 32 signed bytes).
-
-Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Read and written here so
-that tensors pass one at a time and every length is checked before it is believed.
+`gpt2x.checkpoint.gguf_format` describes it. Types read: F32, F16, BF16 and Q8_0 (blocks of 32: a
+float16 scale and 32 signed bytes). Read here, and not through the gguf package, so that tensors
+pass one at a time and every length is checked before it is believed.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import struct
@@ -20,50 +16,31 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor
+from gpt2x.checkpoint import gguf_tokenizer
+from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
+from gpt2x.checkpoint.gguf_format import (
+    ALIGNMENT,
+    ARCHITECTURE,
+    ARRAY,
+    BLOCK,
+    BLOCK_DTYPE,
+    DTYPES,
+    MAGIC,
+    MODULES,
+    NUMBERS,
+    Q8_0,
+    STRING,
+    TYPES,
+    VERSION,
+)
+from gpt2x.checkpoint.infer import same_values
 from gpt2x.checkpoint.names import is_projection
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
 from gpt2x.weights import Shape
 
-MAGIC = b"GGUF"
-VERSION = 3
-ALIGNMENT = 32
-ARCHITECTURE = "gpt2"
-
-BLOCK = 32  # elements of a Q8_0 block
-BLOCK_DTYPE = np.dtype([("scale", "<f2"), ("values", "i1", (BLOCK,))])
-
-# name -> (type of the tensors, "general.file_type")
-TYPES: Mapping[str, tuple[int, int]] = {
-    "f32": (0, 0),
-    "f16": (1, 1),
-    "q8_0": (8, 7),
-    "bf16": (30, 32),
-}
-F32, Q8_0 = 0, 8
-DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: BFLOAT16}
-
-NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
-            11: "<q", 12: "<d"}  # fmt: skip
-UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
-
-MODULES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-}
 _CANONICAL = {theirs: ours for ours, theirs in MODULES.items()}
-
-NORMAL_TOKEN, CONTROL_TOKEN, UNUSED_TOKEN = 1, 3, 5
 
 
 def _read_name(name: str) -> str | None:
@@ -107,7 +84,7 @@ class _Cursor:
             raise CheckpointError(f"it holds an array of the impossible type {item}")
         if item in NUMBERS:
             size = struct.calcsize(NUMBERS[item])
-            return list(struct.unpack(f"<{count}{NUMBERS[item][1]}", self.take(count * size)))
+            return np.frombuffer(self.take(count * size), NUMBERS[item])  # no larger than the file
         return [self.text() for _ in range(count)]  # each takes 8 bytes of the file at least
 
 
@@ -124,6 +101,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             transposed = name is not None and is_projection(name) and len(shape) == 2
             names.add(name or source, source, tensor.transposed() if transposed else tensor)
         config = _config(path, pairs, names)
+        tokenizer_files = _tokenizer_files(path, pairs)
     except BaseException:
         file.close()
         raise
@@ -134,8 +112,8 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         config=config,
         ignored=names.ignored,
         source_names=names.source_names,
-        metadata={k: v for k, v in pairs.items() if not isinstance(v, list)},
-        tokenizer_files=_tokenizer_files(pairs),
+        metadata={k: v for k, v in pairs.items() if not isinstance(v, list | np.ndarray)},
+        tokenizer_files=tokenizer_files,
         close=file.close,
     )
 
@@ -225,34 +203,25 @@ def _config(path: Path, pairs: Mapping[str, Any], names: CanonicalNames) -> dict
         "layer_norm_epsilon": "attention.layer_norm_epsilon",
     }
     config = {ours: pairs.get(f"{ARCHITECTURE}.{theirs}") for ours, theirs in fields.items()}
-    if lacking := [fields[name] for name, value in config.items() if value is None]:
+    kinds = {name: float if name == "layer_norm_epsilon" else int for name in fields}
+    if lacking := [
+        fields[name] for name, value in config.items() if type(value) is not kinds[name]
+    ]:
         raise CheckpointError(f"{str(path)!r} lacks {', '.join(lacking)} in its header.")
-    if "wte.weight" in names.tensors and len(names.tensors["wte.weight"].shape) == 2:
-        config["vocab_size"] = names.tensors["wte.weight"].shape[0]
-    for ours in ("bos_token_id", "eos_token_id"):
-        config[ours] = pairs.get(f"tokenizer.ggml.{ours}")
+    output, embedding = (names.tensors.get(name) for name in ("lm_head.weight", "wte.weight"))
+    if embedding is not None and len(embedding.shape) == 2:
+        config["vocab_size"] = embedding.shape[0]
+    if embedding is not None and output is not None:
+        config["tie_word_embeddings"] = same_values(output, embedding)
+    for ours, key in gguf_tokenizer.CONFIG_IDS.items():
+        config[ours] = pairs.get(key)
     epsilon = config["layer_norm_epsilon"]
     config["layer_norm_epsilon"] = float(f"{epsilon:.7g}")  # stored as float32: 1e-5 comes back
-    if "lm_head.weight" in names.tensors:
-        from gpt2x.checkpoint.infer import same_values
-
-        output, embedding = names.tensors["lm_head.weight"], names.tensors["wte.weight"]
-        config["tie_word_embeddings"] = same_values(output, embedding)
     return config
 
 
-def _tokenizer_files(pairs: Mapping[str, Any]) -> dict[str, bytes]:
-    tokens, merges = pairs.get("tokenizer.ggml.tokens"), pairs.get("tokenizer.ggml.merges")
-    if pairs.get("tokenizer.ggml.model") != "gpt2" or not tokens or not merges:
-        return {}
-    kinds = pairs.get("tokenizer.ggml.token_type") or [NORMAL_TOKEN] * len(tokens)
-    vocabulary = {
-        token: number
-        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
-        if kind != UNUSED_TOKEN
-    }
-    text = "\n".join(["#version: 0.2", *merges]) + "\n"
-    return {
-        "vocab.json": json.dumps(vocabulary, ensure_ascii=False).encode("utf-8", "replace"),
-        "merges.txt": text.encode("utf-8", "replace"),
-    }
+def _tokenizer_files(path: Path, pairs: Mapping[str, Any]) -> dict[str, bytes]:
+    try:
+        return gguf_tokenizer.to_files(pairs)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r} is not a sound GGUF file: {error}.") from error

@@ -1,4 +1,4 @@
-"""Writing GGUF files for llama.cpp; `gpt2x.checkpoint.gguf` describes the format.
+"""Writing GGUF files for llama.cpp; `gpt2x.checkpoint.gguf_format` describes the format.
 
 As llama.cpp's own converter does, norms, biases and position embeddings are always written in F32.
 """
@@ -10,37 +10,36 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2x.checkpoint.base import BLOCK_BYTES, LazyTensor
-from gpt2x.checkpoint.gguf import (
+from gpt2x.checkpoint.gguf_format import (
     ALIGNMENT,
     ARCHITECTURE,
     ARRAY,
     BLOCK,
     BLOCK_DTYPE,
-    BOOL,
-    CONTROL_TOKEN,
     DTYPES,
     FLOAT32,
-    INT32,
     MAGIC,
     MODULES,
-    NORMAL_TOKEN,
     NUMBERS,
     Q8_0,
     STRING,
     TYPES,
     UINT32,
-    UNUSED_TOKEN,
     VERSION,
 )
+from gpt2x.checkpoint.gguf_tokenizer import to_pairs
 from gpt2x.checkpoint.names import is_projection
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError, WeightsError, check_choice
+from gpt2x.errors import WeightsError, check_choice
 from gpt2x.weights import Shape
+
+if TYPE_CHECKING:
+    from gpt2x.tokenization import GPT2Tokenizer
 
 
 def _spell(name: str) -> str:
@@ -60,8 +59,7 @@ def write(
     tensors: Mapping[str, LazyTensor],
     *,
     type: str = "f16",
-    vocabulary: Mapping[str, int] | None = None,
-    merges: list[str] | None = None,
+    tokenizer: GPT2Tokenizer | None = None,
     name: str = "gpt2",
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
@@ -73,8 +71,7 @@ def write(
         tensors: canonical name -> tensor, of the body and an untied output layer.
         type: one of `TYPES`, for the matrices. Q8_0 falls back to F16 where a row is no multiple
             of 32.
-        vocabulary: token -> id, as in vocab.json; without it llama.cpp cannot read text.
-        merges: the lines of merges.txt, "a b" each.
+        tokenizer: travels in the file; without it llama.cpp takes and gives ids, no text.
         name: the model's name, for people.
         progress: called with each tensor's bytes once they are written.
 
@@ -88,7 +85,7 @@ def write(
         tensors = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
     types = {name: number for name, (number, _) in TYPES.items()}
     plan = [(k, _spell(k), types[stored_type(k, tensor, type)]) for k, tensor in tensors.items()]
-    pairs = _pairs(config, type, name, vocabulary, merges)
+    pairs = _pairs(config, type, name) | to_pairs(tokenizer, config)
     header = [MAGIC, struct.pack("<IQQ", VERSION, len(plan), len(pairs))]
     for key, (kind, value) in pairs.items():
         header.append(_text(key) + struct.pack("<I", kind) + _packed(kind, value))
@@ -172,14 +169,8 @@ def _quantised(array: np.ndarray) -> np.ndarray:
     return stored
 
 
-def _pairs(
-    config: GPT2Config,
-    type: str,
-    name: str,
-    vocabulary: Mapping[str, int] | None,
-    merges: list[str] | None,
-) -> dict[str, tuple[int, Any]]:
-    """Key -> (type, value) of the header."""
+def _pairs(config: GPT2Config, type: str, name: str) -> dict[str, tuple[int, Any]]:
+    """Key -> (type, value) of the header, without the tokenizer."""
     own = {
         "context_length": (UINT32, config.n_positions),
         "embedding_length": (UINT32, config.n_embd),
@@ -188,46 +179,13 @@ def _pairs(
         "attention.head_count": (UINT32, config.n_head),
         "attention.layer_norm_epsilon": (FLOAT32, config.layer_norm_epsilon),
     }
-    pairs: dict[str, tuple[int, Any]] = {
+    return {
         "general.architecture": (STRING, ARCHITECTURE),
         "general.name": (STRING, name),
         "general.file_type": (UINT32, TYPES[type][1]),
         "general.quantization_version": (UINT32, 2),
         **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()},
     }
-    if vocabulary is None or merges is None:
-        return pairs
-    return pairs | _tokenizer_pairs(config, vocabulary, merges)
-
-
-def _tokenizer_pairs(
-    config: GPT2Config, vocabulary: Mapping[str, int], merges: list[str]
-) -> dict[str, tuple[int, Any]]:
-    by_id = {number: token for token, number in vocabulary.items()}
-    if by_id and max(by_id) >= config.vocab_size:
-        raise InvalidInputError(
-            f"The tokenizer has the id {max(by_id)}, but the model only {config.vocab_size} rows."
-        )
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    control = {config.bos_token_id, *ends}
-    kinds = [
-        UNUSED_TOKEN if i not in by_id else CONTROL_TOKEN if i in control else NORMAL_TOKEN
-        for i in range(config.vocab_size)
-    ]
-    tokens = [by_id.get(i, f"[PAD{i}]") for i in range(config.vocab_size)]
-    pairs: dict[str, tuple[int, Any]] = {
-        "tokenizer.ggml.model": (STRING, "gpt2"),
-        "tokenizer.ggml.pre": (STRING, "gpt-2"),
-        "tokenizer.ggml.tokens": (ARRAY, (STRING, tokens)),
-        "tokenizer.ggml.token_type": (ARRAY, (INT32, kinds)),
-        "tokenizer.ggml.merges": (ARRAY, (STRING, merges)),
-        "tokenizer.ggml.add_bos_token": (BOOL, False),
-    }
-    if config.bos_token_id is not None:
-        pairs["tokenizer.ggml.bos_token_id"] = (UINT32, config.bos_token_id)
-    if ends[0] is not None:
-        pairs["tokenizer.ggml.eos_token_id"] = (UINT32, ends[0])
-    return pairs
 
 
 def _text(text: str) -> bytes:
