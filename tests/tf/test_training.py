@@ -16,6 +16,7 @@ from gpt2x.tf import (
     TFGPT2ForTokenClassification,
     create_optimizer,
 )
+from gpt2x.tokenization import BatchEncoding
 from tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
@@ -66,13 +67,13 @@ def test_metrics_see_next_tokens_and_nothing_ignored(reference):
     )
 
 
-@pytest.mark.parametrize("form", ["y", "dataset", "dictionary", "jit"])
+@pytest.mark.parametrize("form", ["y", "dataset", "mapping", "jit"])
 def test_labels_in_each_place_train_alike(reference, form):
     x, y = {"input_ids": IDS, "labels": LABELS}, None
     if form == "y":
         x, y = IDS, LABELS
-    elif form == "dictionary":
-        x, y = {"input_ids": IDS}, {"labels": LABELS}
+    elif form == "mapping":  # what a tokenizer returns
+        x, y = BatchEncoding({"input_ids": IDS}), {"labels": LABELS}
     elif form == "dataset":
         x = tf.data.Dataset.from_tensor_slices(({"input_ids": IDS}, LABELS)).batch(4)
     batch_size = None if form == "dataset" else 4
@@ -111,7 +112,8 @@ def test_a_loss_that_is_given_is_used():
 
 def test_predict_joins_batches_without_cache(reference):
     model, _ = reference
-    output = model.predict({"input_ids": IDS, "labels": LABELS}, batch_size=3, verbose=0)
+    inputs = BatchEncoding({"input_ids": IDS, "labels": LABELS})
+    output = model.predict(inputs, batch_size=3, verbose=0)
     assert list(output) == ["logits"]
     np.testing.assert_allclose(output.logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
 
@@ -177,7 +179,7 @@ def test_validation_and_callbacks(tmp_path):
     model.compile("adam")
     history = model.fit(
         {"input_ids": IDS, "labels": LABELS},
-        validation_data=({"input_ids": IDS}, LABELS),
+        validation_data=(BatchEncoding({"input_ids": IDS}), LABELS),
         epochs=2,
         verbose=0,
         callbacks=[

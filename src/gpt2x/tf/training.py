@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -204,6 +205,35 @@ class TrainingMixin(keras.Model):
                 sample_weight = _aligned(sample_weight, target.losses)
         return super().compute_metrics(x, truths, predictions, sample_weight)
 
+    # Keras takes dictionaries, but no other mappings, such as a tokenizer's BatchEncoding.
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, x: Any = None, *args: Any, **options: Any) -> keras.callbacks.History:
+        held_out = options.get("validation_data")
+        if isinstance(held_out, tuple | list):
+            options["validation_data"] = (_dictionary(held_out[0]), *held_out[1:])
+        return super().fit(_dictionary(x), *args, **options)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, x: Any = None, *args: Any, **options: Any) -> Any:
+        return super().evaluate(_dictionary(x), *args, **options)
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, x: Any, *args: Any, **options: Any) -> ModelOutput:
+        return super().predict(_dictionary(x), *args, **options)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, x: Any, *args: Any, **options: Any) -> Any:
+        return super().train_on_batch(_dictionary(x), *args, **options)
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(self, x: Any, *args: Any, **options: Any) -> Any:
+        return super().test_on_batch(_dictionary(x), *args, **options)
+
+    @functools.wraps(keras.Model.predict_on_batch)
+    def predict_on_batch(self, x: Any) -> ModelOutput:
+        return super().predict_on_batch(_dictionary(x))
+
     def predict_step(self, data: Any) -> ModelOutput:
         """Return the outputs of one batch, without loss and cache, which batches cannot share."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -293,6 +323,11 @@ class TrainingMixin(keras.Model):
             {name: label for name, (label, _) in pairs.items()},
             {name: logits for name, (_, logits) in pairs.items()},
         )
+
+
+def _dictionary(x: Any) -> Any:
+    """Make a dictionary of another mapping; return anything else as it is."""
+    return dict(x) if isinstance(x, Mapping) and not isinstance(x, dict) else x
 
 
 def _aligned(sample_weight: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
