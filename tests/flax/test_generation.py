@@ -142,6 +142,10 @@ def test_a_row_in_a_padded_batch_is_what_it_is_alone(model):
         start = 5 - MASK[row].sum()
         alone = model.generate(IDS[row : row + 1, start:], seed=[(3, row)], **options)
         np.testing.assert_array_equal(batch[row, start:], alone[0])
+    columns = np.argsort(-MASK, axis=1, kind="stable")  # padding on the right
+    right, right_mask = (np.take_along_axis(x, columns, 1) for x in (IDS, MASK))
+    again = model.generate(right, attention_mask=right_mask, seed=3, **options)
+    np.testing.assert_array_equal(again, batch)
 
 
 def test_seeds_and_keys(model):
@@ -300,7 +304,7 @@ def test_half_precision():
         ({"max_new_tokens": 40}, "asks for 45 tokens in all"),
         ({"inputs": IDS}, "as inputs or as input_ids, not as both"),
         ({"attention_mask": np.ones((3, 4))}, "attention_mask has shape [3, 4]"),
-        ({"attention_mask": np.eye(3, 5)}, "pad prompts on the left"),
+        ({"attention_mask": np.tri(3, 5, -1)}, "all of prompt 0 as padding"),
         ({"num_beams": 2, "streamer": print}, "cannot be streamed"),
         ({"assistant_model": 1}, "not available"),
         ({"do_sample": True, "seed": 1, "prng_key": 1}, "say the same"),

@@ -21,7 +21,7 @@ from gpt2x.generation import (
 from gpt2x.generation.lengths import bucket, total_length
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import make_plan
-from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.strategies import BeamSearch, Greedy, Sample
 
 
@@ -278,10 +278,43 @@ def test_masks_are_inferred_only_where_padding_is_certain():
     assert infer_mask(ids, GenerationConfig(eos_token_id=2)) is None
 
 
-def test_prompts_that_end_in_padding_are_refused():
-    check_mask(np.array([[0, 1]]))
-    with pytest.raises(InvalidInputError, match="end of prompt 1 as padding"):
-        check_mask(np.array([[1, 1], [1, 0]]))
+def pad_first(ids, mask, **arguments):
+    ids, mask = padding_first(
+        np.array(ids),
+        np.array(mask),
+        arguments,
+        host=lambda array: array,
+        take=lambda array, columns: np.take_along_axis(array, columns, axis=1),
+    )
+    return ids.tolist(), mask.tolist(), {k: v.tolist() for k, v in arguments.items()}
+
+
+def test_padding_at_the_end_of_a_prompt_moves_to_its_start():
+    ids, mask = (
+        [[0, 5, 6, 7], [7, 8, 0, 0], [4, 0, 5, 0]],
+        [[0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 0]],
+    )
+    types = np.array([[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
+    assert pad_first(ids, mask, token_type_ids=types) == (
+        [[0, 5, 6, 7], [0, 0, 7, 8], [0, 4, 0, 5]],
+        [[0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]],
+        {"token_type_ids": [[0, 1, 2, 3], [2, 3, 0, 1], [3, 0, 1, 2]]},
+    )
+    assert pad_first([[0, 5], [0, 7]], [[0, 1], [0, 9]])[0] == [[0, 5], [0, 7]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "arguments", "message"),
+    [
+        ([[1, 1], [0, 0]], {}, "all of prompt 1 as padding"),
+        ([[1, 1], [1, 0]], {"inputs_embeds": None}, "end of prompt 1 as padding.*inputs_embeds"),
+        ([[1, 1], [1, 0]], {"past_key_values": None}, "prompt 1 .* where past_key_values are"),
+        ([[1, 1], [1, 0]], {"position_ids": np.zeros((1, 2))}, "position_ids has shape"),
+    ],
+)
+def test_padding_that_cannot_be_moved_is_refused(mask, arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        pad_first([[3, 4], [5, 6]], mask, **arguments)
 
 
 def test_an_empty_prompt_needs_a_bos():

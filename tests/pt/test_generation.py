@@ -83,6 +83,26 @@ def test_a_row_in_a_padded_batch_is_what_it_is_alone(mode, implementation):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_padding_on_the_right_is_moved_to_the_left(mode):
+    model, ids = tiny_model(), random_ids(2, 6)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    columns = torch.tensor([[0, 1, 2, 3, 4, 5], [3, 4, 5, 0, 1, 2]])
+    types = random_ids(2, 6)
+    options = {**MODES[mode], "max_new_tokens": 6, "no_repeat_ngram_size": 3}
+    right, left = (
+        model.generate(
+            ids.gather(1, order),
+            attention_mask=mask.gather(1, order),
+            token_type_ids=types.gather(1, order),
+            **options,
+        )
+        for order in (torch.arange(6).expand(2, 6), columns)
+    )
+    assert right.tolist() == left.tolist()
+    assert torch.equal(right[:, :6], ids.gather(1, columns))
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_without_cache_the_texts_are_the_same(mode):
     model = tiny_model()
     ids, mask = random_ids(2, 5), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -366,7 +386,7 @@ def test_half_precision(dtype, mode):
         ({"input_ids": torch.tensor([[1]])}, "as inputs or as input_ids, not as both"),
         ({"attention_mask": torch.ones(2, 3)}, r"attention_mask has shape \[2, 3\]"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask has shape"),
-        ({"attention_mask": torch.tensor([[1, 1, 1, 0]])}, "pad prompts on the left"),
+        ({"attention_mask": torch.zeros(1, 4)}, "all of prompt 0 as padding"),
         ({"assistant_model": object()}, "assistant_model, which is not available"),
         ({"num_beams": 2, "do_sample": True}, "beam sampling"),
         ({"max_length": 4}, "no room for a new one"),

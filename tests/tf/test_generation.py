@@ -165,6 +165,10 @@ def test_a_row_in_a_padded_batch_is_what_it_is_alone(model):
         start = 5 - mask[row].sum()
         alone = model.generate(IDS[row : row + 1, start:], seed=[(3, row)], **options).numpy()
         np.testing.assert_array_equal(batch[row, start:], alone[0])
+    columns = np.argsort(-mask, axis=1, kind="stable")  # padding on the right
+    right, right_mask = (np.take_along_axis(x, columns, 1) for x in (IDS, mask))
+    again = model.generate(right, attention_mask=right_mask, seed=3, **options).numpy()
+    np.testing.assert_array_equal(again, batch)
 
 
 def test_seeds_and_the_global_generator(model):
@@ -334,7 +338,7 @@ def test_half_precision():
         ({"max_new_tokens": 40}, "asks for 45 tokens in all"),
         ({"input_ids": IDS}, "as inputs or as input_ids, not as both"),
         ({"attention_mask": np.ones((3, 4))}, "attention_mask has shape [3, 4]"),
-        ({"attention_mask": np.eye(3, 5)}, "pad prompts on the left"),
+        ({"attention_mask": np.tri(3, 5, -1)}, "all of prompt 0 as padding"),
         ({"num_beams": 2, "streamer": print}, "cannot be streamed"),
         ({"assistant_model": 1}, "not available"),
     ],

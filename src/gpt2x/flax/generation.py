@@ -33,7 +33,7 @@ from gpt2x.generation.lengths import bucket
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.generation.plan import Plan, eos_tokens, make_plan, pad_token, resolve_config
-from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import BeamSearch, Settings
 from gpt2x.generation.streamers import as_streamer
@@ -61,6 +61,7 @@ class GenerationMixin:
     config: Any
     generation_config: GenerationConfig
     with_params: Callable[..., Any]
+    init_cache: Callable[..., KVCache]
     __call__: Callable[..., Any]
 
     def generate(
@@ -94,8 +95,9 @@ class GenerationMixin:
         criteria, `prefix_allowed_tokens_fn`, attentions, hidden states) is refused.
 
         Args:
-            input_ids: token ids of the prompts, int [B, T], padded on the left; also as `inputs=`.
-                None or [B, 0] starts from bos.
+            input_ids: token ids of the prompts, int [B, T]; also as `inputs=`. Padding on the right
+                is moved to the left, in the result too; not inside `jax.jit`, where it is to be
+                there already. None or [B, 0] starts from bos.
             generation_config: how to decode; by default the model's own. Its fields may also be
                 given as keywords, which come first.
             prng_key: a key of `jax.random`, in place of `seed`: ``PRNGKey(s)`` is seed s.
@@ -204,6 +206,34 @@ class GenerationMixin:
             output = _result(plan, settings, state, past_key_values=cache)
         return output
 
+    def prepare_inputs_for_generation(
+        self, input_ids: Array, max_length: int, attention_mask: Array | None = None
+    ) -> dict[str, Any]:
+        """Return what a decoding loop of your own passes to the model beside its prompt [B, T].
+
+        As in transformers: an empty static cache of `max_length` as `past_key_values`, an
+        `attention_mask` [B, max_length] that is one behind the prompt, and `position_ids` [B, T].
+        """
+        B, T = input_ids.shape
+        if attention_mask is None:
+            attention_mask = jnp.ones((B, T), jnp.int32)
+        attended = (jnp.asarray(attention_mask) != 0).astype(jnp.int32)
+        return {
+            "past_key_values": self.init_cache(B, max_length),
+            "attention_mask": jnp.pad(attended, [(0, 0), (0, max_length - T)], constant_values=1),
+            "position_ids": jnp.maximum(attended.cumsum(axis=-1) - 1, 0),
+        }
+
+    def update_inputs_for_generation(
+        self, model_outputs: Any, model_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return those arguments for the next token, which goes on from the cache returned."""
+        return {
+            **model_kwargs,
+            "past_key_values": model_outputs.past_key_values,
+            "position_ids": model_kwargs["position_ids"][:, -1:] + 1,
+        }
+
     def compute_transition_scores(
         self,
         sequences: Any,
@@ -262,7 +292,13 @@ class GenerationMixin:
         if mask is not None:
             width = ids.shape[1] if embeds is None else embeds.shape[1]
             checks.check_shape("attention_mask", mask, [(ids.shape[0], width)])
-            check_mask(mask)
+            ids, mask = padding_first(
+                ids,
+                mask,
+                arguments,
+                host=lambda array: array,
+                take=lambda array, columns: np.take_along_axis(_on_host(array), columns, axis=1),
+            )
             mask = None if (mask != 0).all() else (mask != 0).astype(np.int32)
         return ids.astype(np.int32), mask
 

@@ -18,7 +18,7 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver, results
 from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.plan import make_plan, resolve_config
-from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.streamers import as_streamer
 from gpt2x.pt.engine import TorchEngine
@@ -66,8 +66,8 @@ class GenerationMixin:
         """Continue the prompts.
 
         Args:
-            inputs: token ids of the prompts, int [B, T], padded on the left; also as `input_ids=`.
-                None or [B, 0] starts from bos.
+            inputs: token ids of the prompts, int [B, T]; also as `input_ids=`. Padding on the
+                right is moved to the left, in the result too. None or [B, 0] starts from bos.
             generation_config: how to decode; by default the model's own. Its fields may also be
                 given as keywords, which come first.
             logits_processor: functions ``(input_ids [R, length], scores [R, V]) -> scores``, which
@@ -203,7 +203,15 @@ class GenerationMixin:
         if mask is not None:
             width = input_ids.size(1) if embeds is None else embeds.size(1)
             checks.check_shape("attention_mask", mask, [(input_ids.size(0), width)])
-            check_mask(mask.cpu().numpy())
+            input_ids, mask = padding_first(
+                input_ids,
+                mask,
+                arguments,
+                host=lambda array: array.cpu().numpy(),
+                take=lambda array, columns: array.gather(
+                    1, torch.from_numpy(columns).to(array.device)
+                ),
+            )
             mask = None if bool((mask != 0).all()) else (mask != 0).long().to(self.device)
         return input_ids.to(self.device), mask
 

@@ -21,7 +21,7 @@ from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.generation.plan import Plan, eos_tokens, make_plan, pad_token, resolve_config
-from gpt2x.generation.prompt import bos_token, check_mask, infer_mask, refuse_arguments
+from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import BeamSearch, Settings
 from gpt2x.generation.streamers import as_streamer
@@ -101,8 +101,9 @@ class GenerationMixin:
         criteria, `prefix_allowed_tokens_fn`) is refused.
 
         Args:
-            inputs: token ids of the prompts, int [B, T], padded on the left; also as `input_ids=`.
-                None or [B, 0] starts from bos.
+            inputs: token ids of the prompts, int [B, T]; also as `input_ids=`. Padding on the
+                right is moved to the left, in the result too; not inside `tf.function`, where it
+                is to be there already. None or [B, 0] starts from bos.
             generation_config: how to decode; by default the model's own. Its fields may also be
                 given as keywords, which come first.
             logits_processor: functions ``(input_ids [R, capacity], scores [R, V], cur_len) ->
@@ -345,7 +346,13 @@ class GenerationMixin:
         if mask is not None:
             width = input_ids.shape[1] if embeds is None else embeds.shape[1]
             checks.check_shape("attention_mask", mask, [(input_ids.shape[0], width)])
-            check_mask(mask.numpy())
+            input_ids, mask = padding_first(
+                input_ids,
+                mask,
+                arguments,
+                host=lambda array: array.numpy(),
+                take=lambda array, columns: tf.gather(array, columns, batch_dims=1),
+            )
             mask = None if (mask.numpy() != 0).all() else tf.cast(mask != 0, tf.int32)
         return input_ids, mask
 
