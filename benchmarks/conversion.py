@@ -1,33 +1,51 @@
-"""Peak memory and time of converting a 1.5B-parameter model, against its largest tensor.
+"""Peak memory and time of converting 1.5B parameters from every format into every other.
 
-    python benchmarks/conversion.py [--preset gpt2-xl] [--dtype bfloat16] [--to gguf]
+    python benchmarks/conversion.py [--from openai-tf] [--to gguf] [--shape wide] [--layers 4]
 
-Makes a model folder with random weights (3 GB at bfloat16) and converts it in a fresh process for
-each target. The peak is Linux's VmHWM; the promise is at most three times the largest tensor, as it
-is stored or computed in float32, plus 200 MB.
+Makes one source after the other (3 to 6 GB; see large_sources.py), converts it in a fresh process
+for each target, and deletes both. The peak is Linux's VmHWM, Python and numpy included; the promise
+is at most three times the largest tensor, as it is read or written, plus 200 MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
-from gpt2x.checkpoint.convert import TARGETS, convert, open_source
+from gpt2x.checkpoint.conversion import DTYPES, TARGETS, convert
 from gpt2x.config import GPT2Config
-from loading import make_folder, memory
+from large_sources import MAKERS
+from loading import memory
+
+#: Those whose tensors pass one at a time; Keras and Orbax want them all.
+STREAMED = [target for target in TARGETS if target not in ("keras-tf", "orbax")]
+
+#: GPT-2's largest tensor is its embedding, the wide model's a projection. Twice as many heads as in
+#: gpt2-xl, so that two tensor-parallel ranks can share them.
+SHAPES = {
+    "gpt2-xl": {**GPT2Config.preset("gpt2-xl").to_dict(), "n_head": 50},
+    "wide": {"vocab_size": 1000, "n_positions": 64, "n_embd": 8192, "n_head": 64, "n_layer": 2},
+}
 
 
-def run(source: Path, destination: Path, to: str) -> dict[str, float]:
+def run(source: Path, destination: Path, to: str, dtype: str | None) -> dict[str, float]:
     """Convert, and return what it took."""
     started = time.perf_counter()
-    with open_source(source) as opened:
-        made = convert(opened, destination, to=to)
-        largest = max(tensor.size for tensor in made.tensors.values()) * 4
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "nanoGPT computes")
+        made = convert(source, destination, to=to, dtype=dtype)
+    written = {"q8_0": 34 / 32, "float16": 2, "bfloat16": 2, "float32": 4}
+    largest = max(
+        max(tensor.nbytes, tensor.size * written[made.stored[name]])
+        for name, tensor in made.tensors.items()
+    )
     return {
         "peak": memory("VmHWM"),
         "limit": 3 * largest + 200e6,
@@ -37,28 +55,42 @@ def run(source: Path, destination: Path, to: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--preset", default="gpt2-xl")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--to", choices=TARGETS, help="default: all")
+    parser.add_argument("--from", dest="source", choices=MAKERS, help="default: all")
+    parser.add_argument("--to", choices=STREAMED, help="default: all")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: the source's")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-xl")
+    parser.add_argument("--layers", type=int, help="fewer, for a quicker run")
+    parser.add_argument("--folder", type=Path, help="where there is room; default: as for tempfile")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(run(*options.child, options.to)))
+        print(json.dumps(run(*options.child, options.to, options.dtype)))
         return
-    with tempfile.TemporaryDirectory() as work:
-        source = Path(work, "source")
-        size = make_folder(source, GPT2Config.preset(options.preset), options.dtype)
-        print(f"{options.preset}, {options.dtype}, {size / 1e9:.1f} GB")
-        for to in [options.to] if options.to else TARGETS:
-            with tempfile.TemporaryDirectory(dir=work) as folder:
-                command = [sys.executable, __file__, "--to", to, "--child", source]
-                command.append(Path(folder, "made"))
-                result = subprocess.run(command, check=True, capture_output=True, text=True)
-            took = json.loads(result.stdout.splitlines()[-1])
-            print(
-                f"{to:16} peak {took['peak'] / 1e6:5.0f} MB of {took['limit'] / 1e6:.0f} allowed, "
-                f"{took['seconds']:.0f} s"
-            )
+    config = GPT2Config.from_dict(SHAPES[options.shape])
+    config.n_layer = options.layers or config.n_layer
+    print(f"{'from':20} {'to':17} {'peak':>8} {'allowed':>8} {'time':>6}")
+    for name in [options.source] if options.source else MAKERS:
+        with tempfile.TemporaryDirectory(dir=options.folder) as work:
+            made = Path(work, "source")
+            made.mkdir()
+            try:
+                source = MAKERS[name](made, config)
+            except ImportError as error:
+                print(f"{name:20} left out: {error}")
+                continue
+            for to in [options.to] if options.to else STREAMED:
+                destination = Path(work, "made")
+                command = [sys.executable, __file__, "--child", source, destination, "--to", to]
+                command += ["--dtype", options.dtype] if options.dtype else []
+                result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                took = json.loads(result.stdout.splitlines()[-1])
+                verdict = "" if took["peak"] <= took["limit"] else "EXCEEDED"
+                print(
+                    f"{name:20} {to:17} {took['peak'] / 1e6:5.0f} MB {took['limit'] / 1e6:5.0f} MB "
+                    f"{took['seconds']:4.0f} s {verdict}",
+                    flush=True,
+                )
+                shutil.rmtree(destination)
 
 
 if __name__ == "__main__":

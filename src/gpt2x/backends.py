@@ -109,8 +109,8 @@ def require(name: str, wanted_by: str) -> None:
             ) from error
 
 
-def load(name: str, wanted_by: str | None = None) -> ModuleType:
-    """Import and return the package of backend `name`.
+def load(name: str, wanted_by: str | None = None, module: str | None = None) -> ModuleType:
+    """Import and return the package of backend `name`, or one of its modules.
 
     Raises:
         InvalidInputError: if there is no such backend.
@@ -118,7 +118,7 @@ def load(name: str, wanted_by: str | None = None) -> ModuleType:
     """
     backend = get(name)
     require(name, wanted_by or backend.module)
-    return import_module(backend.module)
+    return import_module(f"{backend.module}.{module}" if module else backend.module)
 
 
 def to_tensor(array: Any, kind: str) -> Any:

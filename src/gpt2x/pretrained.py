@@ -38,6 +38,7 @@ from gpt2x.checkpoint.writing import write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config_fields import dtype_name
 from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation.config import GENERATION_CONFIG_NAME
 from gpt2x.hub import ModelFiles
 from gpt2x.load_plan import LoadingInfo, LoadPlan, check_depth, numpy_dtype, plan_load
 from gpt2x.weights import Head
@@ -51,8 +52,6 @@ __all__ = [
     "resolve",
     "save_folder",
 ]
-
-GENERATION_CONFIG_NAME = "generation_config.json"
 
 # Keywords that transformers takes and that change nothing here: every load is frugal with memory,
 # nothing is initialised twice, and no file can run code.

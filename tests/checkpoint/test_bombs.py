@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.checkpoint.convert import open_source
+from gpt2x.checkpoint.source import open_source
 from gpt2x.errors import CheckpointError, WeightsError
 from gpt2x.pretrained import resolve
 

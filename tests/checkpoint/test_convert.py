@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import tracemalloc
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,22 @@ import pytest
 import safetensors.numpy
 
 from golden_data import GOLDEN
-from gpt2x.checkpoint import gguf, gguf_writer, open_checkpoint
+from gpt2x.checkpoint import convert, gguf, gguf_writer, open_checkpoint, open_source
+from gpt2x.checkpoint import safetensors as safetensors_format
 from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.convert import TARGETS, convert, largest_difference, open_source
+from gpt2x.checkpoint.verify import largest_difference
+from gpt2x.checkpoint.writing import STYLES
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.hub import ModelFiles
+from gpt2x.tokenization import GPT2TokenizerFast
 from gpt2x.weights import FLAX, Head
 from hub_server import files_of, serve_hub
 
 FILES = Path(__file__).parent / "files"
 SOURCE = FILES / "source"
-TRANSFORMERS = [target for target in TARGETS if target not in ("nanogpt", "gguf")]
+TRANSFORMERS = list(STYLES)
+SHARDED = [to for to, style in STYLES.items() if style.in_shards]
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
@@ -33,22 +36,16 @@ def tensors_of(path: Path) -> dict[str, np.ndarray]:
         return {name: tensor.read() for name, tensor in checkpoint.items()}
 
 
-@pytest.fixture
-def run():
-    """Convert; the sources stay open until the test ends, so that it can compare with them."""
-    with ExitStack() as stack:
-
-        def convert_from(source: Path, destination: Path, **options):
-            return convert(stack.enter_context(open_source(source)), destination, **options)
-
-        yield convert_from
-
-
-@pytest.mark.parametrize("to", TRANSFORMERS)
-@pytest.mark.parametrize("shards", ["5GB", "20KB"])
-def test_written_tensors_equal_the_source(run, tmp_path, to, shards):
-    made = run(FILES / "gpt_2_simple", tmp_path / "new", to=to, max_shard_size=shards)
-    assert largest_difference(made) == (0.0, "")
+@pytest.mark.parametrize(
+    ("to", "shards"), [*((to, "5GB") for to in TRANSFORMERS), *((to, "20KB") for to in SHARDED)]
+)
+def test_written_tensors_equal_the_source(tmp_path, to, shards):
+    options = {"to": to, "max_shard_size": shards}
+    made = convert(FILES / "gpt_2_simple", tmp_path / "new", verify=True, **options)
+    assert made.difference == (0.0, "")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "config.json", "vocab.json", "merges.txt", *made.files
+    }  # fmt: skip
     source = tensors_of(SOURCE)
     written = tensors_of(tmp_path / "new")
     assert {name: written[name].tobytes() for name in source} == {
@@ -62,9 +59,9 @@ def test_written_tensors_equal_the_source(run, tmp_path, to, shards):
 
 @pytest.mark.parametrize("to", TRANSFORMERS)
 @pytest.mark.parametrize("model", ["small", "sequence_classification", "double_heads"])
-def test_other_heads_survive(run, tmp_path, to, model):
+def test_other_heads_survive(tmp_path, to, model):
     source = tensors_of(GOLDEN / model)
-    made = run(GOLDEN / model, tmp_path / "new", to=to)
+    made = convert(GOLDEN / model, tmp_path / "new", to=to)
     assert (
         made.head.architecture
         == json.loads((GOLDEN / model / "config.json").read_text())["architectures"][0]
@@ -74,19 +71,19 @@ def test_other_heads_survive(run, tmp_path, to, model):
         np.testing.assert_array_equal(written[name], array, err_msg=name)
 
 
-def test_a_body_alone_keeps_no_prefix(run, tmp_path):
+def test_a_body_alone_keeps_no_prefix(tmp_path):
     config = json.loads((SOURCE / "config.json").read_text())
     folder = shutil.copytree(SOURCE, tmp_path / "body")
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2Model"]}))
-    made = run(folder, tmp_path / "new")
+    made = convert(folder, tmp_path / "new")
     assert made.head is Head.NONE
     names = safetensors.numpy.load_file(tmp_path / "new" / "model.safetensors")
     assert "wte.weight" in names
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_dtype(run, tmp_path, dtype):
-    run(SOURCE, tmp_path / "new", dtype=dtype)
+def test_dtype(tmp_path, dtype):
+    convert(SOURCE, tmp_path / "new", dtype=dtype)
     source, written = tensors_of(SOURCE), tensors_of(tmp_path / "new")
     for name, array in source.items():
         assert written[name].dtype.name == dtype
@@ -98,9 +95,9 @@ def test_dtype(run, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("shards", ["5GB", "20KB"])
-def test_msgpack_as_the_msgpack_package_reads_it(run, tmp_path, shards):
+def test_msgpack_as_the_msgpack_package_reads_it(tmp_path, shards):
     msgpack = pytest.importorskip("msgpack")
-    run(SOURCE, tmp_path, to="flax-msgpack", max_shard_size=shards)
+    convert(SOURCE, tmp_path, to="flax-msgpack", max_shard_size=shards)
 
     def array(code, data):
         shape, dtype, raw = msgpack.unpackb(data)
@@ -122,9 +119,9 @@ def test_msgpack_as_the_msgpack_package_reads_it(run, tmp_path, shards):
         np.testing.assert_array_equal(found[FLAX.spell(name)], layout.from_canonical(expected))
 
 
-def test_msgpack_as_flax_reads_it(run, tmp_path):
+def test_msgpack_as_flax_reads_it(tmp_path):
     serialization = pytest.importorskip("flax.serialization")
-    run(SOURCE, tmp_path, to="flax-msgpack")
+    convert(SOURCE, tmp_path, to="flax-msgpack")
     tree = serialization.msgpack_restore((tmp_path / "flax_model.msgpack").read_bytes())
     expected = tensors_of(SOURCE)
     np.testing.assert_array_equal(tree["transformer"]["wte"]["embedding"], expected["wte.weight"])
@@ -132,18 +129,18 @@ def test_msgpack_as_flax_reads_it(run, tmp_path):
     np.testing.assert_array_equal(kernel, expected["h.1.mlp.c_fc.weight"].T)
 
 
-def test_arrays_beyond_a_gigabyte_are_chunked(run, tmp_path, monkeypatch):
+def test_arrays_beyond_a_gigabyte_are_chunked(tmp_path, monkeypatch):
     monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
-    made = run(SOURCE, tmp_path, to="flax-msgpack")
+    made = convert(SOURCE, tmp_path, to="flax-msgpack", verify=True)
     assert b"__msgpack_chunked_array__" in (tmp_path / "flax_model.msgpack").read_bytes()
-    assert largest_difference(made) == (0.0, "")
+    assert made.difference == (0.0, "")
 
 
-def test_chunked_arrays_as_flax_reads_and_writes_them(run, tmp_path, monkeypatch):
+def test_chunked_arrays_as_flax_reads_and_writes_them(tmp_path, monkeypatch):
     serialization = pytest.importorskip("flax.serialization")
     monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 1000)
-    run(SOURCE, tmp_path, to="flax-msgpack")
+    convert(SOURCE, tmp_path, to="flax-msgpack")
     path = tmp_path / "flax_model.msgpack"
     tree = serialization.msgpack_restore(path.read_bytes())
     expected = tensors_of(SOURCE)
@@ -153,28 +150,28 @@ def test_chunked_arrays_as_flax_reads_and_writes_them(run, tmp_path, monkeypatch
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-def test_flax_safetensors_says_so(run, tmp_path):
-    run(SOURCE, tmp_path, to="flax-safetensors")
+def test_flax_safetensors_says_so(tmp_path):
+    convert(SOURCE, tmp_path, to="flax-safetensors")
     with safetensors.safe_open(tmp_path / "model.safetensors", "np") as file:
         assert file.metadata() == {"format": "flax"}
         assert "transformer.h.0.ln_1.scale" in file.keys()  # noqa: SIM118
 
 
 @pytest.mark.parametrize("name", ["out.pt", "folder"])
-def test_nanogpt(run, tmp_path, name):
+def test_nanogpt(tmp_path, name):
     with pytest.warns(UserWarning, match="exact GELU"):
-        made = run(SOURCE, tmp_path / name, to="nanogpt")
-    assert largest_difference(made) == (0.0, "")
+        made = convert(SOURCE, tmp_path / name, to="nanogpt", verify=True)
+    assert made.difference == (0.0, "")
     path = tmp_path / name / "ckpt.pt" if name == "folder" else tmp_path / name
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.format == "nanogpt"
         assert checkpoint.config["n_positions"] == 16
 
 
-def test_nanogpt_as_torch_reads_it(run, tmp_path):
+def test_nanogpt_as_torch_reads_it(tmp_path):
     torch = pytest.importorskip("torch")
     with pytest.warns(UserWarning, match="exact GELU"):
-        run(SOURCE, tmp_path / "ckpt.pt", to="nanogpt")
+        convert(SOURCE, tmp_path / "ckpt.pt", to="nanogpt")
     saved = torch.load(tmp_path / "ckpt.pt", weights_only=True)
     ours = torch.load(FILES / "nanogpt" / "ckpt.pt", weights_only=True)
     theirs = {k.removeprefix("_orig_mod."): v for k, v in ours["model"].items()}
@@ -183,20 +180,22 @@ def test_nanogpt_as_torch_reads_it(run, tmp_path):
     assert saved["model_args"].keys() == ours["model_args"].keys()
 
 
-def test_what_nanogpt_and_llama_cpp_cannot_hold(run, tmp_path):
+def test_what_nanogpt_and_llama_cpp_cannot_hold(tmp_path):
     with pytest.raises(WeightsError, match="nanoGPT has no model with n_inner"):
-        run(GOLDEN / "plain", tmp_path / "x", to="nanogpt")
+        convert(GOLDEN / "plain", tmp_path / "x", to="nanogpt")
     with pytest.raises(WeightsError, match=r"llama\.cpp has no GPT-2 with activation"):
-        run(FILES / "nanogpt" / "ckpt.pt", tmp_path / "x", to="gguf")
+        convert(FILES / "nanogpt" / "ckpt.pt", tmp_path / "x", to="gguf")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8_0"])
-def test_gguf_as_the_gguf_package_writes_it(run, tmp_path, dtype):
+def test_gguf_as_the_gguf_package_writes_it(tmp_path, dtype):
     package = pytest.importorskip("gguf")
-    made = run(SOURCE, tmp_path / "new.gguf", to="gguf", dtype=dtype)
-    largest, _ = largest_difference(made)
-    assert largest <= {"float32": 0, "float16": 1e-3, "bfloat16": 8e-3, "q8_0": 0.02}[dtype]
+    made = convert(SOURCE, tmp_path / "new.gguf", to="gguf", dtype=dtype, verify=True)
+    assert (
+        made.difference.largest
+        <= {"float32": 0, "float16": 1e-3, "bfloat16": 8e-3, "q8_0": 0.02}[dtype]
+    )
     name = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}[dtype]
     ours = package.GGUFReader(tmp_path / "new.gguf")
     theirs = package.GGUFReader(FILES / "gguf" / f"gpt2-{name}.gguf")
@@ -227,21 +226,21 @@ def test_gguf_is_quantised_by_pieces(tmp_path):
         np.testing.assert_allclose(checkpoint["wte.weight"].read(), values, rtol=0, atol=0.03)
 
 
-def test_gguf_in_a_folder_and_back(run, tmp_path):
-    run(SOURCE, tmp_path / "a", to="gguf", dtype="float32")
+def test_gguf_in_a_folder_and_back(tmp_path):
+    convert(SOURCE, tmp_path / "a", to="gguf", dtype="float32")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "merges.txt",
         "model.gguf",
         "vocab.json",
     ]
-    run(tmp_path / "a" / "model.gguf", tmp_path / "b")
+    convert(tmp_path / "a" / "model.gguf", tmp_path / "b")
     source, written = tensors_of(SOURCE), tensors_of(tmp_path / "b")
     assert all(np.array_equal(written[name], source[name]) for name in source)
     vocabulary = json.loads((tmp_path / "b" / "vocab.json").read_text())
     assert vocabulary == json.loads((SOURCE / "vocab.json").read_text())
 
 
-def test_a_model_of_the_hub(run, tmp_path, monkeypatch):
+def test_a_model_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with serve_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -249,7 +248,7 @@ def test_a_model_of_the_hub(run, tmp_path, monkeypatch):
             if name == "keras_hub" and importlib.util.find_spec("h5py") is None:
                 continue
             hub.add(f"someone/{name}", files_of(FILES / name))
-            run(f"someone/{name}", tmp_path / name)
+            convert(f"someone/{name}", tmp_path / name)
             written, source = tensors_of(tmp_path / name), tensors_of(SOURCE)
             assert all(np.array_equal(written[key], source[key]) for key in source)
             assert (tmp_path / name / "merges.txt").is_file()
@@ -258,31 +257,31 @@ def test_a_model_of_the_hub(run, tmp_path, monkeypatch):
 # Safety
 
 
-def test_a_dry_run_writes_nothing(run, tmp_path):
-    made = run(SOURCE, tmp_path / "new", dry_run=True)
+def test_a_dry_run_writes_nothing(tmp_path):
+    made = convert(SOURCE, tmp_path / "new", dry_run=True)
     assert len(made.tensors) == 28
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_tells_what_gguf_will_hold(run, tmp_path):
+def test_a_dry_run_tells_what_gguf_will_hold(tmp_path):
     options = {"to": "gguf", "dry_run": True}
-    made = run(SOURCE, tmp_path / "x.gguf", **options)
+    made = convert(SOURCE, tmp_path / "x.gguf", **options)
     assert made.stored["wte.weight"] == "float16"
     assert made.stored["wpe.weight"] == made.stored["h.0.ln_1.bias"] == "float32"
-    made = run(SOURCE, tmp_path / "x.gguf", dtype="q8_0", **options)
+    made = convert(SOURCE, tmp_path / "x.gguf", dtype="q8_0", **options)
     assert made.stored["h.0.mlp.c_fc.weight"] == "q8_0"
     with pytest.raises(WeightsError, match="nanoGPT has no model with n_inner"):
-        run(GOLDEN / "plain", tmp_path / "x", to="nanogpt", dry_run=True)
+        convert(GOLDEN / "plain", tmp_path / "x", to="nanogpt", dry_run=True)
     with pytest.raises(InvalidInputError, match="max_shard_size is 'much'"):
-        run(SOURCE, tmp_path / "x", max_shard_size="much", dry_run=True)
+        convert(SOURCE, tmp_path / "x", max_shard_size="much", dry_run=True)
 
 
-def test_an_existing_destination_is_kept_unless_told(run, tmp_path):
+def test_an_existing_destination_is_kept_unless_told(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InvalidInputError, match="exists"):
-        run(SOURCE, tmp_path)
-    run(SOURCE, tmp_path, overwrite=True, max_shard_size="20KB")
-    run(SOURCE, tmp_path, overwrite=True)
+        convert(SOURCE, tmp_path)
+    convert(SOURCE, tmp_path, overwrite=True, max_shard_size="20KB")
+    convert(SOURCE, tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "merges.txt",
@@ -294,13 +293,13 @@ def test_an_existing_destination_is_kept_unless_told(run, tmp_path):
 
 @pytest.mark.parametrize("to", ["safetensors", "gguf", "nanogpt", "flax-msgpack"])
 @pytest.mark.filterwarnings("ignore:nanoGPT computes")
-def test_a_conversion_that_is_killed_leaves_nothing(run, tmp_path, to):
+def test_a_conversion_that_is_killed_leaves_nothing(tmp_path, to):
     def stop(nbytes):
         raise KeyboardInterrupt
 
-    for destination in ("folder", "file.gguf" if to == "gguf" else "file.pt"):
+    for destination in ("folder", {"gguf": "file.gguf", "nanogpt": "file.pt"}.get(to, "other")):
         with pytest.raises(KeyboardInterrupt):
-            run(SOURCE, tmp_path / destination, to=to, progress=stop)
+            convert(SOURCE, tmp_path / destination, to=to, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,33 +311,84 @@ def test_a_conversion_that_is_killed_leaves_nothing(run, tmp_path, to):
         ({"max_shard_size": "much"}, "max_shard_size is 'much'"),
     ],
 )
-def test_bad_options(run, tmp_path, options, message):
+def test_bad_options(tmp_path, options, message):
     with pytest.raises(InvalidInputError, match=message):
-        run(SOURCE, tmp_path / "new", **options)
+        convert(SOURCE, tmp_path / "new", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verification_sees_a_difference(run, tmp_path):
-    made = run(SOURCE, tmp_path / "new")
+def test_verification_sees_a_difference(tmp_path):
     path = tmp_path / "new" / "model.safetensors"
-    arrays = safetensors.numpy.load_file(path)
-    arrays["transformer.ln_f.bias"][3] += 0.25
-    safetensors.numpy.save_file(arrays, path, {"format": "pt"})
-    difference, name = largest_difference(made)
-    assert (round(difference, 5), name) == (0.25, "ln_f.bias")
-    del arrays["transformer.ln_f.bias"]
-    safetensors.numpy.save_file(arrays, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"does not hold 'ln_f\.bias'"):
-        largest_difference(made)
+    with open_source(SOURCE) as source:
+        made = convert(source, tmp_path / "new")
+        arrays = safetensors.numpy.load_file(path)
+        arrays["transformer.ln_f.bias"][3] += 0.25
+        safetensors.numpy.save_file(arrays, path, {"format": "pt"})
+        difference, name = largest_difference(path, made.tensors)
+        assert (round(difference, 5), name) == (0.25, "ln_f.bias")
+        del arrays["transformer.ln_f.bias"]
+        safetensors.numpy.save_file(arrays, path, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"does not hold 'ln_f\.bias'"):
+            largest_difference(path, made.tensors)
 
 
-def test_a_tokenizer_json_alone_serves_gguf(run, tmp_path):
+def test_verification_allows_what_the_dtype_rounds_and_nothing_else(tmp_path, monkeypatch):
+    made = convert(SOURCE, tmp_path / "half", dtype="bfloat16", verify=True)
+    assert 0 < made.difference.largest < 0.01
+    write = safetensors_format.write
+
+    def write_wrongly(path, *arguments):
+        write(path, *arguments)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(safetensors_format, "write", write_wrongly)
+    with pytest.raises(CheckpointError, match="differs from the source by"):
+        convert(SOURCE, tmp_path / "new", verify=True)
+
+
+def test_a_destination_tells_the_format_or_is_a_folder(tmp_path):
+    assert convert(SOURCE, tmp_path / "a.gguf", dry_run=True).target == "gguf"
+    assert convert(SOURCE, tmp_path / "a.weights.h5", dry_run=True).target == "keras-tf"
+    assert convert(SOURCE, tmp_path / "a", dry_run=True).target == "safetensors"
+    for name in ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack"):
+        with pytest.raises(InvalidInputError, match="safetensors is written as a folder"):
+            convert(SOURCE, tmp_path / name)
+    with pytest.raises(InvalidInputError, match="is the name of a file, and nanogpt"):
+        convert(SOURCE, tmp_path / "a.gguf", to="nanogpt")
+    (tmp_path / "b.pt").mkdir()
+    with pytest.raises(InvalidInputError, match="is a folder"):
+        convert(SOURCE, tmp_path / "b.pt")
+
+
+def test_flax_safetensors_in_shards_would_not_be_read(tmp_path):
+    options = {"to": "flax-safetensors", "max_shard_size": "20KB"}
+    for dry_run in (True, False):
+        with pytest.raises(InvalidInputError, match="7 files of at most 20KB, but transformers"):
+            convert(SOURCE, tmp_path / "new", dry_run=dry_run, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_is_missing_is_not_made_up(tmp_path):
     folder = shutil.copytree(SOURCE, tmp_path / "source")
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    model = {"vocab": vocabulary, "merges": [["!", "!"], ["!!", "!"]]}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    config = json.loads((folder / "config.json").read_text())
+    for fields, message in [
+        ({"tie_word_embeddings": False}, r"GPT2LMHeadModel: lm_head\.weight"),
+        ({"architectures": ["GPT2ForSequenceClassification"]}, r"score\.weight"),
+    ]:
+        (folder / "config.json").write_text(json.dumps(config | fields))
+        with pytest.raises(WeightsError, match=f"lacks 1 of the weights of .*{message}"):
+            convert(folder, tmp_path / "new")
+
+
+def test_a_tokenizer_json_alone_serves_gguf(tmp_path):
+    folder = shutil.copytree(SOURCE, tmp_path / "source")
+    GPT2TokenizerFast.from_pretrained(SOURCE).save_pretrained(folder)
     (folder / "vocab.json").unlink()
-    run(folder, tmp_path / "x.gguf", to="gguf")
+    (folder / "merges.txt").unlink()
+    convert(folder, tmp_path / "x.gguf")
     with open_checkpoint(tmp_path / "x.gguf") as checkpoint:
-        assert json.loads(checkpoint.tokenizer_files["vocab.json"]) == vocabulary
+        vocabulary = json.loads(checkpoint.tokenizer_files["vocab.json"])
+        assert vocabulary == json.loads((SOURCE / "vocab.json").read_text())
         assert checkpoint.tokenizer_files["merges.txt"] == (SOURCE / "merges.txt").read_bytes()

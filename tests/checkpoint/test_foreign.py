@@ -43,6 +43,7 @@ CASES = {
     "keras_hub": ("keras-hub", "float32", 0),
     "keras_hub_sharded": ("keras-hub", "float32", 0),
     "keras_hub_weights/gpt2.weights.h5": ("keras-hub", "float32", 0),
+    "keras_hub_model/gpt2.keras": ("keras-hub", "float32", 0),
     "keras_tf/gpt2.keras": ("keras-tf", "float32", 0),
     "gguf/gpt2-f32.gguf": ("gguf", "float32", 0),
     "gguf/gpt2-f16.gguf": ("gguf", "float16", None),

@@ -1,4 +1,4 @@
-"""Writing model folders, so that a save that is cut short leaves nothing that looks whole."""
+"""Writing model folders and files, so that what is cut short leaves nothing that looks whole."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gpt2x.errors import InvalidInputError
 
-_CONFIG_NAME = "config.json"
+_INDEX = "*.index*.json"
 
 
 @contextmanager
@@ -21,10 +21,11 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Give a temporary folder whose files appear at `path` together, once all are written.
 
-    A new folder appears by one rename. In one that exists, files are moved in one by one, each
-    whole, and those matching a pattern of `replaces` that were not written anew are deleted (the
-    shards of an earlier save, say); config.json is taken away first and put in last, so that old
-    and new never pass for one model. If the body raises, `path` stays as it was.
+    A new folder appears by one rename. In one that exists, files of the same names are replaced,
+    and those that match a pattern of `replaces`, the weights, go even if they are not written anew
+    (the shards of an earlier save, say). Old weights go first and new ones come last, an index
+    after its shards: wherever the process is killed, the folder holds the old model, the new one,
+    or none that can be read. If the body raises, `path` stays as it was.
 
     Raises InvalidInputError if `path` is a file.
     """
@@ -46,18 +47,31 @@ def atomic_folder(
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, which takes its place when the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".gpt2x-", dir=path.parent) as work:
+        beside = Path(work, path.name)
+        yield beside
+        beside.replace(path)
+
+
 def _move_in(work: Path, target: Path, replaces: tuple[str, ...]) -> None:
-    written = {file.name for file in work.iterdir()}
-    if _CONFIG_NAME in written:
-        (target / _CONFIG_NAME).unlink(missing_ok=True)
-    for name in sorted(written - {_CONFIG_NAME}):
-        os.replace(work / name, target / name)
-    for file in list(target.iterdir()):
-        stale = any(fnmatch.fnmatchcase(file.name, pattern) for pattern in replaces)
-        if stale and file.name not in written and file.is_file():
-            file.unlink()
-    if _CONFIG_NAME in written:
-        os.replace(work / _CONFIG_NAME, target / _CONFIG_NAME)
+    def order(name: str) -> tuple[bool, bool]:
+        # Shards without their index, or an index without its shards, are refused by every reader.
+        is_weights = any(fnmatch.fnmatchcase(name, pattern) for pattern in replaces)
+        return is_weights, is_weights and fnmatch.fnmatchcase(name, _INDEX)
+
+    written = {entry.name for entry in work.iterdir()}
+    old = [n for n in (entry.name for entry in target.iterdir()) if n in written or order(n)[0]]
+    with tempfile.TemporaryDirectory(prefix=".gpt2x-", dir=target) as aside, ExitStack() as undo:
+        moves = [(target, Path(aside), name) for name in sorted(old, key=order, reverse=True)]
+        moves += [(work, target, name) for name in sorted(written, key=order)]
+        for source, destination, name in moves:
+            os.replace(source / name, destination / name)
+            undo.callback(os.replace, destination / name, source / name)
+        undo.pop_all()
 
 
 def _umask() -> int:

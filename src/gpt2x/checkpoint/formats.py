@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2x.checkpoint import keras_archive
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.checkpoint.optional import require
 from gpt2x.errors import CheckpointError
@@ -57,6 +56,7 @@ MODULES: Mapping[str, str] = {
     "megatron": "gpt2x.checkpoint.megatron",
     "keras-hub": "gpt2x.checkpoint.keras_hub",
     "keras-tf": "gpt2x.checkpoint.keras_tf",
+    "orbax": "gpt2x.checkpoint.orbax",
     "gguf": "gpt2x.checkpoint.gguf",
 }
 
@@ -93,10 +93,11 @@ def find_foreign(files: ModelFiles) -> Path | None:
     Raises CheckpointError if there are several of a kind to choose from, or shards without index.
     """
     if files.folder is not None:
-        from gpt2x.checkpoint import megatron
+        from gpt2x.checkpoint import megatron, orbax
 
-        if (rank := megatron.find_ranks(files.folder)) is not None:
-            return rank
+        for find in (megatron.find_ranks, orbax.find_params):
+            if (found := find(files.folder)) is not None:
+                return found
     names = [n for n in files.names() if not any(fnmatch.fnmatchcase(n, t) for t in _TRAINING)]
     for pattern in _FOREIGN:
         matches = fnmatch.filter(names, pattern)
@@ -117,22 +118,24 @@ def find_foreign(files: ModelFiles) -> Path | None:
 
 def sniff(path: Path) -> str:
     """The format of a single file, by its content; raises CheckpointError if it is unknown."""
-    from gpt2x.checkpoint import gguf, keras_hub, llmc
+    from gpt2x.checkpoint import gguf_format, keras_hub, llmc, orbax
 
     with BinaryFile(path) as file:
         start = file.read(0, min(file.size, 16))
+    if path.name == orbax.METADATA_NAME:
+        return "orbax"
     if path.name == "checkpoint" or path.suffix == ".index":
         return "openai-tf"
     if path.name == keras_hub.SHARDS_NAME:
         return "keras-hub"
-    if start[:4] == gguf.MAGIC:
+    if start[:4] == gguf_format.MAGIC:
         return "gguf"
     if llmc.recognises(start):
         return "llm.c"
     if start[8:9] == b"{":
         return "safetensors"
-    if start[:2] == b"PK" and _holds_keras(path):
-        return "keras-tf"
+    if start[:2] == b"PK" and keras_archive.is_archive(path):
+        return _sniff_keras(path)
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04")):
         return _sniff_pytorch(path)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
@@ -154,15 +157,11 @@ def _sniff_pytorch(path: Path) -> str:
     return "megatron" if megatron.recognises(saved) else "pytorch"
 
 
-def _holds_keras(path: Path) -> bool:
-    """Whether a zip archive is a model of Keras 3."""
-    from gpt2x.checkpoint.keras_tf import WEIGHTS_ENTRY
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return WEIGHTS_ENTRY in archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, struct.error):
-        return False
+def _sniff_keras(path: Path) -> str:
+    """Whose model a ``.keras`` file is; what is not KerasHub's is left to the reader of ours."""
+    archive = keras_archive.open_archive(path)
+    archive.weights.close()
+    return "keras-hub" if str(archive.saved.get("module")).startswith("keras_hub") else "keras-tf"
 
 
 def _sniff_hdf5(path: Path) -> str:

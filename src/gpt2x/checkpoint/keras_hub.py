@@ -1,4 +1,5 @@
-"""KerasHub's GPT-2: a preset folder, or the ``.weights.h5`` of a GPT2Backbone or GPT2CausalLM.
+"""KerasHub's GPT-2: a preset folder, or the ``.weights.h5`` or ``.keras`` of a GPT2Backbone or
+GPT2CausalLM.
 
 Keras 3 stores a variable under its layer's path, ``layers/transformer_decoder_1/.../vars/0``.
 Queries, keys and values are separate projections [E, heads, head width]. Source: KerasHub 0.32,
@@ -8,6 +9,7 @@ Queries, keys and values are separate projections [E, heads, head width]. Source
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from gpt2x.checkpoint import shards, tf_h5
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concatenated
+from gpt2x.checkpoint.keras_archive import open_archive
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
 
@@ -34,25 +37,38 @@ _DENSE = {
 }
 _QUERY_KEY_VALUE = ("query_dense", "key_dense", "value_dense")
 _LEAVES = {"0": "weight", "1": "bias"}
+# Of the tokenizer in a whole model -> transformers' names.
+_ASSETS = {
+    "assets/preprocessor/tokenizer/vocabulary.json": "vocab.json",
+    "assets/preprocessor/tokenizer/merges.txt": "merges.txt",
+}
 _PATH = re.compile(r"(?:.*/)?layers/([^/]+)/(?:(.+)/)?vars/([01])")
 _DECODER = re.compile(r"transformer_decoder(?:_(\d{1,9}))?")
 
 
 def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a ``.weights.h5``, or the ``model.weights.json`` that lists the shards of a preset.
+    """Open a ``.weights.h5`` or ``.keras`` file, or the ``model.weights.json`` of a preset.
 
-    A preset's config.json beside it tells the sizes.
+    The config is the one in the ``.keras`` file, or else the preset's config.json beside.
     """
     with ExitStack() as stack:
+        config, tokenizer, stream = None, {}, None
+        if zipfile.is_zipfile(path):
+            archive = open_archive(path, tuple(_ASSETS))
+            stream = archive.weights
+            stack.callback(stream.close)
+            config = _config(path, _backbone(archive.saved))
+            tokenizer = {_ASSETS[name]: data for name, data in archive.assets.items()}
         paths = _shards(path, files) if path.name == SHARDS_NAME else [path]
         tensors: dict[str, LazyTensor] = {}
         for shard in paths:
-            raw = tf_h5.open_raw(shard)
+            raw = tf_h5.open_raw(shard, stream)
             stack.callback(raw.close)
             tensors |= raw.tensors
         names = _name_tensors(path, tensors)
-        config_path = files.find(CONFIG_NAME)
-        config = None if config_path is None else _config(config_path)
+        beside = files.find(CONFIG_NAME)
+        if config is None and beside is not None:
+            config = _config(beside, shards.read_json(beside))
         if config is None:
             config = _sizes(names, tensors)
         return Checkpoint(
@@ -63,6 +79,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             ignored=names.ignored,
             source_names=names.source_names,
             files=paths,
+            tokenizer_files=tokenizer,
             close=stack.pop_all().close,
         )
 
@@ -71,10 +88,10 @@ def _shards(path: Path, files: ModelFiles) -> list[Path]:
     """The files that a preset's list of shards names; each layer may be spread over several."""
     listed = shards.read_json(path).get("weight_map")
     values = listed.values() if isinstance(listed, dict) else []
-    names = {name for value in values for name in (value if isinstance(value, list) else [value])}
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
     for name in names:
         shards.check_shard_name(path, name)
-    found = {name: files.find(name) for name in sorted(names)}
+    found = {name: files.find(name) for name in sorted(set(names))}
     missing = [name for name, shard in found.items() if shard is None]
     if missing or not found:
         raise CheckpointError(f"{str(path)!r} lists shards that are missing: {missing}.")
@@ -86,8 +103,13 @@ def is_preset_config(config: Mapping[str, Any]) -> bool:
     return config.get("class_name") == "GPT2Backbone" and isinstance(config.get("config"), dict)
 
 
-def _config(path: Path) -> dict[str, Any] | None:
-    preset = shards.read_json(path)
+def _backbone(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the backbone in that of a whole model, which may be a backbone itself."""
+    inside = saved["config"].get("backbone")
+    return inside if isinstance(inside, dict) else saved
+
+
+def _config(path: Path, preset: Mapping[str, Any]) -> dict[str, Any] | None:
     if not is_preset_config(preset):
         return None
     backbone = preset["config"]

@@ -8,12 +8,12 @@ from typing import Any
 from gpt2x.errors import MissingBackendError
 
 
-def require(module: str, wanted_for: str) -> Any:
-    """Import a library of the ``convert`` extra; raises MissingBackendError naming the extra."""
+def require(module: str, wanted_for: str, extra: str = "convert") -> Any:
+    """Import a library of one of the extras; raises MissingBackendError naming the extra."""
     try:
         return import_module(module)
     except ImportError as error:
         raise MissingBackendError(
             f"{wanted_for} needs the library {module} ({error}). "
-            'Install it with: pip install "gpt2x[convert]"'
+            f'Install it with: pip install "gpt2x[{extra}]"'
         ) from error

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint.base import LazyTensor, RawFile
+from gpt2x.checkpoint.base import BFLOAT16, LazyTensor, RawFile
 from gpt2x.checkpoint.binary import check_shape
 from gpt2x.checkpoint.names import Rename, tensorflow_name
 from gpt2x.checkpoint.optional import require
 from gpt2x.errors import CheckpointError
 
 _MAX_COMPRESSION = 100
+_OPAQUE = np.dtype("V2")  # what HDF5 makes of bfloat16, which Keras names in an attribute
 _MAX_DEPTH = 32
 _OPTIMIZER = "optimizer_weights"
 _MODEL = "model_weights"  # the group of a whole model saved by Keras 2
@@ -95,8 +96,10 @@ def _collect(
 def _tensor(dataset: Any, path: Path, size: int) -> LazyTensor:
     shape = check_shape(dataset.shape, f"{str(path)!r}: {dataset.name!r}")
     dtype = np.dtype(dataset.dtype)
+    if dtype == _OPAQUE and dataset.attrs.get("dtype") == "bfloat16":
+        dtype = BFLOAT16
     stored = dataset.id.get_storage_size()
-    if dataset.external or dataset.is_virtual or dtype.kind not in "fiub":
+    if dataset.external or dataset.is_virtual or not (dtype == BFLOAT16 or dtype.kind in "fiub"):
         raise CheckpointError(f"{str(path)!r}: {dataset.name!r} is no plain array of numbers.")
     if stored > size or dataset.nbytes > stored * _MAX_COMPRESSION:
         raise CheckpointError(
@@ -111,6 +114,8 @@ def _tensor(dataset: Any, path: Path, size: int) -> LazyTensor:
             raise CheckpointError(
                 f"{str(path)!r}: cannot read {dataset.name!r}: {error}"
             ) from error
+        if dtype == BFLOAT16:
+            return np.asarray(array).view(BFLOAT16)
         return np.asarray(array).astype(dtype.newbyteorder("="), copy=False)
 
     return LazyTensor(

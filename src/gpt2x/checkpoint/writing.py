@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2x.checkpoint import flax_msgpack, safetensors, shards, torch_writer
+from gpt2x.checkpoint import flax_msgpack, safetensors, torch_writer
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.formats import FLAX, PYTORCH, SAFETENSORS, WeightsFile
 from gpt2x.checkpoint.names import from_canonical
+from gpt2x.checkpoint.shards import Shard, index_json, parse_size, plan_shards
 from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
 from gpt2x.weights import FLAX as FLAX_SPELLING
 from gpt2x.weights import PYTORCH as PYTORCH_SPELLING
 from gpt2x.weights import Head, Spelling
@@ -29,6 +31,7 @@ class Style:
     spelling: Spelling
     separator: str  # of the parts of a name
     keeps_tied_head: bool = False
+    in_shards: bool = True
 
 
 #: Format -> how transformers writes it.
@@ -36,8 +39,56 @@ STYLES: Mapping[str, Style] = {
     "safetensors": Style(SAFETENSORS, PYTORCH_SPELLING, "."),
     "pytorch": Style(PYTORCH, PYTORCH_SPELLING, ".", keeps_tied_head=True),
     "flax-msgpack": Style(FLAX, FLAX_SPELLING, "/"),
-    "flax-safetensors": Style(SAFETENSORS, FLAX_SPELLING, "."),
+    "flax-safetensors": Style(SAFETENSORS, FLAX_SPELLING, ".", in_shards=False),
 }
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """Which tensor goes into which file of a folder.
+
+    Attributes:
+        tensors: name in the files -> tensor in their layout.
+        aliases: further names of tensors, each for the name whose values it repeats.
+        shards: the files, in order.
+        index: the name of the file that lists the shards, if there are several.
+    """
+
+    tensors: dict[str, LazyTensor]
+    aliases: dict[str, str]
+    shards: list[Shard]
+    index: str | None
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files."""
+        return [shard.file for shard in self.shards] + ([self.index] if self.index else [])
+
+
+def plan_files(
+    tensors: Mapping[str, LazyTensor],
+    config: GPT2Config,
+    head: Head,
+    format: str,
+    max_shard_size: int | str,
+    *,
+    variant: str | None = None,
+) -> WritePlan:
+    """Decide which tensor goes into which file; the arguments are those of `write_weights`.
+
+    Raises InvalidInputError for several files of a format that transformers reads from one alone.
+    """
+    style = STYLES[format]
+    named, aliases = _spelled(tensors, config, head, style)
+    sizes = {name: tensor.nbytes for name, tensor in named.items()}
+    plan = plan_shards(sizes, parse_size(max_shard_size), style.file.single(variant))
+    if len(plan) > 1 and not style.in_shards:
+        raise InvalidInputError(
+            f"{format} would need {len(plan)} files of at most {max_shard_size}, but transformers "
+            "reads it from one file alone. Allow a larger max_shard_size, or write flax-msgpack, "
+            "which may come in shards."
+        )
+    return WritePlan(named, aliases, plan, style.file.index(variant) if len(plan) > 1 else None)
 
 
 def write_weights(
@@ -63,25 +114,23 @@ def write_weights(
         variant: put into the files' names.
         progress: called with each tensor's bytes once they are written.
     """
-    style = STYLES[format]
-    named, aliases = _spelled(tensors, config, head, style)
-    sizes = {name: tensor.nbytes for name, tensor in named.items()}
-    plan = shards.plan_shards(sizes, shards.parse_size(max_shard_size), style.file.single(variant))
-    for shard in plan:
-        part = {name: named[name] for name in shard.names}
+    plan = plan_files(tensors, config, head, format, max_shard_size, variant=variant)
+    for shard in plan.shards:
+        part = {name: plan.tensors[name] for name in shard.names}
         path = folder / shard.file
         if format == "pytorch":
-            inside = {alias: name for alias, name in aliases.items() if name in part}
+            inside = {alias: name for alias, name in plan.aliases.items() if name in part}
             torch_writer.write(path, part, inside, progress)
         elif format == "flax-msgpack":
             flax_msgpack.write(path, part, progress)
         else:
             framework = "pt" if format == "safetensors" else "flax"
             safetensors.write(path, part, {"format": framework}, progress)
-    if len(plan) > 1:
-        parameters = sum(tensor.size for tensor in named.values())
-        text = shards.index_json(plan, sum(sizes.values()), parameters, aliases)
-        (folder / style.file.index(variant)).write_text(text, encoding="utf-8")
+    if plan.index is not None:
+        size = sum(tensor.nbytes for tensor in plan.tensors.values())
+        parameters = sum(tensor.size for tensor in plan.tensors.values())
+        text = index_json(plan.shards, size, parameters, plan.aliases)
+        (folder / plan.index).write_text(text, encoding="utf-8")
 
 
 def _spelled(

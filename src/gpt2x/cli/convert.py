@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gpt2x import backends
+from gpt2x.cli._quiet import quiet_imports
+
 if TYPE_CHECKING:
-    from gpt2x.checkpoint.convert import Conversion
+    from gpt2x.checkpoint.conversion import Conversion
 
 app = typer.Typer(add_completion=False)
 
@@ -20,11 +23,17 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
-    destination: Annotated[Path, typer.Argument(help="Folder to write; a .gguf or .pt file too.")],
+    destination: Annotated[
+        Path, typer.Argument(help="Folder to write, or a .gguf, .pt or .keras file.")
+    ],
     to: Annotated[
-        str,
-        typer.Option(help="safetensors, pytorch, flax-msgpack, flax-safetensors, nanogpt or gguf."),
-    ] = "safetensors",
+        str | None,
+        typer.Option(
+            help="safetensors, pytorch, flax-msgpack, flax-safetensors, nanogpt, gguf, keras-tf or "
+            "orbax.",
+            show_default="as the destination is called, or safetensors",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, float16, bfloat16, or for gguf q8_0; else as it is."),
@@ -48,12 +57,12 @@ def convert(
     token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
 ) -> None:
     """Write a model in another format, with its config and tokenizer."""
-    from gpt2x.checkpoint.convert import convert as convert_source
-    from gpt2x.checkpoint.convert import largest_difference, open_source
+    from gpt2x.checkpoint import convert as convert_checkpoint
+    from gpt2x.checkpoint import open_source
 
-    console = Console(markup=False)
+    console = Console(markup=False, highlight=False)
     write = partial(
-        convert_source,
+        convert_checkpoint,
         destination=destination,
         to=to,
         dtype=dtype,
@@ -64,9 +73,12 @@ def convert(
     with open_source(source, format=format, n_head=n_head, **where) as opened:
         plan = write(opened, dry_run=True)
         if dry_run:
-            console.print(_plan_table(plan))
+            _print_plan(console, plan)
             return
-        total = sum(tensor.nbytes for tensor in plan.tensors.values())
+        if plan.target == "keras-tf":
+            with quiet_imports():
+                backends.load("tf", wanted_by="gpt2x convert --to keras-tf")
+        total = plan.nbytes
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -75,24 +87,24 @@ def convert(
             console=Console(stderr=True),
         ) as bar:
             task = bar.add_task(f"{plan.source} -> {plan.target}", total=total)
-            made = write(opened, progress=lambda nbytes: bar.advance(task, nbytes))
-        console.print(f"Wrote {len(made.tensors)} tensors to {destination}", highlight=False)
-        if verify:
-            difference, name = largest_difference(made)
+            made = write(opened, verify=verify, progress=lambda nbytes: bar.advance(task, nbytes))
+        console.print(f"Wrote {len(made.tensors)} tensors to {destination}")
+        if made.difference is not None:
+            largest, name = made.difference
             where_text = f" in {name}" if name else ""
-            console.print(f"Largest difference: {difference:.3g}{where_text}", highlight=False)
+            console.print(f"Largest difference: {largest:.3g}{where_text}")
 
 
-def _plan_table(plan: Conversion) -> Table:
+def _print_plan(console: Console, plan: Conversion) -> None:
     table = Table(title=f"{plan.source} -> {plan.target}: {plan.destination}")
     for column in ("tensor", "shape", "dtype"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name, tensor in plan.tensors.items():
         table.add_row(name, " x ".join(map(str, tensor.shape)), plan.stored[name])
-    size = sum(tensor.nbytes for tensor in plan.tensors.values())
+    console.print(table)
     parameters = sum(tensor.size for tensor in plan.tensors.values())
-    table.caption = (
-        f"{plan.head.architecture}, {parameters:,} parameters, {size / 1e6:,.1f} MB; tokenizer: "
-        f"{', '.join(plan.tokenizer) or 'none'}"
-    )
-    return table
+    size = f"{parameters:,} parameters, {plan.nbytes / 1e6:,.1f} MB"
+    console.print(f"model: {plan.head.architecture}, {size}")
+    files = plan.files if len(plan.files) <= 3 else [*plan.files[:1], "...", *plan.files[-2:]]
+    console.print(f"files: {', '.join(files)}")
+    console.print(f"tokenizer: {', '.join(plan.tokenizer) or 'none'}")

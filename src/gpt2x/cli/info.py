@@ -21,8 +21,7 @@ def info(
     token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
 ) -> None:
     """Print format, config, tensors, parameter count, tokenizer, and what is missing or extra."""
-    from gpt2x.checkpoint.convert import open_source
-    from gpt2x.checkpoint.describe import describe
+    from gpt2x.checkpoint import describe, open_source
 
     where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
     with open_source(source, **where) as opened:
@@ -42,7 +41,7 @@ def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False, markup=False)
     table = Table(title=f"{found['format']}: {_printable(found['path'])}")
     for column in ("tensor", "shape", "dtype", "in the file"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for tensor in found["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
         names = [_printable(tensor[key]) for key in ("name", "source_name")]

@@ -1,37 +1,51 @@
 """Orbax checkpoints of Flax models: a folder with config.json and the parameters in `params`.
 
-Needs `orbax-checkpoint`. What Orbax adds to `save_pretrained` is sharding: every device writes and
-reads its own part.
+What Orbax adds to `save_pretrained` is sharding: every device writes and reads its own part.
+`from_pretrained` and `gpt2x convert` read these folders too.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax import Array
 
+from gpt2x.checkpoint.orbax import PARAMS_NAME, open_arrays
 from gpt2x.config import GPT2Config
-from gpt2x.errors import MissingBackendError
+from gpt2x.errors import InvalidInputError, MissingBackendError
+from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
+from gpt2x.generation import GenerationConfig
+from gpt2x.generation.config import GENERATION_CONFIG_NAME
 
 Model = TypeVar("Model", bound=FlaxGPT2PreTrainedModel)
 
-_PARAMS = "params"
-
 
 def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -> None:
-    """Write a model's config and parameters.
+    """Write a model's config and parameters; until all are written, there are no parameters.
 
     Raises:
+        InvalidInputError: if the folder holds parameters already.
         MissingBackendError: if Orbax is not installed.
-        ValueError: by Orbax, if the folder holds parameters already.
     """
-    path = Path(folder).absolute()
-    with _checkpointer() as checkpointer:
-        checkpointer.save(path / _PARAMS, model.params)
-    model.config.save_pretrained(path)
+    path = FilePath(folder).expanduser().absolute()
+    params = model.params
+    if (path / PARAMS_NAME).exists():
+        raise InvalidInputError(f"{str(path)!r} holds parameters already; choose another folder.")
+    config = copy.deepcopy(model.config)
+    config.architectures = [model.head.architecture]
+    config.dtype = model.param_dtype.name
+    config.save_pretrained(path)
+    if model.can_generate():
+        model.generation_config.save_pretrained(path)
+    # Last, and whole or not at all: Orbax, too, writes beside and renames.
+    save_params(path / PARAMS_NAME, dict(flatten(params)))
 
 
 def load_orbax(
@@ -51,12 +65,16 @@ def load_orbax(
         **options: of the model's constructor (`dtype`, `param_dtype` ...).
 
     Raises:
-        CheckpointError: if there is no config.
+        CheckpointError: if config or parameters are missing or damaged.
+        InvalidInputError: if the parameters are not those of the class and config.
         MissingBackendError: if Orbax is not installed.
     """
-    path = Path(folder).absolute()
+    path = FilePath(folder).expanduser().absolute()
     model = kind(GPT2Config.from_pretrained(path), _do_init=False, **options)
+    if model.can_generate() and (path / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)
     shapes = model.params_shape_tree
+    check_params(open_arrays(path / PARAMS_NAME), dict(flatten(shapes)))
     if shardings is None:
         first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shardings = jax.tree.map(lambda _: first, shapes)
@@ -65,15 +83,24 @@ def load_orbax(
         shapes,
         shardings,
     )
-    with _checkpointer() as checkpointer:
-        return model.with_params(checkpointer.restore(path / _PARAMS, wanted))
+    with _library().StandardCheckpointer() as checkpointer:
+        return model.with_params(checkpointer.restore(path / PARAMS_NAME, wanted))
 
 
-def _checkpointer() -> Any:
+def save_params(folder: FilePath, params: Mapping[Path, Array | np.ndarray]) -> None:
+    """Write a folder of parameters by path; it appears whole or not at all.
+
+    Raises MissingBackendError if Orbax is not installed.
+    """
+    with _library().StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), unflatten(params))
+
+
+def _library() -> Any:
     try:
         import orbax.checkpoint
     except ImportError as error:
         raise MissingBackendError(
             "Orbax checkpoints need orbax-checkpoint; install it with: pip install orbax-checkpoint"
         ) from error
-    return orbax.checkpoint.StandardCheckpointer()
+    return orbax.checkpoint

@@ -268,7 +268,7 @@ def megatron_rank(version: float, rank: int, ranks: int) -> dict:
 
 
 def make_keras_hub() -> None:
-    """KerasHub's own converter reads `source`; its preset and its `save_weights`."""
+    """KerasHub's own converter reads `source`; its preset, its `save_weights` and its `save`."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras_hub
 
@@ -282,6 +282,9 @@ def make_keras_hub() -> None:
     backbone.save_to_preset(str(fresh("keras_hub_sharded")), max_shard_size=5e-5)  # in GB
     folder = fresh("keras_hub_weights")
     keras_hub.models.GPT2CausalLM(backbone).save_weights(folder / "gpt2.weights.h5")
+    folder = fresh("keras_hub_model")
+    preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=P)
+    keras_hub.models.GPT2CausalLM(backbone, preprocessor).save(folder / "gpt2.keras")
 
 
 def make_keras_tf() -> None:
