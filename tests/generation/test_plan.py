@@ -18,7 +18,7 @@ from gpt2x.generation import (
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
 )
-from gpt2x.generation.lengths import bucket, total_length
+from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import make_plan
 from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
@@ -70,9 +70,27 @@ def test_lengths_that_do_not_fit_are_refused(fields, prompt, message):
         total_length(GenerationConfig(**fields), prompt, 40)
 
 
-def test_a_min_length_beyond_the_end_warns():
-    with pytest.warns(UserWarning, match="min_length .50. is larger"):
-        plan_for(min_length=50, eos_token_id=1)
+@pytest.mark.parametrize(
+    ("fields", "hidden", "expected"),
+    [
+        ({}, 0, 0),
+        ({"min_length": 9}, 0, 9),
+        ({"min_new_tokens": 2}, 0, 6),
+        ({"min_new_tokens": 2, "min_length": 9}, 0, 6),  # the new tokens win, as for the maximum
+        ({"min_new_tokens": 0, "min_length": 9}, 0, 0),
+        ({"min_length": 9}, 3, 6),
+        ({"min_length": 2}, 3, 0),
+        ({"min_new_tokens": 2}, 3, 6),
+    ],
+)
+def test_rules_of_the_shortest_length(fields, hidden, expected):
+    assert shortest_length(GenerationConfig(**fields), 4, 20, hidden) == expected
+
+
+@pytest.mark.parametrize("name", ["min_length", "min_new_tokens"])
+def test_a_shortest_length_beyond_the_end_warns(name):
+    with pytest.warns(UserWarning, match=rf"{name} .50. asks for more"):
+        plan_for(eos_token_id=1, **{name: 50})
 
 
 @given(length=st.integers(1, 1000), limit=st.integers(1, 1000))

@@ -67,16 +67,30 @@ def total_length(
     return total - hidden_length
 
 
-def shortest_length(config: GenerationConfig, max_length: Any) -> int:
-    """Return the length before which eos is forbidden; warn if that is beyond `max_length`."""
-    if isinstance(max_length, int) and config.min_length > max_length:
+def shortest_length(
+    config: GenerationConfig, prompt_length: Any, max_length: Any, hidden_length: Any = 0
+) -> Any:
+    """Return the columns before which eos is forbidden; warn if that is beyond `max_length`.
+
+    `min_new_tokens` wins over `min_length`. The arguments are those of `total_length`, and what it
+    returns.
+    """
+    if config.min_new_tokens is not None:
+        shortest = prompt_length + config.min_new_tokens if config.min_new_tokens else 0
+        name = "min_new_tokens"
+    else:
+        shortest = config.min_length
+        if shortest and isinstance(hidden_length, int):
+            shortest = max(shortest - hidden_length, 0)
+        name = "min_length"
+    if isinstance(max_length, int) and shortest > max_length:
         warnings.warn(
-            f"min_length ({config.min_length}) is larger than the length at which generation ends "
-            f"({max_length}), so no text can end with eos; lower min_length or raise max_length.",
+            f"{name} ({getattr(config, name)}) asks for more than the length at which generation "
+            f"ends ({max_length}), so no text can end with eos; lower {name} or raise max_length.",
             UserWarning,
             stacklevel=2,
         )
-    return config.min_length
+    return shortest
 
 
 def bucket(length: int, limit: int) -> int:

@@ -170,7 +170,7 @@ def make_plan(
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     max_length = total_length(config, prompt_length, n_positions, hidden_length)
-    min_length = shortest_length(config, max_length)
+    min_length = shortest_length(config, prompt_length, max_length, hidden_length)
 
     beams = config.num_beams > 1
     rows_per_prompt = config.num_beams if beams else config.num_return_sequences
