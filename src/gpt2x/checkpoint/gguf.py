@@ -156,11 +156,12 @@ def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
 
 def _check_kind(path: Path, pairs: Mapping[str, Any]) -> None:
     architecture = pairs.get("general.architecture")
-    if architecture != ARCHITECTURE:
+    if not isinstance(architecture, str) or architecture != ARCHITECTURE:
         raise CheckpointError(
             f"{str(path)!r} holds a model of the architecture {architecture!r:.40}, not gpt2."
         )
-    if pairs.get("split.count", 1) not in (0, 1):
+    parts = pairs.get("split.count", 1)
+    if not isinstance(parts, int) or parts > 1:
         raise CheckpointError(
             f"{str(path)!r} is one of several parts; merge them with llama-gguf-split first."
         )

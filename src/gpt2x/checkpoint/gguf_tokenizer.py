@@ -147,7 +147,7 @@ def to_files(pairs: Mapping[str, Any]) -> dict[str, bytes]:
     Raises CheckpointError if the header's entries are not what they should be.
     """
     keys = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
-    if pairs.get("tokenizer.ggml.model") != "gpt2" or not pairs.keys() >= set(keys):
+    if str(pairs.get("tokenizer.ggml.model")) != "gpt2" or not pairs.keys() >= set(keys):
         return {}
     tokens, merges = (_strings(pairs, key) for key in keys)
     types = _types(pairs, len(tokens))

@@ -104,7 +104,7 @@ def write(
             for block in _encoded(key, tensors[key], kind):
                 stream.write(block)
             stream.write(bytes(-size % ALIGNMENT))
-            progress(tensors[key].nbytes)
+            progress(size)
 
 
 def check_expressible(config: GPT2Config) -> None:
