@@ -106,9 +106,7 @@ def check_model_inputs(
     length = check_length(config, shape[-1], past_length)
 
     if past_key is not None:
-        width = config.n_embd // config.n_head
-        shapes = [(_product(shape[:-1]), config.n_head, None, width)]
-        check_shape("past_key_values (keys of a layer)", past_key, shapes)
+        check_past_key(config, past_key, _product(shape[:-1]))
     if attention_mask is not None:
         check_attention_mask(config, attention_mask, shape, length)
     if token_type_ids is not None:
@@ -243,6 +241,12 @@ def check_past(past: Any, is_array: Callable[[Any], bool], *, stacked: bool = Fa
                     f"past_key_values has shape {_show(shape)} in layer {number}, but "
                     f"{_show(first)} in layer 0; all layers must hold the same tokens."
                 )
+
+
+def check_past_key(config: GPT2Config, past_key: Any, batch: int | None) -> None:
+    """Raise unless the keys of a layer, [B, H, any, n_embd / H], are of `batch` rows."""
+    wanted = (batch, config.n_head, None, config.n_embd // config.n_head)
+    check_shape("past_key_values (keys of a layer)", past_key, [wanted])
 
 
 def check_head_mask(config: GPT2Config, head_mask: Any) -> None:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from flax import nnx
 from flax_models import random_ids, tiny_config, tiny_model, tiny_params
 from gpt2x.errors import InvalidInputError
-from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, KVCache, register_attention
+from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, register_attention
 
 IDS = random_ids(2, 6)
 
@@ -62,6 +62,8 @@ def test_params_are_transformers_tree(model, logits):
     missing = {"transformer": {k: v for k, v in params["transformer"].items() if k != "wpe"}}
     with pytest.raises(InvalidInputError, match="Missing: transformer/wpe/embedding"):
         model(IDS, params=missing)
+    with pytest.raises(InvalidInputError, match=r"params must be a tree of arrays.*got list"):
+        model(IDS, params=[params])
     wrong = jax.tree.map(lambda array: array[:1], params)
     with pytest.raises(InvalidInputError, match=r"wpe/embedding is \(1, 24\)"):
         model(IDS, params=wrong)
@@ -92,6 +94,10 @@ def test_initial_weights_follow_the_paper_and_the_seed():
     assert (first.params["wte"]["embedding"] == same.params["wte"]["embedding"]).all()
     assert (first.params["wte"]["embedding"] != other.params["wte"]["embedding"]).any()
     assert (kernel != first.params["h"]["1"]["mlp"]["c_proj"]["kernel"]).any()
+    by_rngs = [FlaxGPT2Model(tiny_config(), rngs=nnx.Rngs(seed)) for seed in (5, 5, 6)]
+    tables = [model.wte.embedding.get_value() for model in by_rngs]
+    assert (tables[0] == tables[1]).all()
+    assert (tables[0] != tables[2]).any()
 
 
 def test_casting_params(model):
@@ -103,6 +109,8 @@ def test_casting_params(model):
         "float32"
     }
     assert masked["transformer", "wte", "embedding"].dtype == jnp.float16
+    with pytest.raises(InvalidInputError, match="mask must be a tree of booleans"):
+        model.to_fp16(model.params, {"transformer": True})
     back = flatten_dict(model.to_fp32(unflatten_dict(half)))
     assert {array.dtype for array in back.values()} == {jnp.dtype("float32")}
 
@@ -139,6 +147,25 @@ def test_dropout_takes_keys_and_nothing_else(model, logits):
     other = model(IDS, dropout_rng=jax.random.PRNGKey(1), train=True).logits
     assert np.abs(first - other).max() > 0.1
     close(model(IDS, dropout_rng=key).logits, logits)
+    with pytest.raises(InvalidInputError, match=r"got Rngs.*rngs\.dropout\(\)"):
+        model(IDS, dropout_rng=nnx.Rngs(0), train=True)
+
+
+def test_train_and_eval_decide_where_a_call_does_not(logits):
+    model = tiny_model()
+    key = nnx.Rngs(dropout=0).dropout()
+    model.train()
+    with pytest.raises(InvalidInputError, match="dropout_rng"):
+        model(IDS)
+    dropped = model(IDS, dropout_rng=key).logits
+    close(dropped, model(IDS, dropout_rng=key, train=True).logits)
+    assert np.abs(dropped - logits).max() > 0.1
+    close(model(IDS, train=False).logits, logits)
+    np.testing.assert_array_equal(
+        model.generate(IDS, max_new_tokens=2), tiny_model().generate(IDS, max_new_tokens=2)
+    )
+    model.eval()
+    close(model(IDS, dropout_rng=key).logits, logits)
 
 
 def test_training_with_nnx_optimizer_lowers_the_loss():
@@ -153,58 +180,6 @@ def test_training_with_nnx_optimizer_lowers_the_loss():
 
     losses = [float(step(model, optimizer)) for _ in range(5)]
     assert losses[-1] < losses[0] - 0.1
-
-
-def test_a_static_cache_in_scan_and_step_by_step(model, logits):
-    step = jax.jit(lambda cache, ids: model(ids, past_key_values=cache))
-    cache = model.init_cache(2, 16)
-    first = step(cache, IDS[:, :3])
-    steps, cache = [first.logits], first.past_key_values
-    for column in range(3, 6):
-        output = step(cache, IDS[:, column : column + 1])
-        steps.append(output.logits)
-        cache = output.past_key_values
-    assert step._cache_size() == 2  # the prompt and the step
-    close(jnp.concatenate(steps, axis=1), logits)
-    assert cache.length == 6
-
-    def body(cache, ids):
-        output = model(ids[:, None], past_key_values=cache)
-        return output.past_key_values, output.logits[:, 0]
-
-    _, scanned = jax.lax.scan(body, model.init_cache(2, 8), IDS.T)
-    close(scanned.swapaxes(0, 1), logits)
-    with pytest.raises(InvalidInputError, match="room for 16 tokens, of which 6 are filled"):
-        model(random_ids(2, 11), past_key_values=cache)
-
-
-def test_transformers_dict_cache_comes_back_as_one(model, logits):
-    past = model.init_cache(2, 8).to_dict(prefix=True)
-    assert past["transformer"]["h"]["0"]["attn"]["cached_key"].shape == (2, 8, 3, 8)
-    mask, positions = np.ones((2, 8), int), np.arange(6)[None].repeat(2, 0)
-    first = model(IDS[:, :5], mask, positions[:, :5], past_key_values=past)
-    rest = model(IDS[:, 5:], mask, positions[:, 5:], past_key_values=first.past_key_values)
-    close(rest.logits[:, 0], logits[:, 5])
-    assert rest.past_key_values["transformer"]["h"]["1"]["attn"]["cache_index"] == 6
-
-
-def test_padded_rows_through_a_static_cache_are_what_they_are_alone(model):
-    mask = np.array([[0, 0, 1, 1, 1, 1], [1] * 6])
-    cache = model(IDS[:, :4], mask[:, :4], past_key_values=model.init_cache(2, 9)).past_key_values
-    padded = model(IDS[:, 4:], mask, past_key_values=cache).logits
-    close(padded[0], model(IDS[:1, 2:]).logits[0, 2:])
-
-
-def test_cache_crops_extends_and_reorders(model):
-    cache = model(IDS).past_key_values
-    assert isinstance(cache, KVCache)
-    assert cache.crop(-2).length == 4
-    assert cache.extend(9).max_length == 9
-    with pytest.raises(InvalidInputError, match="Cannot crop"):
-        cache.crop(7)
-    swapped = cache.reorder(jnp.array([1, 0, 0]))
-    close(swapped[0][0][1], cache[0][0][0])
-    assert swapped.batch_size == 3
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model):
@@ -250,7 +225,7 @@ def test_resized_embeddings(model):
         ({"input_ids": IDS + 60}, "vocab_size is 61"),
         ({"input_ids": random_ids(1, 33)}, "n_positions is 32"),
         ({"input_ids": IDS, "atention_mask": 1}, "Did you mean 'attention_mask'"),
-        ({"input_ids": IDS, "past_key_values": 3 * ((IDS, IDS),)}, "this model has 2"),
+        ({"input_ids": IDS.tolist()}, "must be an array of JAX or numpy; got list"),
         ({}, "neither of them was given"),
     ],
 )

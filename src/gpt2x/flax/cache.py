@@ -129,7 +129,7 @@ class KVCache:
 
         The result is full: appending to it concatenates.
         """
-        checks.check_past(past_key_values, lambda value: isinstance(value, Array | np.ndarray))
+        checks.check_past(past_key_values, _is_array)
         keys, values, *cross = zip(*past_key_values, strict=True)
         return cls(keys, values, None, *cross)
 
@@ -145,13 +145,20 @@ class KVCache:
         "cache_index": scalar}}}}``, under ``"transformer"`` for models with a head. The result is
         static.
         """
-        layers = past_key_values.get("transformer", past_key_values)["h"]
-        attentions = [layers[str(layer)]["attn"] for layer in range(len(layers))]
-        return cls(
-            [jnp.swapaxes(attention["cached_key"], 1, 2) for attention in attentions],
-            [jnp.swapaxes(attention["cached_value"], 1, 2) for attention in attentions],
-            jnp.asarray(attentions[0]["cache_index"], jnp.int32),
-        )
+        try:
+            layers = past_key_values.get("transformer", past_key_values)["h"]
+            attentions = [layers[str(layer)]["attn"] for layer in range(len(layers))]
+            keys = [jnp.swapaxes(attention["cached_key"], 1, 2) for attention in attentions]
+            values = [jnp.swapaxes(attention["cached_value"], 1, 2) for attention in attentions]
+            length = jnp.asarray(attentions[0]["cache_index"], jnp.int32)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(
+                "A dict of past_key_values must be one of transformers' Flax models: for each "
+                'layer, ["h"]["0"]["attn"] holds cached_key and cached_value [batch, max_length, '
+                "heads, head_dim] and the scalar cache_index. KVCache.to_dict makes one."
+            ) from error
+        checks.check_past(list(zip(keys, values, strict=True)), _is_array)
+        return cls(keys, values, length)
 
     def to_dict(self, *, prefix: bool) -> dict[str, Any]:
         """Return the form that `from_dict` reads; `prefix` puts it under ``"transformer"``."""
@@ -302,6 +309,10 @@ class KVCache:
             each(self.cross_keys),
             each(self.cross_values),
         )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Array | np.ndarray)
 
 
 _PARTS = ("keys", "values", "_length", "cross_keys", "cross_values")

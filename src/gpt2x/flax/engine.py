@@ -99,6 +99,7 @@ class JaxEngine:
         self._is_expanded = static.strategy.rows_per_prompt == 1
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.__call__).parameters
         self._options = {
+            "train": False,
             "use_cache": static.use_cache,
             "output_attentions": static.output_attentions,
             "output_hidden_states": static.output_hidden_states,

@@ -190,6 +190,10 @@ class GenerationMixin:
             if ids_mask is not None:
                 ids_mask = np.pad(ids_mask, [(0, 0), (0, room)], constant_values=1)
         settings = plan.settings(ops, input_ids, ids_mask, keys)
+        past = model.base_model._open_cache(arguments.get("past_key_values"), use_cache=False)
+        if past is not None:
+            checks.check_past_key(self.config, past.keys[0], batch)
+        arguments["past_key_values"] = past
         prompt = _make_prompt(input_ids, mask, width + hidden, hidden, slots, arguments)
         if not is_traced:
             settings, prompt = jax.tree.map(_device_array, (settings, prompt))
@@ -320,14 +324,11 @@ def _make_prompt(
     }
     given.pop("attention_mask", None)
     embeds = given.pop("inputs_embeds", None)
-    past = given.pop("past_key_values", None)
+    past = given.pop("past_key_values")
     if embeds is not None and isinstance(embeds, np.ndarray):
         room = bucket(embeds.shape[1], slots) - embeds.shape[1]
         embeds = np.pad(embeds, [(0, 0), (0, room), (0, 0)])
-    if isinstance(past, tuple | list | Mapping) and len(past) == 0:
-        past = None
     if past is not None:
-        past = _as_cache(past)
         start = past.length
         if isinstance(start, int):
             if start >= length:
@@ -347,14 +348,8 @@ def _make_prompt(
         hidden=np.int32(hidden),
         columns=columns,
         fixed={name: jnp.asarray(value) for name, value in given.items()},
-        past=past if isinstance(past, KVCache) else None,
+        past=past,
     )
-
-
-def _as_cache(past: Any) -> KVCache:
-    if isinstance(past, Mapping):
-        return KVCache.from_dict(past)
-    return past if isinstance(past, KVCache) else KVCache.from_tuple(past)
 
 
 def _cut(array: Any, start: int, end: int) -> Any:

@@ -35,6 +35,9 @@ from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.flax.products import project
 from gpt2x.weights import Head
 
+# The part of a call's dropout key that is a head's: blocks have the numbers from 0 on.
+_HEAD = 2**31
+
 
 def cross_entropy(logits: Array, labels: Array, ignore_index: int = IGNORE_INDEX) -> Array:
     """Return the mean cross-entropy, in float32, of labels [...] that are not `ignore_index`.
@@ -100,7 +103,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         params: Mapping[str, Any] | None = None,
         past_key_values: Past | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -246,7 +249,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         params: Mapping[str, Any] | None = None,
         past_key_values: Past | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -297,7 +300,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
             checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
         logits = _logits(model, hidden_states)  # [B, C, T, V]
         mc_logits = model.multiple_choice_head(
-            hidden_states, mc_token_ids, _head_dropout_key(dropout_rng, train)
+            hidden_states, mc_token_ids, fold(self._dropout_key(dropout_rng, train), _HEAD)
         )
         mc_logits = mc_logits.squeeze(-1) if mc_logits.shape[-1] == 1 else mc_logits  # [B, C]
 
@@ -341,7 +344,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
         params: Mapping[str, Any] | None = None,
         past_key_values: Past | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -451,7 +454,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
         params: Mapping[str, Any] | None = None,
         past_key_values: Past | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -488,7 +491,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
         )
-        key = _head_dropout_key(dropout_rng, train)
+        key = fold(self._dropout_key(dropout_rng, train), _HEAD)
         hidden_states = dropout(outputs.last_hidden_state, rate=self.dropout, key=key)
         logits = model.classifier(hidden_states)  # [B, T, num_labels]
 
@@ -522,7 +525,7 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
         position_ids: Array | None = None,
         params: Mapping[str, Any] | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -592,8 +595,3 @@ def _logits(model: Any, hidden_states: Array) -> Array:
     if not model.config.tie_word_embeddings:
         return model.lm_head(hidden_states)
     return project(hidden_states, model.transformer.wte.embedding[...].astype(hidden_states.dtype))
-
-
-def _head_dropout_key(dropout_rng: Array | None, train: bool) -> Array | None:
-    """Return the key of a head's dropout: one that no block has."""
-    return fold(dropout_rng, 2**31) if train else None

@@ -252,7 +252,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         params: Mapping[str, Any] | None = None,
         past_key_values: Past | None = None,
         dropout_rng: Array | None = None,
-        train: bool = False,
+        train: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -285,7 +285,8 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
                 cross-attention); or the dict of transformers' Flax models. Comes back longer, in
                 the form in which it was given.
             dropout_rng: the key of all dropout in this call; needed to train with dropout.
-            train: whether to drop out.
+            train: whether to drop out; by default as `model.train()` or `model.eval()` has set it,
+                and before either, not.
             output_attentions: return attention weights, which are then computed eagerly.
             output_hidden_states: return the hidden states of every layer.
             return_dict: an output object (default) or the tuple of its fields that are not None.
@@ -460,18 +461,6 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         """Look up ids [B, T] in a table: [B, T, E]; what is looked up is cast, not the table."""
         return jnp.take(embedding.embedding[...], ids, axis=0).astype(self.dtype)
 
-    def _dropout_key(self, dropout_rng: Array | None, train: bool) -> Array | None:
-        """Return the key of this call's dropout, or None where nothing is dropped."""
-        if not train:
-            return None
-        rates = (self.config.embd_pdrop, self.config.attn_pdrop, self.config.resid_pdrop)
-        if dropout_rng is None and any(rates):
-            raise InvalidInputError(
-                "train=True drops out at random and needs dropout_rng=, a key of jax.random; or "
-                "set the config's embd_pdrop, attn_pdrop and resid_pdrop to 0."
-            )
-        return dropout_rng
-
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = self.config.n_layer
@@ -489,6 +478,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
 
     def _check_inputs(self, cache: KVCache | None, **inputs: Any) -> None:
         """Check the inputs of a call, as far as shapes and lengths are known."""
+        _check_arrays(inputs)
         past_length = 0 if cache is None else cache.length
         ids = inputs["input_ids"] if inputs["inputs_embeds"] is None else inputs["inputs_embeds"]
         if ids is not None and not all(isinstance(size, int) for size in ids.shape):
@@ -505,7 +495,10 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
                 )
             if mask is not None and mask.shape[-1] == cache.max_length:
                 inputs["attention_mask"] = jax.ShapeDtypeStruct((*mask.shape[:-1], text), "int32")
-        checks.check_model_inputs(self.config, host_values, past_length=past_length, **inputs)
+        past_key = None if cache is None else cache.keys[0]
+        checks.check_model_inputs(
+            self.config, host_values, past_length=past_length, past_key=past_key, **inputs
+        )
 
     def _head_masks(self, head_mask: Array | None) -> Sequence[Array | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
@@ -570,6 +563,15 @@ def _positions(attention_mask: Array | None, past_length: int | Array, T: int) -
     else:
         attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
     return jnp.maximum(attended - 1, 0)
+
+
+def _check_arrays(inputs: Mapping[str, Any]) -> None:
+    for name, value in inputs.items():
+        if value is not None and not hasattr(value, "dtype"):
+            raise InvalidInputError(
+                f"{name} must be an array of JAX or numpy; got {type(value).__name__}. Wrap it in "
+                'jnp.asarray, or tokenize with return_tensors="jax".'
+            )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -39,43 +39,51 @@ __all__ = [
 ]
 
 
+class _Replaceable:
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, as Flax's own dataclasses do."""
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
 @dataclass(eq=False, repr=False)
-class FlaxBaseModelOutputWithPastAndCrossAttentions(BaseModelOutputWithPastAndCrossAttentions):
+class FlaxBaseModelOutputWithPastAndCrossAttentions(
+    BaseModelOutputWithPastAndCrossAttentions, _Replaceable
+):
     __doc__ = BaseModelOutputWithPastAndCrossAttentions.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxCausalLMOutputWithCrossAttentions(CausalLMOutputWithCrossAttentions):
+class FlaxCausalLMOutputWithCrossAttentions(CausalLMOutputWithCrossAttentions, _Replaceable):
     __doc__ = CausalLMOutputWithCrossAttentions.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxGPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput):
+class FlaxGPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput, _Replaceable):
     __doc__ = DoubleHeadsModelOutput.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxSequenceClassifierOutputWithPast(SequenceClassifierOutputWithPast):
+class FlaxSequenceClassifierOutputWithPast(SequenceClassifierOutputWithPast, _Replaceable):
     __doc__ = SequenceClassifierOutputWithPast.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxTokenClassifierOutput(TokenClassifierOutput):
+class FlaxTokenClassifierOutput(TokenClassifierOutput, _Replaceable):
     __doc__ = TokenClassifierOutput.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxQuestionAnsweringModelOutput(QuestionAnsweringModelOutput):
+class FlaxQuestionAnsweringModelOutput(QuestionAnsweringModelOutput, _Replaceable):
     __doc__ = QuestionAnsweringModelOutput.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput):
+class FlaxGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput, _Replaceable):
     __doc__ = GenerateDecoderOnlyOutput.__doc__
 
 
 @dataclass(eq=False, repr=False)
-class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
+class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Replaceable):
     __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
 
 
@@ -87,7 +95,7 @@ FlaxBeamSearchOutput = FlaxGenerateBeamDecoderOnlyOutput
 
 @jax.tree_util.register_dataclass
 @dataclass(eq=False, repr=False)
-class FlaxGeneratedTokens:
+class FlaxGeneratedTokens(_Replaceable):
     """Token ids that `generate` returns, int32 [rows, length].
 
     transformers' Flax models return an object with `sequences`, its other models an array, as all

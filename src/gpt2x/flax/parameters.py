@@ -6,13 +6,16 @@ slashes it is the spelling of `gpt2x.weights.FLAX`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from flax import nnx
 from gpt2x.config import GPT2Config
@@ -116,6 +119,11 @@ def _key_name(key: Any) -> str:
 
 def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield path and array of a nested dict, FrozenDict or `nnx.State`; keys may be integers."""
+    if not isinstance(params, Mapping):
+        raise InvalidInputError(
+            "params must be a tree of arrays: nested dicts, a FrozenDict or an nnx.State; got "
+            f"{type(params).__name__}."
+        )
     for name, value in params.items():
         here = (*path, str(name))
         if isinstance(value, Mapping):
@@ -146,9 +154,41 @@ def check_params(params: Mapping[Path, Any], expected: Mapping[Path, Any]) -> No
             "model.params_shape_tree."
         )
     wrong = [
-        f"{'/'.join(path)} is {tuple(params[path].shape)}, the model's {tuple(array.shape)}"
+        f"{'/'.join(path)} is {np.shape(params[path])}, the model's {tuple(array.shape)}"
         for path, array in expected.items()
-        if tuple(params[path].shape) != tuple(array.shape)
+        if np.shape(params[path]) != tuple(array.shape)
     ]
     if wrong:
         raise InvalidInputError(f"params do not fit the model: {'; '.join(wrong)}.")
+
+
+@partial(jax.jit, static_argnums=1)
+def draw_normal(key: Array, shapes: tuple[tuple[tuple[int, ...], float], ...]) -> list[Array]:
+    """Return normal arrays of the given shapes and standard deviations, float32."""
+    sizes = [math.prod(shape) for shape, _ in shapes]
+    noise = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) * std for part, (shape, std) in zip(noise, shapes, strict=True)]
+
+
+def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> dict[str, Any]:
+    """Return params with their floating arrays in dtype: all, or where the tree `mask` is true."""
+    arrays = dict(flatten(params))
+    chosen = dict.fromkeys(arrays, True) if mask is None else dict(flatten(mask))
+    if set(chosen) != set(arrays):
+        raise InvalidInputError("mask must be a tree of booleans that has the paths of params.")
+
+    def cast(path: Path, array: Any) -> Any:
+        is_floating = jnp.issubdtype(array.dtype, jnp.floating)
+        return array.astype(dtype) if chosen[path] and is_floating else array
+
+    return unflatten({path: cast(path, array) for path, array in arrays.items()})
+
+
+def resized(weight: Array, rows: int, std: float | None, key: Array) -> Array:
+    """Return weight [V, E] cut or grown to `rows`; new rows are the mean, or drawn with `std`."""
+    shape = (max(rows - weight.shape[0], 0), weight.shape[1])
+    if std is None:
+        new = jnp.broadcast_to(weight.astype(jnp.float32).mean(axis=0), shape)
+    else:
+        new = jax.random.normal(key, shape) * std
+    return jnp.concatenate([weight[:rows], new.astype(weight.dtype)])

@@ -8,7 +8,6 @@ import inspect
 import math
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
@@ -26,8 +25,11 @@ from gpt2x.flax.cache import KVCache
 from gpt2x.flax.parameters import (
     Path,
     Precision,
+    cast_floating,
     check_params,
+    draw_normal,
     flatten,
+    resized,
     unflatten,
     variables_of,
 )
@@ -57,6 +59,11 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         dtype: what is computed in.
         _do_init: False makes a model without arrays, to be called with `params=`.
         param_dtype: what parameters are stored in.
+        rngs: draws the initial weights in place of `seed`, by its stream "params".
+
+    Attributes:
+        deterministic: whether calls that do not say `train=` drop nothing out; `model.train()` and
+            `model.eval()` set it, as in all of NNX.
     """
 
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
@@ -74,6 +81,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         _do_init: bool = True,
         *,
         param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs | None = None,
     ) -> None:
         if not isinstance(config, GPT2Config):
             raise InvalidInputError(
@@ -96,9 +104,11 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         self.param_dtype = precision.param_dtype
         if self.can_generate():
             self._generation_config = Static(GenerationConfig.from_model_config(config))
+        self.deterministic = True
         self.setup(config, precision)
         if _do_init:
-            self._assign(dict(flatten(self.init_weights(self.key, self.input_shape))))
+            key = self.key if rngs is None else rngs.params()
+            self._assign(dict(flatten(self.init_weights(key, self.input_shape))))
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         """Make the modules, without arrays."""
@@ -165,7 +175,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         parameters = self._parameters()
         for number, deviations in enumerate(drawn.values()):
             shapes = tuple((parameters[path].shape, std) for path, std in deviations.items())
-            arrays = _draw(jax.random.fold_in(rng, number), shapes)
+            arrays = draw_normal(jax.random.fold_in(rng, number), shapes)
             for path, array in zip(deviations, arrays, strict=True):
                 weights[path] = array.astype(parameters[path].dtype)
         return unflatten(weights)
@@ -234,15 +244,15 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
 
     def to_bf16(self, params: Params, mask: Any = None) -> dict[str, Any]:
         """Return params in bfloat16: all, or those for which the tree `mask` holds True."""
-        return _cast_floating(params, jnp.bfloat16, mask)
+        return cast_floating(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Params, mask: Any = None) -> dict[str, Any]:
         """Return params in float16; see `to_bf16`."""
-        return _cast_floating(params, jnp.float16, mask)
+        return cast_floating(params, jnp.float16, mask)
 
     def to_fp32(self, params: Params, mask: Any = None) -> dict[str, Any]:
         """Return params in float32; see `to_bf16`."""
-        return _cast_floating(params, jnp.float32, mask)
+        return cast_floating(params, jnp.float32, mask)
 
     # --- loading and saving ---
 
@@ -513,16 +523,31 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             return embedding
         std = None if mean_resizing else self.config.initializer_range
         if output is not None and output is not embedding:
-            kernel = _resized(output.kernel.get_value().T, rows, std, self.key).T
+            kernel = resized(output.kernel.get_value().T, rows, std, self.key).T
             output.kernel.set_value(kernel)
             output.out_features = rows
-        embedding.embedding.set_value(
-            _resized(embedding.embedding.get_value(), rows, std, self.key)
-        )
+        embedding.embedding.set_value(resized(embedding.embedding.get_value(), rows, std, self.key))
         embedding.num_embeddings = rows
         self.config.vocab_size = rows
         self._config = self.base_model._config = Static(self.config)
         return embedding
+
+    def _dropout_key(self, dropout_rng: Array | None, train: bool | None) -> Array | None:
+        """Return the key of a call's dropout, or None where nothing is dropped."""
+        if self.deterministic if train is None else not train:
+            return None
+        rates = (self.config.embd_pdrop, self.config.attn_pdrop, self.config.resid_pdrop)
+        if dropout_rng is None and any(rates):
+            raise InvalidInputError(
+                "Training drops out at random and needs dropout_rng=, a key of jax.random; or set "
+                "the config's embd_pdrop, attn_pdrop and resid_pdrop to 0."
+            )
+        if not isinstance(dropout_rng, Array | np.ndarray | None):
+            raise InvalidInputError(
+                f"dropout_rng must be a key of jax.random; got {type(dropout_rng).__name__}. Of an "
+                "nnx.Rngs, pass rngs.dropout()."
+            )
+        return dropout_rng
 
     def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the caller or the config wants that."""
@@ -530,37 +555,8 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         return output if wanted else output.to_tuple()
 
 
-@partial(jax.jit, static_argnums=1)
-def _draw(key: Array, shapes: tuple[tuple[tuple[int, ...], float], ...]) -> list[Array]:
-    """Return normal arrays of the given shapes and standard deviations, float32."""
-    sizes = [math.prod(shape) for shape, _ in shapes]
-    noise = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    return [part.reshape(shape) * std for part, (shape, std) in zip(noise, shapes, strict=True)]
-
-
-def _cast_floating(params: Params, dtype: Any, mask: Any) -> dict[str, Any]:
-    chosen = None if mask is None else dict(flatten(mask))
-
-    def cast(path: Path, array: Any) -> Any:
-        is_wanted = chosen is None or bool(chosen[path])
-        is_floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return array.astype(dtype) if is_wanted and is_floating else array
-
-    return unflatten({path: cast(path, array) for path, array in flatten(params)})
-
-
 def _lazy(name: str, array: Array) -> LazyTensor:
     """Name a parameter in canonical layout without copying it from where it is."""
     layout = FLAX.layout(name)
     shape = layout.shape(array.shape)
     return LazyTensor(shape, np.dtype(array.dtype), lambda: layout.to_canonical(np.asarray(array)))
-
-
-def _resized(weight: Array, rows: int, std: float | None, key: Array) -> Array:
-    """Return weight [V, E] cut or grown to `rows`; new rows are the mean, or drawn with `std`."""
-    shape = (max(rows - weight.shape[0], 0), weight.shape[1])
-    if std is None:
-        new = jnp.broadcast_to(weight.astype(jnp.float32).mean(axis=0), shape)
-    else:
-        new = jax.random.normal(key, shape) * std
-    return jnp.concatenate([weight[:rows], new.astype(weight.dtype)])
