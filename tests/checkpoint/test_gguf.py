@@ -14,7 +14,7 @@ import pytest
 from golden_data import GOLDEN, load_json
 from gpt2x.checkpoint import convert, gguf_format, gguf_tokenizer, gguf_writer, open_checkpoint
 from gpt2x.config import GPT2Config
-from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.tokenization import GPT2Tokenizer
 from llama_cpp_models import DTYPES, MODELS, TOKENIZER, write_gguf, write_model
 
@@ -124,6 +124,32 @@ def test_a_tokenizer_of_another_kind(tmp_path):
     with pytest.raises(CheckpointError, match=r"tokenizer: tokenizer\.json is not GPT-2's.*alone"):
         convert(folder, tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()
+
+
+# What a GGUF file cannot be
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("sequence_classification", r"no place for score\.weight"),
+        ("cross_attention", "no GPT-2 with add_cross_attention"),
+    ],
+)
+def test_models_that_llama_cpp_has_no_place_for(tmp_path, model, message):
+    for dry_run in (True, False):
+        with pytest.raises(WeightsError, match=message):
+            convert(GOLDEN / model, tmp_path / "model.gguf", dry_run=dry_run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_file_is_not_split(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"gguf would take 0\.1 MB, more than max_shard_"):
+        convert(SOURCE, tmp_path / "model.gguf", max_shard_size="20KB")
+    with pytest.raises(InvalidInputError, match="max_shard_size is 'much'"):
+        convert(SOURCE, tmp_path / "model.gguf", max_shard_size="much")
+    convert(SOURCE, tmp_path / "model.gguf", max_shard_size="1MB")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
 # Damaged headers

@@ -13,6 +13,7 @@ from gpt2x.checkpoint import gguf_tokenizer, gguf_writer, keras_tf, nanogpt, orb
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.folder import atomic_file, atomic_folder
 from gpt2x.checkpoint.formats import WEIGHTS_FILES
+from gpt2x.checkpoint.shards import parse_size
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.tokenizer_files import write_tokenizer_files
 from gpt2x.checkpoint.verify import Difference, largest_difference
@@ -42,6 +43,7 @@ TARGETS = (*STYLES, *_SINGLE_FILES, "orbax")
 #: Types of tensors; q8_0 is GGUF's.
 DTYPES = ("float32", "float16", "bfloat16", "q8_0")
 
+_SHARD_SIZE = "5GB"  # transformers' own default
 _GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 _Q8_0_BYTES = 34 / 32  # a block of 32 values is stored with its scale
 _FILE_SUFFIXES = (".bin", ".gguf", ".h5", ".keras", ".msgpack", ".pt", ".safetensors")
@@ -118,7 +120,7 @@ def convert(
     *,
     to: str | None = None,
     dtype: str | None = None,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     verify: bool = False,
@@ -135,7 +137,8 @@ def convert(
         to: one of `TARGETS`; by default as the destination is called (``model.gguf``), or else
             safetensors.
         dtype: one of `DTYPES`; by default the source's own (GGUF: float16 for float32).
-        max_shard_size: bytes of a file at most, or a string such as "5GB".
+        max_shard_size: bytes of a file at most, or a string such as "5GB"; by default 5GB for
+            the formats that can be split, and any size for the others.
         overwrite: allow a destination that exists.
         dry_run: plan, check and return, but write nothing.
         verify: read back what was written and compare it with the source.
@@ -163,7 +166,7 @@ def _plan(
     destination: Path,
     to: str | None,
     dtype: str | None,
-    max_shard_size: int | str,
+    max_shard_size: int | str | None,
     overwrite: bool,
 ) -> Conversion:
     to = to or next((t for t in _SINGLE_FILES if destination.name.endswith(_suffixes(t))), None)
@@ -174,10 +177,9 @@ def _plan(
     _check_destination(destination, to, overwrite)
     if to == "nanogpt":
         nanogpt.check_expressible(source.config)
-    elif to == "gguf":
-        gguf_writer.check_expressible(source.config)
     tensors = _planned_tensors(source)
     if to == "gguf":
+        gguf_writer.check_expressible(source.config, tensors)
         stored = _stored_in_gguf(tensors, _gguf_type(dtype, tensors))
     else:
         if to == "keras-tf" and len({tensor.dtype for tensor in tensors.values()}) > 1:
@@ -188,8 +190,16 @@ def _plan(
     )
     plan.tokenizer = sorted(source.tokenizer)
     if to in STYLES:
-        plan.files = plan_files(plan.cast(), plan.config, plan.head, to, max_shard_size).files
-    elif to in _SINGLE_FILES:
+        size = _SHARD_SIZE if max_shard_size is None else max_shard_size
+        plan.files = plan_files(plan.cast(), plan.config, plan.head, to, size).files
+        return plan
+    if max_shard_size is not None and plan.nbytes > parse_size(max_shard_size):
+        raise InvalidInputError(
+            f"{to} would take {plan.nbytes / 1e6:,.1f} MB, more than max_shard_size="
+            f"{max_shard_size!r}, and cannot be split. Leave max_shard_size out, or choose one of "
+            f"{', '.join(STYLES)}."
+        )
+    if to in _SINGLE_FILES:
         plan.files = [destination.name if plan.is_file else _SINGLE_FILES[to].name]
     else:
         plan.files = [orbax.PARAMS_NAME]
@@ -247,7 +257,7 @@ def _write(
     source: Source,
     made: Conversion,
     dtype: str | None,
-    max_shard_size: int | str,
+    max_shard_size: int | str | None,
     overwrite: bool,
     progress: Progress,
 ) -> None:
@@ -273,7 +283,7 @@ def _write(
                     config,
                     made.head,
                     made.target,
-                    max_shard_size,
+                    _SHARD_SIZE if max_shard_size is None else max_shard_size,
                     progress=progress,
                 )
             config.save_pretrained(folder)

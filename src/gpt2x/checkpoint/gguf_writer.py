@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +42,16 @@ if TYPE_CHECKING:
     from gpt2x.tokenization import GPT2Tokenizer
 
 
+def _module(name: str) -> str:
+    """``h.0.attn.c_attn.weight`` -> ``attn.c_attn``."""
+    return re.sub(r"^h\.\d+\.", "", name.rpartition(".")[0])
+
+
 def _spell(name: str) -> str:
     """``h.0.attn.c_attn.weight`` -> ``blk.0.attn_qkv.weight``."""
-    module, _, leaf = name.rpartition(".")
-    layer = re.match(r"h\.(\d+)\.", module)
+    layer = re.match(r"h\.(\d+)\.", name)
     prefix = f"blk.{layer[1]}." if layer else ""
-    module = module[layer.end() :] if layer else module
-    if module not in MODULES:
-        raise WeightsError(f"GGUF has no place for {name!r} in a model of architecture gpt2.")
-    return f"{prefix}{MODULES[module]}.{leaf}"
+    return f"{prefix}{MODULES[_module(name)]}.{name.rpartition('.')[2]}"
 
 
 def write(
@@ -80,7 +81,7 @@ def write(
         WeightsError: for a model that llama.cpp's gpt2 cannot express.
     """
     check_choice("type", type, TYPES)
-    check_expressible(config)
+    check_expressible(config, tensors)
     if config.tie_word_embeddings:
         tensors = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
     types = {name: number for name, (number, _) in TYPES.items()}
@@ -107,8 +108,8 @@ def write(
             progress(size)
 
 
-def check_expressible(config: GPT2Config) -> None:
-    """Raise WeightsError for a model that llama.cpp's gpt2 cannot express."""
+def check_expressible(config: GPT2Config, names: Iterable[str]) -> None:
+    """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 has no place for."""
     obstacles = {
         "activation_function": config.activation_function
         not in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
@@ -118,6 +119,8 @@ def check_expressible(config: GPT2Config) -> None:
     }
     if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
         raise WeightsError(f"llama.cpp has no GPT-2 with {', '.join(found)}.")
+    if strange := [name for name in names if _module(name) not in MODULES]:
+        raise WeightsError(f"llama.cpp's GPT-2 has no place for {', '.join(strange)}.")
 
 
 def _written_shape(name: str, tensor: LazyTensor) -> Shape:

@@ -38,7 +38,13 @@ def convert(
         str | None,
         typer.Option(help="float32, float16, bfloat16, or for gguf q8_0; else as it is."),
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Largest file, as 5GB or 200MiB.")] = "5GB",
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest file, as 5GB or 200MiB.",
+            show_default="5GB, or none where a format is one file",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read the result back and compare every tensor.")
