@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from golden_data import GOLDEN, load_json
-from gpt2x.checkpoint import convert, gguf_format, gguf_tokenizer, gguf_writer, open_checkpoint
+from gpt2x.checkpoint import (
+    convert,
+    describe,
+    gguf_format,
+    gguf_tokenizer,
+    gguf_writer,
+    open_checkpoint,
+    open_source,
+)
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.tokenization import GPT2Tokenizer
@@ -52,6 +60,14 @@ def test_what_llama_cpp_quantised(tmp_path):
     assert [getattr(config, size) for size in sizes] == [412, 24, 32, 2, 2, 96]
     assert (config.bos_token_id, config.eos_token_id) == (LLAMA_CPP["bos"], LLAMA_CPP["eos"])
     assert config.tie_word_embeddings
+
+
+def test_the_types_in_the_file_are_told():
+    with open_source(QUANTISED) as source:
+        dtypes = {entry["name"]: entry["dtype"] for entry in describe(source)["tensors"]}
+        assert source.checkpoint["wte.weight"].dtype == np.float32
+    assert dtypes["wte.weight"] == dtypes["h.1.mlp.c_fc.weight"] == "q8_0"
+    assert dtypes["wpe.weight"] == dtypes["ln_f.bias"] == "float32"
 
 
 # The tokenizer

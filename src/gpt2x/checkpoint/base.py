@@ -127,6 +127,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         config: what the files say of the model, as a GPT2Config dictionary; None if nothing.
         ignored: name in the file -> why it is not among the tensors (buffers, optimizer slots).
         source_names: canonical name -> name in the file.
+        quantised: canonical name -> its type in the file, of tensors that are read as another.
         metadata: what else the file says of itself, such as safetensors' ``format``.
         files: the files it reads.
         tokenizer_files: transformers' file name -> contents, of a tokenizer within the weights'
@@ -142,6 +143,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         config: dict[str, Any] | None = None,
         ignored: Mapping[str, str] | None = None,
         source_names: Mapping[str, str] | None = None,
+        quantised: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         files: Iterable[Path] = (),
         tokenizer_files: Mapping[str, bytes] | None = None,
@@ -152,6 +154,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.config = config
         self.ignored = dict(ignored or {})
         self.source_names = dict(source_names or {})
+        self.quantised = dict(quantised or {})
         self.metadata = dict(metadata or {})
         self.files = tuple(files) or (self.path,)
         self.tokenizer_files = dict(tokenizer_files or {})

@@ -95,8 +95,11 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         pairs, table, start = _read_header(file)
         _check_kind(path, pairs)
         names = CanonicalNames(path)
+        quantised = {}
         for source, shape, kind, offset in table:
             name = _read_name(source)
+            if kind == Q8_0:
+                quantised[name or source] = "q8_0"
             tensor = _tensor(file, source, shape, kind, start + offset)
             transposed = name is not None and is_projection(name) and len(shape) == 2
             names.add(name or source, source, tensor.transposed() if transposed else tensor)
@@ -112,6 +115,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         config=config,
         ignored=names.ignored,
         source_names=names.source_names,
+        quantised=quantised,
         metadata={k: v for k, v in pairs.items() if not isinstance(v, list | np.ndarray)},
         tokenizer_files=tokenizer_files,
         close=file.close,

@@ -139,7 +139,7 @@ def describe(source: Source) -> dict[str, Any]:
             {
                 "name": name,
                 "shape": list(tensor.shape),
-                "dtype": tensor.dtype.name,
+                "dtype": checkpoint.quantised.get(name, tensor.dtype.name),
                 "source_name": checkpoint.source_names.get(name, name),
             }
             for name, tensor in checkpoint.items()
