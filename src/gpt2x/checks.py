@@ -28,12 +28,23 @@ Shape = tuple[int | None, ...]
 IGNORE_INDEX = -100
 
 
-def reject_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
-    """Raise if a function was called with keywords that it does not have (its `**unknown`)."""
+def reject_unknown(
+    function: Callable[..., Any], keywords: Mapping[str, Any], known: Iterable[str] = ()
+) -> None:
+    """Raise if a function was called with keywords that it does not have.
+
+    Args:
+        function: the function.
+        keywords: what it got beyond its named arguments (its `**unknown`).
+        known: those of them that it takes all the same.
+    """
+    unknown = [name for name in keywords if name not in known]
     if unknown:
         parameters = inspect.signature(function).parameters.values()
         allowed = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-        raise InvalidInputError(unknown_arguments(function.__qualname__, unknown, allowed))
+        raise InvalidInputError(
+            unknown_arguments(function.__qualname__, unknown, [*allowed, *known])
+        )
 
 
 def check_config(owner: str, config: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from typing import Any
 
 import numpy as np
@@ -93,10 +95,14 @@ def test_labels_may_be_of_any_integer_type(kind: Any, labels: dict[str, torch.Te
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_trainers_are_told_which_models_take_num_items_in_batch(kind: Any):
-    assert kind.accepts_loss_kwargs == (
-        "num_items_in_batch" in inspect.signature(kind.forward).parameters
-    )
+def test_trainers_find_what_they_look_for(kind: Any):
+    """Transformers' Trainer asks for these, and waits for each argument named after labels."""
+    names = [p.name for p in inspect.signature(kind.forward).parameters.values()]
+    assert kind.accepts_loss_kwargs == ("loss_options" in names)
+    labels = {name for name in names if "label" in name}
+    assert labels <= ({"labels", "mc_labels"} if kind is pt.GPT2DoubleHeadsModel else {"labels"})
+    assert kind._keys_to_ignore_on_save == (["lm_head.weight"] if kind.can_generate() else None)
+    assert tiny_config().keys_to_ignore_at_inference == ["past_key_values"]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
@@ -172,6 +178,27 @@ def test_outputs_read_in_every_way():
     torch.testing.assert_close(doubled.loss, output.loss * 2)
     output["loss"] = None
     assert output[0] is output.logits
+
+
+def test_outputs_are_dicts_and_can_be_made_of_them():
+    ids = random_ids(2, 5)
+    output = tiny_model(pt.GPT2ForTokenClassification)(ids, labels=ids % 2)
+    assert isinstance(output, dict)
+    kind, items = type(output), list(output.items())
+    for other in (
+        kind(dict(output)),  # as accelerate does
+        kind((name, value) for name, value in items),  # as torch.nn.DataParallel does
+        copy.copy(output),
+        pickle.loads(pickle.dumps(output)),
+    ):
+        assert type(other) is kind
+        assert list(other) == list(dict.keys(other)) == ["loss", "logits"]
+        torch.testing.assert_close(other.logits, output["logits"])
+    output.loss = None
+    assert list(dict.items(output)) == list(output.items()) == items[1:]
+    for change in (lambda: output.pop("logits"), lambda: output.update(loss=1), output.clear):
+        with pytest.raises(TypeError, match="none be added or taken away"):
+            change()
 
 
 def test_config_decides_what_is_returned():

@@ -31,6 +31,7 @@ _OWN_ARGUMENTS = (
     "cache_position",
     "logits_to_keep",
     "return_dict",
+    "loss_options",
     "unknown",
 )
 

@@ -31,6 +31,8 @@ from gpt2x.pt.outputs import (
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 from gpt2x.weights import Head
 
+_LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
+
 
 def causal_lm_loss(
     logits: Tensor,
@@ -68,6 +70,7 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
     head: ClassVar[Head] = Head.LM
     accepts_loss_kwargs: ClassVar[bool] = True
     _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
+    _keys_to_ignore_on_save: ClassVar[list[str]] = _tied_weights_keys
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
@@ -93,11 +96,7 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        *,
-        num_items_in_batch: Tensor | int | None = None,
-        ignore_index: int = IGNORE_INDEX,
-        shift_labels: Tensor | None = None,
-        **unknown: Any,
+        **loss_options: Any,
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
         """Predict the next token at every position. For the inputs of the body see `GPT2Model`.
 
@@ -106,14 +105,15 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
                 usual call.
             logits_to_keep: how many of the last positions get logits (decoding needs one), or an
                 index tensor of positions [n]; 0 for all.
-            num_items_in_batch: see `causal_lm_loss`.
-            ignore_index: see `causal_lm_loss`.
-            shift_labels: labels [B, T] that are shifted already; the loss uses them.
+            **loss_options: `num_items_in_batch`, `ignore_index` and `shift_labels` (labels [B, T]
+                that are shifted already; the loss uses them): see `causal_lm_loss`.
 
         Raises:
             InvalidInputError: if an input cannot be used or a keyword is unknown.
         """
-        checks.reject_unknown(self.forward, unknown)
+        # Not named above: transformers' Trainer waits for every argument with "label" in its name.
+        checks.reject_unknown(self.forward, loss_options, _LOSS_OPTIONS)
+        shift_labels = loss_options.get("shift_labels")
         checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
         outputs = self.transformer(
             input_ids,
@@ -138,14 +138,9 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
         targets = labels if shift_labels is None else shift_labels
         if targets is not None:
             shape, classes = tuple(logits.shape[:-1]), logits.size(-1)
-            checks.check_labels("labels", targets, [shape], classes, host_values, ignore_index)
-            loss = causal_lm_loss(
-                logits,
-                targets,
-                num_items_in_batch=num_items_in_batch,
-                ignore_index=ignore_index,
-                shift_labels=shift_labels,
-            )
+            ignored = loss_options.get("ignore_index", IGNORE_INDEX)
+            checks.check_labels("labels", targets, [shape], classes, host_values, ignored)
+            loss = causal_lm_loss(logits, targets, **loss_options)
         output = CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
@@ -204,6 +199,7 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
 
     head: ClassVar[Head] = Head.DOUBLE
     _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
+    _keys_to_ignore_on_save: ClassVar[list[str]] = _tied_weights_keys
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)

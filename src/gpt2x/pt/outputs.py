@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from gpt2x.outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-    DoubleHeadsModelOutput,
-    ModelOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutputWithPast,
-    TokenClassifierOutput,
-)
+from gpt2x import outputs
+from gpt2x.outputs import ModelOutput
 
 __all__ = [
     "ModelOutput",
@@ -28,9 +22,69 @@ __all__ = [
 ]
 
 
+# Its methods are `ModelOutput`'s; that they are typed otherwise is no concern of type checkers.
+_dict: Any = dict
+
+
+class _Dict(ModelOutput, _dict):
+    """An output that is a dict, as those of transformers' PyTorch models are.
+
+    Its Trainer, accelerate and `torch.nn.DataParallel` know outputs by that, and make new ones from
+    a dict or from pairs of names and values. `gpt2x.outputs.ModelOutput` decides what is read; the
+    dict holds the same for code that looks into it directly.
+    """
+
+    def __post_init__(self) -> None:
+        first, *rest = self.__dict__.items()
+        name, value = first
+        if isinstance(value, Mapping | Iterator) and all(other is None for _, other in rest):
+            setattr(self, name, None)
+            for field, part in dict(value).items():
+                setattr(self, field, part)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if value is None:
+            dict.pop(self, name, None)
+        else:
+            dict.__setitem__(self, name, value)
+
+    def _refuse(self, *arguments: Any, **keywords: Any) -> Any:
+        raise TypeError("The fields of an output can be set, but none be added or taken away.")
+
+    __delitem__ = pop = popitem = setdefault = update = clear = _refuse
+
+
 @dataclass(eq=False, repr=False)
-class GPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput):
-    __doc__ = DoubleHeadsModelOutput.__doc__
+class BaseModelOutputWithPastAndCrossAttentions(
+    outputs.BaseModelOutputWithPastAndCrossAttentions, _Dict
+):
+    __doc__ = outputs.BaseModelOutputWithPastAndCrossAttentions.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class CausalLMOutputWithCrossAttentions(outputs.CausalLMOutputWithCrossAttentions, _Dict):
+    __doc__ = outputs.CausalLMOutputWithCrossAttentions.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class GPT2DoubleHeadsModelOutput(outputs.DoubleHeadsModelOutput, _Dict):
+    __doc__ = outputs.DoubleHeadsModelOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class SequenceClassifierOutputWithPast(outputs.SequenceClassifierOutputWithPast, _Dict):
+    __doc__ = outputs.SequenceClassifierOutputWithPast.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class TokenClassifierOutput(outputs.TokenClassifierOutput, _Dict):
+    __doc__ = outputs.TokenClassifierOutput.__doc__
+
+
+@dataclass(eq=False, repr=False)
+class QuestionAnsweringModelOutput(outputs.QuestionAnsweringModelOutput, _Dict):
+    __doc__ = outputs.QuestionAnsweringModelOutput.__doc__
 
 
 def _register(output_class: type[ModelOutput]) -> None:

@@ -50,6 +50,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     accepts_loss_kwargs: ClassVar[bool] = False
     head: ClassVar[Head] = Head.NONE
     _no_split_modules: ClassVar[list[str]] = ["GPT2Block"]  # asked by accelerate
+    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # asked by transformers' Trainer
     _tied_weights_keys: ClassVar[list[str]] = []
 
     def __init__(self, config: GPT2Config) -> None:
