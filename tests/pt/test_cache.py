@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from pt_models import random_ids, tiny_config, tiny_model
+from pt_models import assert_as_close_as, random_ids, tiny_config, tiny_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -229,7 +229,7 @@ def test_a_past_of_another_dtype_is_converted(form: str):
         past = past.to_tuple() if form == "tuple" else past
         half = model.to(torch.bfloat16)
         after = half(ids[:, 4:], past_key_values=past).logits
-    torch.testing.assert_close(after, half(ids).logits[:, 4:], rtol=0.1, atol=0.1)
+    assert_as_close_as(torch.bfloat16, after, half(ids).logits[:, 4:])
 
 
 @pytest.mark.parametrize(
