@@ -45,7 +45,7 @@ def assert_as_close_as(dtype: torch.dtype, found: Tensor, expected: Tensor) -> N
 
     Measured on tiny models: at most 1 unit, in bfloat16 as in float16.
     """
-    found, expected = found.float(), expected.float()
+    found, expected = found.detach().float(), expected.detach().float()
     spread = float(expected.max() - expected.min())
     atol = 2 * torch.finfo(dtype).eps * spread
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
