@@ -23,7 +23,7 @@ from gpt2x.checkpoint import (
 )
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
-from gpt2x.tokenization import GPT2Tokenizer
+from gpt2x.tokenization import GPT2Tokenizer, GPT2TokenizerFast
 from llama_cpp_models import DTYPES, MODELS, TOKENIZER, write_gguf, write_model
 
 LLAMA_CPP = load_json("llama_cpp/llama_cpp.json")
@@ -79,6 +79,19 @@ def test_text_becomes_the_ids_that_llama_cpp_gives(tmp_path):
     for case in LLAMA_CPP["tokens"]:
         assert tokenizer.encode(case["text"]) == case["ids"], case["text"]
     assert sorted(tokenizer.all_special_ids) == LLAMA_CPP["control"]
+
+
+@pytest.mark.parametrize("tokenizer_class", [GPT2Tokenizer, GPT2TokenizerFast])
+def test_a_tokenizer_from_the_file_itself(tmp_path, tokenizer_class):
+    expected = GPT2Tokenizer.from_pretrained(TOKENIZER)
+    for where in ({"gguf_file": QUANTISED.name}, {}):
+        name = QUANTISED.parent if where else QUANTISED
+        tokenizer = tokenizer_class.from_pretrained(name, **where)
+        assert tokenizer.encode("a<sep> extra b") == expected.encode("a<sep> extra b")
+        assert tokenizer.name_or_path == str(name)
+    path = write_gguf("plain", "float32", tmp_path)
+    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        tokenizer_class.from_pretrained(path)
 
 
 def test_the_tokenizer_survives(tmp_path):

@@ -142,7 +142,7 @@ def generate(
         typer.Option(
             "--model",
             "-m",
-            help="A folder or a name on the hub.",
+            help="A folder, a .gguf file, or a name on the hub.",
             show_default="the embedded model",
         ),
     ] = None,

@@ -384,12 +384,13 @@ class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
 
         Reads tokenizer.json if there is one, else vocab.json and merges.txt (or OpenAI's
         encoder.json and vocab.bpe); then tokenizer_config.json and, in older folders,
-        special_tokens_map.json and added_tokens.json.
+        special_tokens_map.json and added_tokens.json. A GGUF file holds its tokenizer itself.
 
         Args:
-            pretrained_model_name_or_path: a folder, or a name such as "gpt2".
+            pretrained_model_name_or_path: a folder, a .gguf file, or a name such as "gpt2".
             **options: `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only` and
-                `force_download` say where to look; everything else is a constructor argument and
+                `force_download` say where to look, `gguf_file` in which file of the folder or
+                repository; everything else is a constructor argument and
                 wins over what the files say.
 
         Raises:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,9 +79,9 @@ def load(
     given = {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}
     where = {name: given.pop(name) for name in _HUB_OPTIONS if name in given}
     where["subfolder"] = where.get("subfolder") or ""
-    model_files = ModelFiles(str(name_or_path), **where)
-    vocabulary = _read_vocabulary(model_files)
-    config = _read_config(model_files)
+    with _tokenizer_folder(name_or_path, given.pop("gguf_file", None), where) as model_files:
+        vocabulary = _read_vocabulary(model_files)
+        config = _read_config(model_files)
     settings = {name: value for name, value in config.items() if name in cls.settings_names()}
     if vocabulary.template not in (None, Template()):
         settings.pop("add_bos_token", None)  # tokenizer.json says it, and more exactly
@@ -90,6 +92,27 @@ def load(
         name: value for name, value in config.items() if name not in cls.settings_names()
     }
     return tokenizer
+
+
+@contextmanager
+def _tokenizer_folder(
+    name_or_path: PathLike, gguf_file: str | None, where: Mapping[str, Any]
+) -> Iterator[ModelFiles]:
+    """Where the files are; those that a GGUF file holds are unpacked for the time being."""
+    path = Path(name_or_path)
+    if gguf_file is None and not (path.suffix == ".gguf" and path.is_file()):
+        yield ModelFiles(str(name_or_path), **where)
+        return
+    # Not above: checkpoints are not needed for a folder's tokenizer.
+    from gpt2x.checkpoint.opening import open_model
+    from gpt2x.checkpoint.tokenizer_files import write_tokenizer_files
+
+    _, checkpoint = open_model(str(name_or_path), file=gguf_file, **where)
+    with checkpoint, tempfile.TemporaryDirectory() as folder:
+        if not checkpoint.tokenizer_files:
+            raise CheckpointError(f"{str(checkpoint.path)!r} holds no tokenizer.")
+        write_tokenizer_files(Path(folder), checkpoint.tokenizer_files)
+        yield ModelFiles(folder)
 
 
 def _read_vocabulary(model_files: ModelFiles) -> Vocabulary:
