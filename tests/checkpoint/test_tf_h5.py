@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from golden_data import GOLDEN
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError, MissingBackendError
+from gpt2x.pretrained import plan_load, resolve
+from gpt2x.weights import Head
 
 h5py = pytest.importorskip("h5py")
 
@@ -41,6 +46,17 @@ def test_an_optimizer_and_a_whole_model_of_keras_2(write):
     with open_checkpoint(write(fill)) as checkpoint:
         assert list(checkpoint) == ["wpe.weight"]
         np.testing.assert_array_equal(checkpoint["wpe.weight"].read(), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("name", ["tf_h5", "tf_safetensors"])
+def test_the_output_layer_is_tied_whatever_the_config_says(tmp_path, name):
+    """transformers' TensorFlow models compute logits with the embedding in any case."""
+    folder = shutil.copytree(GOLDEN / "formats" / name, tmp_path / name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with resolve("GPT2LMHeadModel", folder) as source:
+        assert source.config.tie_word_embeddings
+        plan_load(source.checkpoint, source.config, Head.LM, strict=True)
 
 
 def test_links_out_of_the_file_are_not_followed(write, tmp_path):

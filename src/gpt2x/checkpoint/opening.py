@@ -189,6 +189,10 @@ def _with_config(checkpoint: Checkpoint, files: ModelFiles) -> Checkpoint:
         path = files.find(CONFIG_NAME)
         if checkpoint.config is None and path is not None:
             checkpoint.config = shards.read_json(path)
+        of_tensorflow = checkpoint.format == "tf-h5" or checkpoint.metadata.get("format") == "tf"
+        if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
+            # transformers' TensorFlow models tie the output layer, whatever their config says.
+            checkpoint.config["tie_word_embeddings"] = True
     except BaseException:
         checkpoint.close()
         raise
