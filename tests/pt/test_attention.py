@@ -155,6 +155,18 @@ def test_packed_texts_do_not_see_each_other():
         assert (one_text[:, 3:] - logits[:, 3:]).abs().max() > 1e-3
 
 
+def test_the_config_decides_whether_a_span_finder_sees_packed_texts():
+    """It returns no cache, but has one, which says that it is one text."""
+    model = tiny_model(pt.GPT2ForQuestionAnswering)
+    ids, positions = random_ids(1, 7), torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    one_text = model(ids, position_ids=positions, attention_mask=torch.ones(1, 7)).start_logits
+    torch.testing.assert_close(model(ids, position_ids=positions).start_logits, one_text)
+    model.config.use_cache = False
+    first = model(ids[:, :3]).start_logits
+    torch.testing.assert_close(model(ids, position_ids=positions).start_logits[:, :3], first)
+    assert (model(ids, position_ids=positions).start_logits - one_text).abs().max() > 1e-3
+
+
 def test_attentions_under_sdpa_are_computed():
     model = tiny_model()
     ids = random_ids(3, 6)
