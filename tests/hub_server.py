@@ -83,15 +83,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def do_POST(self) -> None:
-        """Create a repository, or commit files to one; asks for the token ``hf_write``."""
+        """Create a repository, or commit files to one; asks for the token ``hf_write``.
+
+        With ``hf_read``, one may open pull requests, which become revisions ``refs/pr/1`` and on.
+        """
         hub: HubServer = self.server.hub  # type: ignore[attr-defined]
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         hub.requests.append(f"POST {path}")
         if path == "/api/validate-yaml":
             return self._json({"warnings": [], "errors": []})
-        if self.headers.get("Authorization") != "Bearer hf_write":
-            return self._fail(401, "")
+        is_pull_request = query == "create_pr=1"
+        allowed = ("hf_write", "hf_read") if is_pull_request else ("hf_write",)
+        if self.headers.get("Authorization", "").removeprefix("Bearer ") not in allowed:
+            return self._fail(403, "")
         if path == "/api/repos/create":
             asked = json.loads(sent)
             name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
@@ -109,13 +114,20 @@ class _Handler(BaseHTTPRequestHandler):
                 file["shouldIgnore"] = False
             return self._json({"files": files})
         name, _, revision = path.removeprefix("/api/models/").partition("/commit/")
-        files = hub.repositories[name].revisions.setdefault(revision, {})
+        revisions = hub.repositories[name].revisions
+        number = sum(key.startswith("refs/pr/") for key in revisions) + 1
+        if is_pull_request:
+            files = revisions[f"refs/pr/{number}"] = dict(revisions[revision])
+        else:
+            files = revisions.setdefault(revision, {})
         for line in map(json.loads, sent.splitlines()):
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         commit = commit_of(files)
-        url = f"{hub.url}/{name}/commit/{commit}"
-        return self._json({"commitUrl": url, "commitOid": commit})
+        answer = {"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit}
+        if is_pull_request:
+            answer["pullRequestUrl"] = f"{hub.url}/{name}/discussions/{number}"
+        return self._json(answer)
 
     def _json(self, answer: object) -> None:
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
@@ -126,9 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {path}")
         if path.startswith("/api/models/"):
             name, _, revision = path.removeprefix("/api/models/").partition("/tree/")
+            revision = revision or "main"
         else:
             name, _, rest = path[1:].partition("/resolve/")
             revision, _, file = rest.partition("/")
+        revision = unquote(revision)
         repository = hub.repositories.get(name)
         authorised = repository is not None and repository.token in (
             None,
@@ -142,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = repository.revisions.get(revision, by_commit.get(revision))
         if files is None:
             return self._fail(404, "RevisionNotFound")
+        if path == f"/api/models/{name}":
+            return self._send(200, json.dumps({"id": name}).encode(), {}, body)
         if path.startswith("/api/"):
             listing = [{"type": "file", "path": p, "size": len(c)} for p, c in files.items()]
             for entry in listing:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt2x.config import GPT2Config
-from gpt2x.errors import CheckpointError
+from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.pretrained import plan_load, resolve, save_folder
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.weights import Head, parameter_shapes
@@ -70,6 +70,21 @@ def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):
     assert sum("/commit/" in request for request in hub.requests) == 1
     with resolve("GPT2LMHeadModel", "someone/mine", revision="trial") as source:
         assert source.config.n_embd == 8
+
+
+def test_a_pull_request_leaves_the_branch_as_it_is(hub, tmp_path):
+    hub.add("others/theirs", {"README.md": b"theirs", "config.json": b"{}"})
+    address = Model().push_to_hub("others/theirs", token="hf_read", create_pr=True)
+    assert address == f"{hub.url}/others/theirs/discussions/1"
+    revisions = hub.repositories["others/theirs"].revisions
+    assert set(revisions) == {"main", "refs/pr/1"}
+    assert revisions["main"] == {"README.md": b"theirs", "config.json": b"{}"}
+    assert revisions["refs/pr/1"]["README.md"] == b"theirs"
+    with resolve("GPT2LMHeadModel", "others/theirs", revision="refs/pr/1") as source:
+        assert source.config.n_embd == 8
+    with pytest.raises(InvalidInputError, match="leave out one of them"):
+        Model().push_to_hub("mine", token="hf_write", create_pr=True, revision="trial")
+    assert set(hub.repositories) == {"others/theirs"}
 
 
 def test_without_permission_it_says_what_is_needed(hub):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2x.errors import CheckpointError
+from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import endpoint
 
 CARD_NAME = "README.md"
@@ -39,7 +39,8 @@ def push_folder(
     create_pr: bool = False,
     revision: str | None = None,
 ) -> str:
-    """Upload a folder to a repository, which is made if need be; return the commit's address.
+    """Upload a folder to a repository, which is made if need be; return the commit's address, or
+    the pull request's.
 
     All in one commit, with a model card if neither the folder nor the repository has one.
 
@@ -50,12 +51,19 @@ def push_folder(
         commit_description: text of the commit.
         private: whether a new repository is private.
         token: access token with write permission; by default the one that ``hf auth login`` stored.
-        create_pr: open a pull request instead of committing.
+        create_pr: open a pull request against ``main`` instead of committing; that takes no write
+            permission for the repository.
         revision: branch to commit to, which is made if need be.
 
     Raises:
         CheckpointError: if the hub refuses or cannot be reached.
+        InvalidInputError: for a pull request against another branch than ``main``.
     """
+    if create_pr and revision not in (None, "main"):
+        raise InvalidInputError(
+            f"create_pr=True opens a pull request against 'main', but revision is {revision!r}; "
+            "leave out one of them."
+        )
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
@@ -87,7 +95,7 @@ def push_folder(
             f"Cannot upload to {repo_id!r} at {endpoint()}: {error} Uploading needs a token with "
             "write permission: pass token=... or run `hf auth login`."
         ) from error
-    return str(commit.commit_url)
+    return commit.pr_url or commit.commit_url
 
 
 def model_card(folder: str | os.PathLike[str], repo_id: str) -> str:
@@ -148,7 +156,7 @@ class PushToHubMixin:
         revision: str | None = None,
         **save_options: Any,
     ) -> str:
-        """Save to a temporary folder and upload it; return the commit's address.
+        """Save to a temporary folder and upload it; return the commit's or pull request's address.
 
         `save_options` go to `save_pretrained` (`max_shard_size`, `safe_serialization` ...); the
         other arguments and what raises are those of `gpt2x.publishing.push_folder`.
