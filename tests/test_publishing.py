@@ -7,8 +7,10 @@ import pytest
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.generation import GenerationConfig
 from gpt2x.pretrained import plan_load, resolve, save_folder
 from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.tokenization import GPT2Tokenizer
 from gpt2x.weights import Head, parameter_shapes
 from hub_server import serve_hub
 
@@ -57,6 +59,20 @@ def test_a_card_is_written_unless_there_is_one(hub, tmp_path):
     (tmp_path / "README.md").write_text("from the folder")
     push_folder(tmp_path, "mine", token="hf_write")
     assert files["README.md"] == b"from the folder"
+
+
+def test_tokenizers_and_configs_are_pushed_beside_a_model(hub):
+    tokenizer = GPT2Tokenizer(vocab={"a": 0, "b": 1}, merges=[])
+    tokenizer.push_to_hub("someone/mine", token="hf_write")
+    GenerationConfig(top_k=5).push_to_hub("someone/mine", token="hf_write")
+    GPT2Config(n_layer=3).push_to_hub("someone/mine", token="hf_write")
+    assert "README.md" not in hub.repositories["someone/mine"].revisions["main"]
+    Model().push_to_hub("someone/mine", token="hf_write")
+    files = hub.repositories["someone/mine"].revisions["main"]
+    assert {"README.md", "tokenizer.json", "generation_config.json"} <= set(files)
+    assert GPT2Tokenizer.from_pretrained("someone/mine").get_vocab() == tokenizer.get_vocab()
+    assert GenerationConfig.from_pretrained("someone/mine").top_k == 5
+    assert GPT2Config.from_pretrained("someone/mine").n_layer == 1
 
 
 def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):

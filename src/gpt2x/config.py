@@ -28,6 +28,7 @@ from gpt2x.errors import (
     did_you_mean,
     unknown_arguments,
 )
+from gpt2x.publishing import PushToHubMixin
 
 CONFIG_NAME = "config.json"
 
@@ -63,7 +64,7 @@ _LOCAL_ATTRIBUTES = ("_commit_hash", "_attn_implementation")
 _ORIGIN = ("_name_or_path", "transformers_version")
 
 
-class GPT2Config:
+class GPT2Config(PushToHubMixin):
     """Everything that defines a GPT-2 model except its weights.
 
     The arguments are those of transformers' `GPT2Config`, in its order; the common fields

@@ -42,7 +42,7 @@ def push_folder(
     """Upload a folder to a repository, which is made if need be; return the commit's address, or
     the pull request's.
 
-    All in one commit, with a model card if neither the folder nor the repository has one.
+    All in one commit, with a model card if a model has none in its folder or the repository.
 
     Args:
         folder: what to upload.
@@ -79,9 +79,9 @@ def push_folder(
             if path.is_file() and not _PRIVATE & set(path.relative_to(folder).parts)
         ]
         added = {operation.path_in_repo for operation in operations}
-        if CARD_NAME not in added and not api.file_exists(repository, CARD_NAME, revision=revision):
-            card = model_card(folder, repository).encode("utf-8")
-            operations.append(CommitOperationAdd(CARD_NAME, card))
+        card = None if CARD_NAME in added else model_card(folder, repository)
+        if card is not None and not api.file_exists(repository, CARD_NAME, revision=revision):
+            operations.append(CommitOperationAdd(CARD_NAME, card.encode("utf-8")))
         commit = api.create_commit(
             repository,
             operations,
@@ -98,11 +98,16 @@ def push_folder(
     return commit.pr_url or commit.commit_url
 
 
-def model_card(folder: str | os.PathLike[str], repo_id: str) -> str:
-    """The text of a model card for a saved model: metadata, sizes, and how to use it."""
+def model_card(folder: str | os.PathLike[str], repo_id: str) -> str | None:
+    """The text of a model card for a saved model: metadata, sizes, and how to use it.
+
+    None for a folder that holds no model, but a tokenizer, say: its config names no architecture.
+    """
     path = Path(folder, "config.json")
     config: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    architecture = (config.get("architectures") or ["GPT2Model"])[0]
+    if not config.get("architectures"):
+        return None
+    architecture = config["architectures"][0]
     task = _TASKS.get(architecture, "text-generation")
     sizes = {
         "layers": config.get("n_layer"),

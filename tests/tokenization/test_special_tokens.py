@@ -6,6 +6,7 @@ import pytest
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tokenization import AddedToken
+from gpt2x.unavailable import TOKENIZER
 
 
 def test_roles_are_attributes_and_ids(tiny):
@@ -230,3 +231,10 @@ def test_init_kwargs_make_the_same_tokenizer_again(tiny):
     again = tiny.from_vocabulary(tiny.current_vocabulary(), **tiny.init_kwargs)
     assert again.init_kwargs == tiny.init_kwargs
     assert again("a extra<pad>")["input_ids"] == tiny("a extra<pad>")["input_ids"]
+
+
+def test_what_is_not_here_says_what_to_do_instead(tiny):
+    for name in TOKENIZER:
+        assert not hasattr(tiny, name)
+    with pytest.raises(AttributeError, match=r"no .apply_chat_template., .* with jinja2"):
+        tiny.apply_chat_template([])

@@ -18,6 +18,7 @@ from gpt2x.generation.config_fields import (
     NONE_IS_OFF,
     OUTPUT_FLAGS,
 )
+from gpt2x.publishing import PushToHubMixin
 
 if TYPE_CHECKING:
     from gpt2x.config import GPT2Config
@@ -40,7 +41,7 @@ _HUB_OPTIONS = (
 _METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
 
 
-class GenerationConfig:
+class GenerationConfig(PushToHubMixin):
     """How to decode: lengths, strategy, processors, outputs and special tokens.
 
     The fields are those of transformers 4.57's `GenerationConfig` (see its documentation, or

@@ -15,6 +15,7 @@ from typing import Any, Self
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
+from gpt2x.publishing import PushToHubMixin
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
@@ -57,7 +58,7 @@ _KNOWN = (
 )
 
 
-class GPT2TokenizerBase(TrainMixin, DecodeMixin, PrepareMixin):
+class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
     """A byte-level BPE tokenizer with GPT-2's rules.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken
 
 from gpt2x.errors import InvalidInputError, check_choice, did_you_mean
+from gpt2x.unavailable import TOKENIZER, explain
 
 Token = str | AddedToken
 
@@ -61,6 +62,7 @@ class SpecialTokensMixin:
             if value is None:
                 return None
             return self._special_id(role, str(value)) if is_id else str(value)
+        explain(type(self), name, TOKENIZER)
         public = [known for known in dir(type(self)) if not known.startswith("_")]
         hint = did_you_mean(name, [*public, *special_tokens])
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.{hint}")
