@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -73,6 +75,23 @@ def test_models_of_keras_that_are_no_gpt2_are_named(tmp_path):
     path = rewrite(path, tmp_path / "y.keras", lambda config: config.update(config=[]))
     with pytest.raises(CheckpointError, match=r"is not a sound \.keras file"):
         open_checkpoint(path)
+
+
+def test_an_entry_that_claims_more_than_the_file_holds(tmp_path):
+    path = tmp_path / "x.keras"
+    data = bytearray((FILES / "keras_tf" / "gpt2.keras").read_bytes())
+    with zipfile.ZipFile(FILES / "keras_tf" / "gpt2.keras") as archive:
+        name = archive.infolist()[1].filename.encode()
+    entry = data.index(name, data.index(b"PK\x01\x02")) - 46  # of the central directory
+    data[entry + 20 : entry + 28] = struct.pack("<II", 2**30, 2**30)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="claims more bytes than the file has"):
+            open_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_class_is_known_by_the_archive(tmp_path):

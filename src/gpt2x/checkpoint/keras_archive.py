@@ -66,6 +66,9 @@ def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"its entry {name!r} is compressed")
+    # Python takes memory for as much as the archive claims before it reads.
+    if max(info.compress_size, info.file_size) > Path(str(archive.filename)).stat().st_size:
+        raise CheckpointError(f"its entry {name!r} claims more bytes than the file has")
     return info
 
 
