@@ -7,6 +7,7 @@ and returns what to open. They write what the formats' own programs write, apart
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -261,6 +262,18 @@ def make_keras_hub(folder: Path, config: GPT2Config) -> Path:
     return folder / "gpt2.weights.h5"
 
 
+def make_keras_tf(folder: Path, config: GPT2Config) -> Path:
+    """Write the ``.weights.h5`` of gpt2x.tf's language model in float32."""
+    values = {}
+    for name, value in tensors(config, np.dtype(np.float32)).items():
+        module, _, leaf = name.rpartition(".")
+        place = re.sub(r"^h\.(\d+)\.", r"h.tfgpt2_block_\1.", module).replace("block_0.", "block.")
+        variable = f"base_model/{place.replace('.', '/')}/vars/{int(leaf == 'bias')}"
+        values[variable] = from_canonical(value, TENSORFLOW.layout(name))
+    _write_h5(folder / "gpt2.weights.h5", values)
+    return folder / "gpt2.weights.h5"
+
+
 def _gguf(type: str) -> Callable[[Path, GPT2Config], Path]:
     def make(folder: Path, config: GPT2Config) -> Path:
         values = tensors(config, np.dtype(np.float32))
@@ -284,6 +297,7 @@ MAKERS: Mapping[str, Callable[[Path, GPT2Config], Path]] = {
     "llm.c": make_llmc,
     "megatron": make_megatron,
     "keras-hub": make_keras_hub,
+    "keras-tf": make_keras_tf,
     "gguf f16": _gguf("f16"),
     "gguf q8_0": _gguf("q8_0"),
 }

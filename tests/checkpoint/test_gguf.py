@@ -109,6 +109,7 @@ def test_the_tokenizer_survives(tmp_path):
     assert back.special_tokens_map == tokenizer.special_tokens_map
     assert back.added_tokens_encoder == tokenizer.added_tokens_encoder
     assert back.chat_template == "{{ messages }}"
+    assert back.model_max_length == 24
     text = "ein Wort <pad>a mask extra words"
     assert back.encode(text) == tokenizer.encode(text)
     assert back.encode("")[:1] == [tokenizer.convert_tokens_to_ids("a mask")]

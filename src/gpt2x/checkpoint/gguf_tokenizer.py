@@ -163,6 +163,8 @@ def to_files(pairs: Mapping[str, Any]) -> dict[str, bytes]:
         if type in (_CONTROL, _USER_DEFINED)
     }
     settings: dict[str, Any] = {"added_tokens_decoder": added, "tokenizer_class": "GPT2Tokenizer"}
+    if isinstance(length := pairs.get(f"{ARCHITECTURE}.context_length"), int):
+        settings["model_max_length"] = length
     for role, key in _ROLES.items():
         # Where an ordinary token has a role, text must still be free to hold it.
         number = pairs.get(f"tokenizer.ggml.{key}")
