@@ -45,11 +45,16 @@ CASES = {
     "keras_hub_weights/gpt2.weights.h5": ("keras-hub", "float32", 0),
     "keras_hub_model/gpt2.keras": ("keras-hub", "float32", 0),
     "keras_tf/gpt2.keras": ("keras-tf", "float32", 0),
+    "orbax": ("orbax", "float32", 0),
+    "orbax/params": ("orbax", "float32", 0),
     "gguf/gpt2-f32.gguf": ("gguf", "float32", 0),
     "gguf/gpt2-f16.gguf": ("gguf", "float16", None),
     "gguf/gpt2-bf16.gguf": ("gguf", "bfloat16", None),
     "gguf/gpt2-q8_0.gguf": ("gguf", "float32", 0.02),
 }
+
+# The libraries that formats are read with.
+LIBRARIES = {"keras-hub": "h5py", "keras-tf": "h5py", "orbax": "tensorstore"}
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +73,8 @@ def source():
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_equal_their_source(name, source):
     format, dtype, tolerance = CASES[name]
-    if format.startswith("keras"):
-        pytest.importorskip("h5py")
+    if format in LIBRARIES:
+        pytest.importorskip(LIBRARIES[format])
     with open_checkpoint(FILES / name) as checkpoint:
         assert checkpoint.format == format
         assert set(checkpoint) - {"lm_head.weight"} == set(source)
@@ -94,8 +99,8 @@ def test_tensors_equal_their_source(name, source):
 @pytest.mark.parametrize("name", CASES)
 def test_config_and_loading(name):
     format, _, _ = CASES[name]
-    if format.startswith("keras"):
-        pytest.importorskip("h5py")
+    if format in LIBRARIES:
+        pytest.importorskip(LIBRARIES[format])
     with open_checkpoint(FILES / name) as checkpoint:
         config = GPT2Config(**checkpoint.config)
         plan_load(checkpoint, config, Head.LM, strict=True)

@@ -29,7 +29,10 @@ SOURCES = {
     "flax_msgpack": (FORMATS / "flax_msgpack", "flax_model.msgpack"),
     "tf_h5": (FORMATS / "tf_h5", "tf_model.h5"),
     "keras_hub": (FILES / "keras_hub", "model.weights.h5"),
+    "keras_hub_model": (FILES / "keras_hub_model", "gpt2.keras"),
     "keras_tf": (FILES / "keras_tf", "gpt2.keras"),
+    "orbax_metadata": (FILES / "orbax", "params/_METADATA"),
+    "orbax_database": (FILES / "orbax", "params/manifest.ocdbt"),
     "openai_index": (FILES / "openai", "model.ckpt.index"),
     "openai_data": (FILES / "openai", "model.ckpt.data-00000-of-00001"),
     "nanogpt": (FILES / "nanogpt", "ckpt.pt"),
@@ -80,8 +83,10 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_damaged_file_is_read_or_refused(name, tmp_path):
     source, file = SOURCES[name]
-    if file.endswith((".h5", ".keras")) and importlib.util.find_spec("h5py") is None:
-        pytest.skip("needs h5py")
+    library = "tensorstore" if name.startswith("orbax") else "h5py"
+    needed = file.endswith((".h5", ".keras")) or library == "tensorstore"
+    if needed and importlib.util.find_spec(library) is None:
+        pytest.skip(f"needs {library}")
     folder = tmp_path / "model"
     if name in ALONE:
         folder.mkdir()

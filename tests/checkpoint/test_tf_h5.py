@@ -50,7 +50,7 @@ def test_an_optimizer_and_a_whole_model_of_keras_2(write):
 
 @pytest.mark.parametrize("name", ["tf_h5", "tf_safetensors"])
 def test_the_output_layer_is_tied_whatever_the_config_says(tmp_path, name):
-    """transformers' TensorFlow models compute logits with the embedding in any case."""
+    """The TensorFlow models of transformers compute logits with the embedding in any case."""
     folder = shutil.copytree(GOLDEN / "formats" / name, tmp_path / name)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))

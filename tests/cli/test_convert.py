@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from golden_data import GOLDEN
-from gpt2x import cli
+from gpt2x import backends, cli
 from gpt2x.checkpoint import open_checkpoint
 
 FILES = Path(__file__).parents[1] / "checkpoint" / "files"
@@ -84,6 +84,39 @@ def test_number_of_heads(tmp_path):
     assert "pass n_head" in run("convert", folder, tmp_path / "new").stderr
     succeed("convert", folder, tmp_path / "new", "--n-head", "2")
     assert json.loads((tmp_path / "new" / "config.json").read_text())["n_head"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("backend", "to", "name"),
+    [("flax", "orbax", "model"), ("tf", "keras-tf", "model.keras"), ("tf", "keras-tf", "model")],
+)
+def test_the_files_of_frameworks(tmp_path, backend, to, name):
+    arguments = ["convert", FILES / "source", tmp_path / name, "--to", to, "--verify"]
+    if not backends.is_installed(backend):
+        assert f'pip install "gpt2x[{backend}]"' in run(*arguments).stderr
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert "Largest difference: 0\n" in succeed(*arguments)
+    found = json.loads(succeed("info", "--json", tmp_path / name))
+    assert (found["format"], found["config"]["n_head"]) == (to, 2)
+    assert found["missing"] == found["extra"] == found["mismatched"] == []
+    succeed("convert", tmp_path / name, tmp_path / "back")
+    with (
+        open_checkpoint(tmp_path / "back") as back,
+        open_checkpoint(FILES / "source") as source,
+    ):
+        for key, tensor in source.items():
+            assert back[key].read().tobytes() == tensor.read().tobytes()
+
+
+def test_the_destination_tells_the_format(tmp_path):
+    output = succeed("convert", FILES / "source", tmp_path / "x.gguf", "--dry-run")
+    assert "safetensors -> gguf" in output
+    assert "files: x.gguf\n" in output
+    assert "tokenizer: merges.txt, vocab.json\n" in output
+    done = run("convert", FILES / "source", tmp_path / "model.safetensors")
+    assert "is written as a folder; name a folder" in done.stderr
 
 
 def test_info_as_a_table():

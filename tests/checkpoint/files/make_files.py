@@ -5,7 +5,7 @@
 Every one holds the weights of ``source`` (random, 2 layers, width 32), which is made first. Each is
 written by its owner's own code where that can be installed (TensorFlow 1's Saver, KerasHub, the
 gguf package, torch.save), else as that project's writer lays its files out. Needs torch,
-tensorflow, keras-hub and gguf.
+tensorflow, keras-hub, flax and gguf.
 """
 
 from __future__ import annotations
@@ -297,6 +297,14 @@ def make_keras_tf() -> None:
     model.save(folder / "gpt2.keras")
 
 
+def make_orbax() -> None:
+    """A model of gpt2x.flax, saved by Orbax."""
+    from gpt2x.flax import FlaxGPT2LMHeadModel
+    from gpt2x.flax.orbax import save_orbax
+
+    save_orbax(FlaxGPT2LMHeadModel.from_pretrained(HERE / "source"), fresh("orbax"))
+
+
 def make_gguf() -> None:
     """The gguf package's writer and quantisation, arranged as llama.cpp's converter does."""
     import gguf
@@ -344,6 +352,7 @@ MAKERS = {
     "megatron": make_megatron,
     "keras_hub": make_keras_hub,
     "keras_tf": make_keras_tf,
+    "orbax": make_orbax,
     "gguf": make_gguf,
 }
 
