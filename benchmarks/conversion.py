@@ -18,9 +18,11 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from gpt2x.checkpoint.conversion import DTYPES, TARGETS, convert
 from gpt2x.config import GPT2Config
+from gpt2x.errors import WeightsError
 from large_sources import MAKERS
 from loading import memory
 
@@ -35,12 +37,15 @@ SHAPES = {
 }
 
 
-def run(source: Path, destination: Path, to: str, dtype: str | None) -> dict[str, float]:
-    """Convert, and return what it took."""
+def run(source: Path, destination: Path, to: str, dtype: str | None) -> dict[str, Any]:
+    """Convert, and return what it took, or why the target cannot hold the model."""
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nanoGPT computes")
-        made = convert(source, destination, to=to, dtype=dtype)
+        try:
+            made = convert(source, destination, to=to, dtype=dtype)
+        except WeightsError as error:
+            return {"refused": str(error)}
     written = {"q8_0": 34 / 32, "float16": 2, "bfloat16": 2, "float32": 4}
     largest = max(
         max(tensor.nbytes, tensor.size * written[made.stored[name]])
@@ -84,6 +89,9 @@ def main() -> None:
                 command += ["--dtype", options.dtype] if options.dtype else []
                 result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 took = json.loads(result.stdout.splitlines()[-1])
+                if "refused" in took:
+                    print(f"{name:20} {to:17} left out: {took['refused']}")
+                    continue
                 verdict = "" if took["peak"] <= took["limit"] else "EXCEEDED"
                 print(
                     f"{name:20} {to:17} {took['peak'] / 1e6:5.0f} MB {took['limit'] / 1e6:5.0f} MB "
