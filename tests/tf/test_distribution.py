@@ -26,7 +26,7 @@ labels[5] = -100
 def train(strategy, **data):
     keras.utils.set_random_seed(0)
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = tiny_model(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        model = tiny_model(n_layer=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
         model.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])
     fit = model.fit(data["x"], data.get("y"), batch_size=4, epochs=2, shuffle=False, verbose=0)
     evaluated = model.evaluate(data["x"], data.get("y"), batch_size=4, verbose=0, return_dict=True)

@@ -84,8 +84,9 @@ def test_scores_match_transformers(golden):
     [SAMPLING, {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}],
     ids=["sampling", "beams"],
 )
-def test_the_same_texts_in_a_graph_and_under_xla(options, model):
+def test_the_same_texts_in_a_graph_and_under_xla(options):
     """Three ways to compile, with unknown batch and length where a graph allows it."""
+    model = tiny_model(eos_token_id=None, n_layer=1)
     options = {**options, "max_new_tokens": 6, "pad_token_id": 0}
     mask = np.array([[0, 0, 1, 1, 1], [1] * 5, [0, 1, 1, 1, 1]], np.int32)
     eager = model.generate(IDS, attention_mask=mask, **options).numpy()
@@ -130,7 +131,7 @@ def test_xla_compiles_once_for_each_power_of_two(tmp_path):
     script = """
 import glob, sys
 from tf_models import random_ids, tiny_model
-model = tiny_model(eos_token_id=None)
+model = tiny_model(eos_token_id=None, n_layer=1)
 def modules():
     return len(glob.glob(sys.argv[1] + "/*decode*before_optimizations.txt"))
 options = dict(do_sample=True, max_new_tokens=4, jit_compile=True)
@@ -142,13 +143,13 @@ print(modules())
 model.generate(random_ids(1, 17), **options)
 print(modules())
 """
-    dump = {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, **dump, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, same, longer = map(int, done.stdout.split())
@@ -324,11 +325,17 @@ def test_double_heads_generate_too():
     assert model.generate(IDS, max_new_tokens=3).shape == (3, 8)
 
 
-def test_half_precision():
-    model = tiny_model(dtype="bfloat16", eos_token_id=None)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_half_precision(jit_compile):
+    model = tiny_model(dtype="bfloat16", eos_token_id=None, n_layer=1)
     mask = np.array([[0, 0, 1, 1, 1], [1] * 5, [0, 1, 1, 1, 1]])
-    texts = model.generate(IDS, attention_mask=mask, max_new_tokens=4)
+    texts = model.generate(IDS, attention_mask=mask, max_new_tokens=4, jit_compile=jit_compile)
     assert texts.shape == (3, 9)
+    # Each token is the likeliest, or within rounding as likely.
+    full = np.concatenate([mask, np.ones((3, 4), int)], axis=1)
+    logits = tf.cast(model(texts, attention_mask=full).logits[:, 4:-1], tf.float32).numpy()
+    chosen = np.take_along_axis(logits, texts[:, 5:, None].numpy(), axis=-1)[..., 0]
+    np.testing.assert_allclose(chosen, logits.max(-1), rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize(

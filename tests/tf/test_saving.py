@@ -73,7 +73,7 @@ def test_keras_files_round_trip(kind, tmp_path):
 
 
 def test_keras_files_keep_the_optimizer(tmp_path):
-    model = tiny_model(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    model = tiny_model(n_layer=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     optimizer, _ = gpt2x_tf.create_optimizer(0.01, 10, 2, weight_decay_rate=0.1)
     model.compile(optimizer)
     model.fit(IDS, IDS, verbose=0)
@@ -178,7 +178,7 @@ def test_errors(tmp_path):
 
 @pytest.mark.parametrize("tie", [True, False])
 def test_resizing_embeddings(tie, tmp_path):
-    model = tiny_model(tie_word_embeddings=tie)
+    model = tiny_model(tie_word_embeddings=tie, n_layer=1)
     before = model(IDS).logits.numpy()
     embedding = model.resize_token_embeddings(70, pad_to_multiple_of=8)
     assert embedding.input_dim == model.config.vocab_size == 72

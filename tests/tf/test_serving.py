@@ -25,24 +25,6 @@ IDS = random_ids(2, 5)
 MASK = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], np.int32)
 INPUTS = {"input_ids": tf.constant(IDS), "attention_mask": tf.constant(MASK)}
 
-# Runs a script in a process that can import nothing of ours.
-BLOCK = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("gpt2x", "tokenizers", "safetensors", "regex", "torch", "jax"):
-            raise ImportError(name + " is blocked")
-sys.meta_path.insert(0, Blocked())
-import tensorflow as tf
-"""
-
-
-def run_without_gpt2x(script: str, *arguments: str) -> str:
-    command = [sys.executable, "-c", BLOCK + script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -79,21 +61,6 @@ def test_other_ways_to_save(way, model, tmp_path):
     np.testing.assert_allclose(
         serve(**INPUTS)["logits"], model(INPUTS).logits, rtol=1e-5, atol=1e-5
     )
-
-
-def test_the_forward_pass_runs_without_gpt2x(model, tmp_path):
-    tf.saved_model.save(model, str(tmp_path / "model"))
-    output = run_without_gpt2x(
-        """
-serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-ids, mask = (tf.constant(eval(argument)) for argument in sys.argv[2:])
-print(serve(input_ids=ids, attention_mask=mask)["logits"].numpy().tolist())
-""",
-        str(tmp_path / "model"),
-        repr(IDS.tolist()),
-        repr(MASK.tolist()),
-    )
-    np.testing.assert_allclose(json.loads(output), model(INPUTS).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_signatures_of_other_heads():
@@ -144,29 +111,111 @@ def by_hand(writer, tokenizer, prompts, seed):
 
 
 PROMPTS = ["To be, or not", "", "O brave new world! " * 8]
+SPECIAL = ["Hello world", "", "你好 <|endoftext|>"]
 
 
-def test_text_in_text_out_without_gpt2x(writer, tokenizer, tmp_path):
+class Echo(tf.Module):
+    """Says every text twice; compiled by XLA, between a tokenizer's two ends."""
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    @tf.function(jit_compile=True)
+    def repeat(self, ids, mask):
+        return tf.concat([ids, ids], axis=1), tf.concat([mask, mask], axis=1)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, prompts):
+        encoded = self.tokenizer(prompts, padding=True, padding_side="left", pad_token_id=0)
+        return self.tokenizer.detokenize(
+            *self.repeat(ids=encoded["input_ids"], mask=encoded["attention_mask"])
+        )
+
+
+# -I: neither the current directory nor PYTHONPATH is looked into.
+OUTSIDE = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in (
+            "gpt2x", "tokenizers", "safetensors", "regex", "torch", "jax", "keras_hub",
+            "tensorflow_text",
+        ):
+            raise ImportError(name + " is blocked")
+
+sys.meta_path.insert(0, Blocked())
+import tensorflow as tf
+
+folder, given = sys.argv[1], json.loads(sys.argv[2])
+serve = tf.saved_model.load(folder + "/model").signatures["serving_default"]
+echo = tf.saved_model.load(folder + "/echo")
+writer = tf.saved_model.load(folder + "/writer")
+prompts = tf.constant(given["prompts"])
+ids = writer.tokenize(prompts[:1])["input_ids"]
+seeded = writer.signatures["generate_with_seed"](prompts=prompts, seed=tf.constant(7, tf.int64))
+texts = {
+    "echo": echo(tf.constant(given["special"])),
+    "echo by signature": echo.signatures["serving_default"](prompts=tf.constant(given["special"]))[
+        "output_0"
+    ],
+    "seeded": seeded["texts"],
+    "back": writer.detokenize(ids)["texts"],
+    "unseeded": tf.stack([writer.generate(prompts[:1])["texts"][0] for _ in range(3)]),
+}
+print(json.dumps({
+    "logits": serve(
+        input_ids=tf.constant(given["ids"]), attention_mask=tf.constant(given["mask"])
+    )["logits"].numpy().tolist(),
+    "ids": ids.numpy().tolist(),
+    **{name: [text.decode("latin-1") for text in value.numpy()] for name, value in texts.items()},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(model, writer, tokenizer, tmp_path_factory):
+    """What SavedModels give in a process that can import nothing of ours."""
+    folder = tmp_path_factory.mktemp("saved")
+    tf.saved_model.save(model, str(folder / "model"))
+    echo = Echo(tokenizer)
+    signatures = {"serving_default": echo.__call__}
+    tf.saved_model.save(echo, str(folder / "echo"), signatures=signatures)
     config = writer.generation_config
     config.update(max_new_tokens=4, do_sample=True)
-    TextGenerator(writer, tokenizer, config).save(tmp_path / "writer")
-    output = run_without_gpt2x(
-        """
-model = tf.saved_model.load(sys.argv[1])
-prompts = tf.constant(eval(sys.argv[2]))
-seeded = model.signatures["generate_with_seed"]
-texts = seeded(prompts=prompts, seed=tf.constant(7, tf.int64))["texts"].numpy()
-print(repr(list(texts)))
-ids = model.tokenize(prompts[:1])["input_ids"]
-print(ids.numpy().tolist(), model.detokenize(ids)["texts"].numpy())
-print(len({model.generate(prompts)["texts"].numpy()[0] for _ in range(3)}))
-""",
-        str(tmp_path / "writer"),
-        repr(PROMPTS),
-    ).splitlines()
-    assert output[0] == repr(by_hand(writer, tokenizer, PROMPTS, seed=7))
-    assert output[1] == f"{tokenizer(PROMPTS[:1])['input_ids'].to_list()} {[b'To be, or not']}"
-    assert int(output[2]) > 1  # a new seed at each call
+    TextGenerator(writer, tokenizer, config).save(folder / "writer")
+    given = {
+        "ids": IDS.tolist(),
+        "mask": MASK.tolist(),
+        "prompts": PROMPTS,
+        "special": SPECIAL,
+    }
+    command = [sys.executable, "-I", "-c", OUTSIDE, str(folder), json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def as_bytes(texts):
+    return [text.encode("latin-1") for text in texts]
+
+
+def test_the_forward_pass_runs_without_gpt2x(outside, model):
+    np.testing.assert_allclose(outside["logits"], model(INPUTS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tokenizer_runs_without_gpt2x(outside):
+    expected = [(text + text).encode() for text in SPECIAL]
+    assert as_bytes(outside["echo"]) == expected
+    assert as_bytes(outside["echo by signature"]) == expected
+
+
+def test_text_in_text_out_without_gpt2x(outside, writer, tokenizer):
+    assert as_bytes(outside["seeded"]) == by_hand(writer, tokenizer, PROMPTS, seed=7)
+    assert outside["ids"] == tokenizer(PROMPTS[:1])["input_ids"].to_list()
+    assert outside["back"] == PROMPTS[:1]
+    assert len(set(outside["unseeded"])) > 1  # a new seed at each call
 
 
 def test_text_generator_refuses_what_does_not_fit(writer, tokenizer):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -356,51 +354,6 @@ def test_functional_model_and_its_file(shape, layer, tmp_path):
     expected, actual = model(batch), loaded.predict(batch, verbose=0)
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value)
-
-
-class StringsToStrings(tf.Module):
-    """A stand-in for generation: compiled by XLA, between the tokenizer's two ends."""
-
-    def __init__(self, tokenizer):
-        super().__init__()
-        self.tokenizer = tokenizer
-
-    @tf.function(jit_compile=True)
-    def generate(self, ids, mask):
-        return tf.concat([ids, ids], axis=1), tf.concat([mask, mask], axis=1)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def __call__(self, prompts):
-        encoded = self.tokenizer(prompts, padding=True, padding_side="left")
-        return self.tokenizer.detokenize(
-            *self.generate(encoded["input_ids"], encoded["attention_mask"])
-        )
-
-
-_LOADER = """
-import sys
-import tensorflow as tf
-
-texts = tf.constant(["Hello world", "", "你好 <|endoftext|>"])
-loaded = tf.saved_model.load(sys.argv[1])
-expected = [text + text for text in texts.numpy()]
-assert loaded(texts).numpy().tolist() == expected
-signature = loaded.signatures["serving_default"]
-assert signature(prompts=texts)["output_0"].numpy().tolist() == expected
-forbidden = {"gpt2x", "tokenizers", "regex", "keras_hub", "tensorflow_text"}
-assert not forbidden & set(sys.modules), forbidden & set(sys.modules)
-"""
-
-
-def test_saved_model_needs_tensorflow_only(layer, tmp_path):
-    module = StringsToStrings(layer)
-    folder = str(tmp_path / "saved")
-    tf.saved_model.save(module, folder, signatures={"serving_default": module.__call__})
-    # -I: no current directory, no PYTHONPATH.
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", _LOADER, folder], capture_output=True, text=True, timeout=300
-    )
-    assert ran.returncode == 0, ran.stderr
 
 
 # Making one ---------------------------------------------------------------------------------------
