@@ -31,6 +31,7 @@ from gpt2x.errors import (
 from gpt2x.publishing import PushToHubMixin
 
 CONFIG_NAME = "config.json"
+MAX_LABELS = 2**20
 
 #: The release whose config.json this module writes; kept from the file where there was one.
 TRANSFORMERS_VERSION = "4.57.6"
@@ -227,6 +228,11 @@ class GPT2Config(PushToHubMixin):
     @num_labels.setter
     def num_labels(self, num_labels: int) -> None:
         count = integer(1)("num_labels", num_labels)
+        if count > MAX_LABELS:
+            raise InvalidInputError(
+                f"num_labels is {count}, but each label has a name: at most {MAX_LABELS} are "
+                "allowed."
+            )
         if "id2label" not in self.__dict__ or self.num_labels != count:
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
 

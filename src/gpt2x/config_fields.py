@@ -202,7 +202,9 @@ def pruned_heads(name: str, value: Any) -> dict[int, list[int]]:
 def id2label(name: str, value: Any) -> dict[int, str]:
     """Check for labels by id. JSON turned the ids into strings: they become ints again."""
     try:
-        return {int(index): value[index] for index in dict(value)}
+        labels = {int(index): value[index] for index in dict(value)}
+        hash(tuple(labels.values()))  # they become keys of label2id
+        return labels
     except (TypeError, ValueError):
         raise InvalidInputError(
             f"{name} must be a dictionary from label ids to labels; got {value!r}."

@@ -17,8 +17,9 @@ import safetensors.numpy
 
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.checkpoint.source import open_source
-from gpt2x.errors import CheckpointError, WeightsError
+from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.pretrained import resolve
+from gpt2x.weights import Head
 
 LEVELS = 60
 EMPTY_BODY = {
@@ -140,3 +141,23 @@ def test_a_config_of_too_many_blocks(tmp_path):
         resolve("GPT2Model", tmp_path)
     with pytest.raises(WeightsError, match=message):
         open_source(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_labels": 10**11}, "num_labels is 100000000000"),
+        ({"id2label": {"0": [0]}}, "id2label must be a dictionary"),
+        ({"architectures": 1.5}, None),
+    ],
+)
+def test_a_config_of_other_kinds(tmp_path, fields, message):
+    safetensors.numpy.save_file(EMPTY_BODY, tmp_path / "model.safetensors")
+    sizes = {"n_layer": 1, "n_embd": 64, "n_head": 1, "vocab_size": 70, "n_positions": 8}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | fields))
+    if message is None:
+        with open_source(tmp_path) as source:
+            assert source.head is Head.LM
+    else:
+        with pytest.raises(InvalidInputError, match=message):
+            open_source(tmp_path).__enter__()

@@ -108,7 +108,8 @@ def find_head(checkpoint: Checkpoint) -> Head:
         if name in checkpoint:
             return head
     heads = {head.architecture: head for head in Head}
-    for architecture in (checkpoint.config or {}).get("architectures") or []:
+    architectures = (checkpoint.config or {}).get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else []:
         named = heads.get(str(architecture).removeprefix("TF").removeprefix("Flax"))
         if named is Head.NONE and "lm_head.weight" in checkpoint:
             return Head.LM
