@@ -6,11 +6,14 @@ import os
 
 import pytest
 
-# Tiny models run in no time; what takes time is to compile them. XLA reads this when it starts.
+# Tiny models run in no time; what takes time is to make their graphs fast, which XLA (it reads this
+# when it starts) and TensorFlow are told to leave.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
+
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True)
