@@ -49,8 +49,25 @@ def test_a_static_cache_in_scan_and_step_by_step(model, logits):
 
     _, scanned = jax.lax.scan(body, model.init_cache(2, 8), IDS.T)
     close(scanned.swapaxes(0, 1), logits)
-    with pytest.raises(InvalidInputError, match="room for 16 tokens, of which 6 are filled"):
+    with pytest.raises(InvalidInputError, match=r"11 new tokens .* room for 10 more, 16 in all"):
         model(random_ids(2, 11), past_key_values=cache)
+    with pytest.raises(InvalidInputError, match=r"17 new tokens .* 16 in all"):
+        step(cache, random_ids(2, 17))
+    with pytest.raises(InvalidInputError, match="covers 17 tokens; the cache has room for 16"):
+        jax.jit(lambda cache: model(IDS, np.ones((2, 17)), past_key_values=cache))(cache)
+
+
+def test_outside_of_jit_steps_share_a_compilation_whatever_their_masks(model, compiled):
+    mask = np.ones((2, 9), int)
+    mask[0, :2] = 0
+    cache = model(IDS[:, :3], mask[:, :3], past_key_values=model.init_cache(2, 9)).past_key_values
+    for column in range(3, 6):
+        step = IDS[:, column : column + 1], mask[:, : column + 1]
+        output = model(*step, past_key_values=cache)
+        cache = output.past_key_values
+        assert column == 3 or not compiled
+        compiled.clear()
+    close(output.logits, model(IDS, mask[:, :6]).logits[:, 5:])
 
 
 def test_transformers_dict_cache_comes_back_as_one(model, logits):
@@ -108,7 +125,7 @@ def test_a_cache_that_overflows_where_its_length_is_unknown_overwrites_its_end(m
     assert over.length == 7
     assert (over.keys[0][:, :, :5] == full.keys[0][:, :, :5]).all()
     assert (over.keys[0][:, :, 5] != full.keys[0][:, :, 5]).any()
-    with pytest.raises(InvalidInputError, match="room for 6 tokens, of which 7 are filled"):
+    with pytest.raises(InvalidInputError, match="room for 0 more, 6 in all"):
         model(IDS[:, :1], past_key_values=over)
 
 

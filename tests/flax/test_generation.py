@@ -7,7 +7,6 @@ they do the same on JAX's arrays, and all that belongs to this backend.
 from __future__ import annotations
 
 import jax
-import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,20 +43,6 @@ def golden():
 @pytest.fixture(scope="module")
 def model():
     return tiny_model(eos_token_id=None, n_layer=1)
-
-
-@pytest.fixture
-def compiled():
-    """A list that grows with every computation that XLA compiles."""
-    seen = []
-
-    def listen(name, duration, **_):
-        if name == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -289,12 +274,6 @@ def test_prompts_in_other_forms(model):
 def test_double_heads_generate_too():
     model = tiny_model(FlaxGPT2DoubleHeadsModel, eos_token_id=None)
     assert model.generate(IDS, max_new_tokens=3).shape == (3, 8)
-
-
-def test_half_precision():
-    model = tiny_model(options={"dtype": "bfloat16"}, eos_token_id=None)
-    texts = model.generate(IDS, attention_mask=MASK, max_new_tokens=4)
-    assert texts.shape == (3, 9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax.core import freeze
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from flax import nnx
 from flax_models import random_ids, tiny_config, tiny_model, tiny_params
@@ -98,33 +98,6 @@ def test_initial_weights_follow_the_paper_and_the_seed():
     tables = [model.wte.embedding.get_value() for model in by_rngs]
     assert (tables[0] == tables[1]).all()
     assert (tables[0] != tables[2]).any()
-
-
-def test_casting_params(model):
-    half = flatten_dict(model.to_bf16(model.params))
-    assert {array.dtype for array in half.values()} == {jnp.dtype("bfloat16")}
-    mask = unflatten_dict({path: path[-1] != "scale" for path in half})
-    masked = flatten_dict(model.to_fp16(model.params, mask))
-    assert {str(array.dtype) for path, array in masked.items() if path[-1] == "scale"} == {
-        "float32"
-    }
-    assert masked["transformer", "wte", "embedding"].dtype == jnp.float16
-    with pytest.raises(InvalidInputError, match="mask must be a tree of booleans"):
-        model.to_fp16(model.params, {"transformer": True})
-    back = flatten_dict(model.to_fp32(unflatten_dict(half)))
-    assert {array.dtype for array in back.values()} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.15), ("float16", 0.02)])
-def test_computing_in_half_precision(dtype, tolerance, logits):
-    mask = np.ones((2, 6), int)
-    mask[0] = 0  # a row of padding alone
-    model = tiny_model(options={"dtype": dtype})
-    output = model(IDS, attention_mask=mask)
-    assert output.logits.dtype == dtype
-    assert model.params["transformer"]["wte"]["embedding"].dtype == jnp.float32
-    assert np.isfinite(np.asarray(output.logits, np.float32)).all()
-    np.testing.assert_allclose(output.logits[1].astype(jnp.float32), logits[1], atol=tolerance)
 
 
 def test_pure_under_jit_grad_and_vmap(model, logits):
@@ -232,22 +205,6 @@ def test_resized_embeddings(model):
 def test_wrong_inputs_are_refused(model, inputs, message):
     with pytest.raises(InvalidInputError, match=message):
         model(**inputs)
-
-
-def test_export_to_stablehlo_and_back(model, logits, tmp_path):
-    from jax import export
-
-    batch, length = export.symbolic_shape("batch, length", constraints=["length <= 32"])
-    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-    forward = jax.jit(lambda ids, mask: model(ids, mask).logits)
-    blob = export.export(forward)(ids, ids).serialize()
-    loaded = export.deserialize(blob)
-    close(loaded.call(IDS, np.ones_like(IDS)), logits)
-    close(loaded.call(IDS[:1, :3], np.ones((1, 3), np.int32)), logits[:1, :3])
-    whole = export.deserialize(export.export(jax.jit(model.__call__))(IDS).serialize())
-    output = whole.call(IDS)
-    close(output.logits, logits)
-    assert output.past_key_values.length == 6
 
 
 def test_tiny_params_fit(model):

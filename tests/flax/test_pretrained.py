@@ -82,3 +82,12 @@ def test_unknown_arguments_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="floating dtype"):
         FlaxGPT2LMHeadModel.from_pretrained(tmp_path, dtype=jnp.int32)
     assert jax.devices()
+
+
+def test_what_is_not_here_says_what_to_do_instead():
+    model = FlaxGPT2Model(tiny_config())
+    assert not hasattr(model, "prune_heads")
+    with pytest.raises(AttributeError, match=r"no 'prune_heads', .* silence heads with head_mask"):
+        model.prune_heads({0: [1]})
+    with pytest.raises(InvalidInputError, match="The config has pruned_heads"):
+        FlaxGPT2Model(tiny_config(pruned_heads={0: [1]}))

@@ -163,7 +163,7 @@ class JaxEngine:
                 arguments[name] = column
             else:
                 arguments[name] = lax.dynamic_slice_in_dim(column, start, count, axis=1)
-        if count > 1 and self._keeps_logits:
+        if count != 1 and self._keeps_logits:
             arguments["logits_to_keep"], last = jnp.reshape(last, (1,)), 0
         outputs = self._model(**inputs, **arguments, past_key_values=cache, **self._options)
         self.extras = {

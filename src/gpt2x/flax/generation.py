@@ -344,8 +344,8 @@ def _make_prompt(
     return Prompt(
         input_ids=input_ids,
         inputs_embeds=embeds,
-        length=np.int32(length),
-        hidden=np.int32(hidden),
+        length=jnp.asarray(length, jnp.int32),
+        hidden=jnp.asarray(hidden, jnp.int32),
         columns=columns,
         fixed={name: jnp.asarray(value) for name, value in given.items()},
         past=past,

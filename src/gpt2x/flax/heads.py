@@ -22,7 +22,8 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.dropout import dropout, fold
 from gpt2x.flax.generation import GenerationMixin
-from gpt2x.flax.model import FlaxGPT2Model, Past, host_values
+from gpt2x.flax.inputs import host_values
+from gpt2x.flax.model import FlaxGPT2Model, Past, tied_logits
 from gpt2x.flax.outputs import (
     FlaxCausalLMOutputWithCrossAttentions,
     FlaxGPT2DoubleHeadsModelOutput,
@@ -32,7 +33,6 @@ from gpt2x.flax.outputs import (
 )
 from gpt2x.flax.parameters import Precision
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
-from gpt2x.flax.products import project
 from gpt2x.weights import Head
 
 # The part of a call's dropout key that is a head's: blocks have the numbers from 0 on.
@@ -561,7 +561,6 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
             token_type_ids=token_type_ids,
             head_mask=head_mask,
             inputs_embeds=inputs_embeds,
-            use_cache=False,
         )
         logits = model.qa_outputs(outputs.last_hidden_state)
         start_logits, end_logits = logits[..., 0], logits[..., 1]  # 2 x [B, T]
@@ -594,4 +593,4 @@ def _logits(model: Any, hidden_states: Array) -> Array:
     """Apply a model's output layer, tied or its own: [..., E] -> [..., V]."""
     if not model.config.tie_word_embeddings:
         return model.lm_head(hidden_states)
-    return project(hidden_states, model.transformer.wte.embedding[...].astype(hidden_states.dtype))
+    return tied_logits(hidden_states, model.transformer.wte.embedding[...])

@@ -18,8 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from flax import nnx
 from gpt2x import checks
@@ -37,6 +36,7 @@ from gpt2x.flax.attention import (
 )
 from gpt2x.flax.cache import KVCache, LayerCache
 from gpt2x.flax.dropout import dropout, fold
+from gpt2x.flax.inputs import check_inputs, every_slot, is_all_ones, is_counting_on, positions, rows
 from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.flax.parameters import Precision, parameter
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
@@ -312,7 +312,8 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         dropout_key = self._dropout_key(dropout_rng, train)
 
         cache = self._open_cache(past_key_values, use_cache)
-        self._check_inputs(
+        check_inputs(
+            config,
             cache,
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -335,9 +336,10 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             "encoder_hidden_states": encoder_hidden_states,
             "encoder_attention_mask": encoder_attention_mask,
         }
-        is_static = cache is not None and not cache.is_full
-        # With a static cache one computation must do for every step: no shortcut there.
-        if not is_static and _is_all_ones(attention_mask):
+        if cache is not None and not cache.is_full:
+            # One computation must do for every step: no shortcut, no shape that changes.
+            inputs["attention_mask"] = every_slot(attention_mask, cache.max_length)
+        elif is_all_ones(attention_mask):
             inputs["attention_mask"] = None
         packed = position_ids is not None and attention_mask is None and cache is None
         # Outside of `jax.jit` the body is compiled as a whole; inside, this is an ordinary call.
@@ -347,7 +349,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             cache,
             dropout_key,
             attend=get_attention(str(config._attn_implementation)),
-            packed=packed and not _is_counting_on(position_ids),
+            packed=packed and not is_counting_on(position_ids),
             output_attentions=bool(output_attentions),
             output_hidden_states=bool(output_hidden_states),
         )
@@ -381,17 +383,17 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             inputs_embeds = inputs["inputs_embeds"].astype(self.dtype)
             leading = inputs_embeds.shape[:-2]
         else:
-            inputs_embeds = self._embed(self.wte, _rows(inputs["input_ids"]))
+            inputs_embeds = self._embed(self.wte, rows(inputs["input_ids"]))
             leading = inputs["input_ids"].shape[:-1]
         T = inputs_embeds.shape[1]
         past_length = 0 if cache is None else cache.offset
         # Room that is not filled is looked at, and masked: shapes must not depend on the length.
         S = past_length + T if cache is None or cache.is_full else cache.max_length
         if attention_mask is not None and attention_mask.ndim != 4:
-            attention_mask = _rows(attention_mask)
+            attention_mask = rows(attention_mask)
         if position_ids is None:
-            position_ids = _positions(attention_mask, past_length, T)
-        position_ids = _rows(position_ids)
+            position_ids = positions(attention_mask, past_length, T)
+        position_ids = rows(position_ids)
         if packed:
             mask = packed_mask(position_ids)
         else:
@@ -399,7 +401,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
 
         hidden_states = inputs_embeds + self._embed(self.wpe, position_ids)  # [B, T, E]
         if "token_type_ids" in inputs:
-            hidden_states = hidden_states + self._embed(self.wte, _rows(inputs["token_type_ids"]))
+            hidden_states = hidden_states + self._embed(self.wte, rows(inputs["token_type_ids"]))
         hidden_states = dropout(
             hidden_states, rate=self.embd_pdrop, key=fold(dropout_key, len(self.h))
         )
@@ -476,30 +478,6 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             )
         return past
 
-    def _check_inputs(self, cache: KVCache | None, **inputs: Any) -> None:
-        """Check the inputs of a call, as far as shapes and lengths are known."""
-        _check_arrays(inputs)
-        past_length = 0 if cache is None else cache.length
-        ids = inputs["input_ids"] if inputs["inputs_embeds"] is None else inputs["inputs_embeds"]
-        if ids is not None and not all(isinstance(size, int) for size in ids.shape):
-            past_length = None  # symbolic, for `jax.export`
-        mask = inputs["attention_mask"]
-        if not isinstance(past_length, int):
-            past_length = None
-        elif cache is not None and not cache.is_full and ids is not None and len(ids.shape) > 1:
-            text = past_length + ids.shape[1]
-            if text > cache.max_length:
-                raise InvalidInputError(
-                    f"The cache has room for {cache.max_length} tokens, of which {past_length} are "
-                    f"filled; {ids.shape[1]} more do not fit. Make room with cache.extend()."
-                )
-            if mask is not None and mask.shape[-1] == cache.max_length:
-                inputs["attention_mask"] = jax.ShapeDtypeStruct((*mask.shape[:-1], text), "int32")
-        past_key = None if cache is None else cache.keys[0]
-        checks.check_model_inputs(
-            self.config, host_values, past_length=past_length, past_key=past_key, **inputs
-        )
-
     def _head_masks(self, head_mask: Array | None) -> Sequence[Array | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
         layers = self.config.n_layer
@@ -519,59 +497,17 @@ _forward = jax.jit(
 )
 
 
+@partial(jax.jit, inline=True)
+def tied_logits(hidden_states: Array, table: Array) -> Array:
+    """Multiply states [..., E] with the token embedding [V, E]: logits [..., V].
+
+    Compiled, because operation by operation the barriers in `project` would copy the table.
+    """
+    return project(hidden_states, table.astype(hidden_states.dtype))
+
+
 def _run_block(block: FlaxGPT2Block, *arrays: Any, **options: Any) -> Any:
     return block(*arrays, **options)
-
-
-def host_values(array: Any) -> np.ndarray | None:
-    """Return an array's values where reading them costs nothing: on the CPU, outside of tracing."""
-    if isinstance(array, np.ndarray):
-        return array
-    if not isinstance(array, Array) or isinstance(array, jax.core.Tracer):
-        return None
-    on_cpu = array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
-    return np.asarray(array) if on_cpu else None
-
-
-def _rows(array: Any) -> Array:
-    """Flatten the leading dimensions: [..., T] -> [B, T], int32 (or bool, of a mask)."""
-    array = jnp.asarray(array)
-    return array.reshape(-1, array.shape[-1])
-
-
-def _is_all_ones(attention_mask: Array | None) -> bool:
-    """Whether the mask is known to hide nothing; then the faster path without a mask is taken."""
-    if attention_mask is None or attention_mask.ndim == 4:
-        return False
-    values = host_values(attention_mask)
-    return values is not None and bool(values.all())
-
-
-def _is_counting_on(position_ids: Array) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
-    values = host_values(position_ids)
-    return values is not None and bool((np.diff(values) == 1).all())
-
-
-def _positions(attention_mask: Array | None, past_length: int | Array, T: int) -> Array:
-    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
-    if attention_mask is None or attention_mask.ndim == 4:
-        return (past_length + jnp.arange(T))[None]
-    attended = (attention_mask != 0).astype(jnp.int32).cumsum(axis=-1)
-    if isinstance(past_length, int):
-        attended = attended[:, past_length : past_length + T]
-    else:
-        attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
-    return jnp.maximum(attended - 1, 0)
-
-
-def _check_arrays(inputs: Mapping[str, Any]) -> None:
-    for name, value in inputs.items():
-        if value is not None and not hasattr(value, "dtype"):
-            raise InvalidInputError(
-                f"{name} must be an array of JAX or numpy; got {type(value).__name__}. Wrap it in "
-                'jnp.asarray, or tokenize with return_tensors="jax".'
-            )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gpt2x.errors import InvalidInputError
 from gpt2x.flax.parameters import Path, flatten, unflatten
 
 #: Chooses the partition of a parameter by its path.
@@ -40,6 +41,16 @@ def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
     return PartitionSpec()
 
 
+def check_automatic(mesh: Mesh | AbstractMesh) -> None:
+    """Raise unless XLA may choose how the results of a model's computations are split."""
+    if AxisType.Explicit in mesh.axis_types:
+        raise InvalidInputError(
+            "The mesh has explicit axes; gpt2x leaves it to XLA to split what is computed. Make it "
+            f"with jax.make_mesh({tuple(mesh.axis_sizes)}, {mesh.axis_names}, axis_types="
+            f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)})."
+        )
+
+
 def param_shardings(
     params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule
 ) -> dict[str, Any]:
@@ -47,7 +58,12 @@ def param_shardings(
 
     An axis that does not divide a dimension leaves that dimension whole, as it must: 50,257 tokens
     do not split.
+
+    Raises:
+        InvalidInputError: if the axes of the mesh are explicit, as `jax.make_mesh` makes them where
+            it is told nothing else: then JAX does not let XLA choose the shardings in between.
     """
+    check_automatic(mesh)
 
     def sharding(path: Path, array: Any) -> NamedSharding:
         spec = rule(path)

@@ -1,0 +1,130 @@
+"""The inputs of a Flax model: checked, brought to shape, read on the host where that is free.
+
+B batch, T query length, S key length (past and new).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gpt2x import checks
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+from gpt2x.flax.cache import KVCache
+from gpt2x.flax.sharding import check_automatic
+
+
+def check_inputs(config: GPT2Config, cache: KVCache | None, **inputs: Any) -> None:
+    """Check the inputs of a body's call, as far as shapes, lengths and values are known.
+
+    Raises:
+        InvalidInputError: for the first thing that is wrong.
+    """
+    _check_arrays(inputs)
+    ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
+    shape = () if ids is None else tuple(ids.shape)
+    if embeds is not None:
+        shape = tuple(embeds.shape[:-1])
+    past_length = 0 if cache is None else cache.length
+    is_known = isinstance(past_length, int) and all(isinstance(size, int) for size in shape)
+    if cache is not None and not cache.is_full and len(shape) > 1 and isinstance(shape[-1], int):
+        filled, new = past_length if is_known else 0, shape[-1]
+        if filled + new > cache.max_length:
+            raise InvalidInputError(
+                f"{new} new tokens do not fit the cache, which has room for "
+                f"{max(cache.max_length - filled, 0)} more, {cache.max_length} in all. Make room "
+                "with cache.extend()."
+            )
+        mask = inputs["attention_mask"]
+        if mask is not None and mask.shape[-1] > cache.max_length:
+            raise InvalidInputError(
+                f"attention_mask covers {mask.shape[-1]} tokens; the cache has room for "
+                f"{cache.max_length}."
+            )
+        if is_known and mask is not None and mask.shape[-1] == cache.max_length:
+            covered = (*mask.shape[:-1], filled + new)
+            inputs["attention_mask"] = jax.ShapeDtypeStruct(covered, "int32")
+    checks.check_model_inputs(
+        config,
+        host_values,
+        # Neither a traced length nor one beside symbolic sizes (`jax.export`) can be compared.
+        past_length=past_length if is_known else None,
+        past_key=None if cache is None else cache.keys[0],
+        **inputs,
+    )
+
+
+def _check_arrays(inputs: Mapping[str, Any]) -> None:
+    for name, value in inputs.items():
+        if value is not None and not hasattr(value, "dtype"):
+            raise InvalidInputError(
+                f"{name} must be an array of JAX or numpy; got {type(value).__name__}. Wrap it in "
+                'jnp.asarray, or tokenize with return_tensors="jax".'
+            )
+        if isinstance(value, Array):
+            sharding = jax.typeof(value).sharding
+            if any(sharding.spec):
+                check_automatic(sharding.mesh)
+
+
+def host_values(array: Any) -> np.ndarray | None:
+    """Return an array's values where reading them costs nothing: on the CPU, outside of tracing."""
+    if isinstance(array, np.ndarray):
+        return array
+    if not isinstance(array, Array) or isinstance(array, jax.core.Tracer):
+        return None
+    on_cpu = array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
+    return np.asarray(array) if on_cpu else None
+
+
+def rows(array: Any) -> Array:
+    """Flatten the leading dimensions: [..., T] -> [B, T], int32 (or bool, of a mask)."""
+    array = jnp.asarray(array)
+    return array.reshape(-1, array.shape[-1])
+
+
+def is_all_ones(attention_mask: Array | None) -> bool:
+    """Whether the mask is known to hide nothing; then the faster path without a mask is taken."""
+    if attention_mask is None or attention_mask.ndim == 4:
+        return False
+    values = host_values(attention_mask)
+    return values is not None and bool(values.all())
+
+
+def every_slot(attention_mask: Any, slots: int) -> Any:
+    """Lengthen a mask to all slots of a static cache, where that can be done on the host.
+
+    What is not filled is masked all the same; but steps whose masks differ in width would each be
+    compiled.
+    """
+    if attention_mask is None or attention_mask.ndim == 4:
+        return attention_mask
+    values = host_values(attention_mask)
+    if values is None:
+        return attention_mask
+    room = [(0, 0)] * (values.ndim - 1) + [(0, slots - values.shape[-1])]
+    return np.pad(values, room, constant_values=1)
+
+
+def is_counting_on(position_ids: Array) -> bool:
+    """Whether positions [B, T] are known to count on by one in every row."""
+    values = host_values(position_ids)
+    return values is not None and bool((np.diff(values) == 1).all())
+
+
+def positions(attention_mask: Array | None, past_length: int | Array, T: int) -> Array:
+    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
+    if attention_mask is None or attention_mask.ndim == 4:
+        return (past_length + jnp.arange(T))[None]
+    attended = (attention_mask != 0).astype(jnp.int32).cumsum(axis=-1)
+    if isinstance(past_length, int):
+        attended = attended[:, past_length : past_length + T]
+    else:
+        attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
+    return jnp.maximum(attended - 1, 0)
