@@ -80,6 +80,20 @@ def test_the_model_of_it_and_back(folder, tmp_path):
         save_orbax(model, tmp_path / "saved")
 
 
+def test_a_save_that_is_cut_short_leaves_no_parameters(folder, tmp_path, monkeypatch):
+    from gpt2x.flax import FlaxGPT2LMHeadModel, orbax
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    model = FlaxGPT2LMHeadModel.from_pretrained(folder)
+    monkeypatch.setattr(orbax, "save_params", stop)
+    with pytest.raises(KeyboardInterrupt):
+        orbax.save_orbax(model, tmp_path / "saved")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        open_checkpoint(tmp_path / "saved")
+
+
 def test_a_body_in_half_precision(tmp_path):
     pytest.importorskip("flax")
     import jax.numpy as jnp

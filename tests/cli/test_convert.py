@@ -82,6 +82,7 @@ def test_number_of_heads(tmp_path):
     folder = shutil.copytree(FILES / "source", tmp_path / "source")
     (folder / "config.json").unlink()
     assert "pass n_head" in run("convert", folder, tmp_path / "new").stderr
+    assert json.loads(succeed("info", folder, "--json", "--n-head", "2"))["config"]["n_head"] == 2
     succeed("convert", folder, tmp_path / "new", "--n-head", "2")
     assert json.loads((tmp_path / "new" / "config.json").read_text())["n_head"] == 2
 

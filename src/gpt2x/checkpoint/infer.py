@@ -39,7 +39,7 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
     if n_head is None and width % HEAD_DIM:
         raise CheckpointError(
             f"No config, and the number of heads cannot be told from a width of {width}; "
-            "pass n_head=..., or put a config.json beside the weights."
+            "pass n_head=... (--n-head), or put a config.json beside the weights."
         )
     layers = {int(m[1]) for name in tensors if (m := re.match(r"h\.(\d{1,9})\.", name))}
     if max(layers) >= len(tensors):

@@ -16,6 +16,12 @@ app = typer.Typer(add_completion=False)
 def info(
     source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    format: Annotated[
+        str | None, typer.Option("--from", help="The source's format; detected by default.")
+    ] = None,
+    n_head: Annotated[
+        int | None, typer.Option(help="Number of heads, for a source that does not tell.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
     subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
     token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
@@ -24,7 +30,7 @@ def info(
     from gpt2x.checkpoint import describe, open_source
 
     where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
-    with open_source(source, **where) as opened:
+    with open_source(source, format=format, n_head=n_head, **where) as opened:
         found = describe(opened)
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=False))
