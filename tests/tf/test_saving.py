@@ -255,3 +255,10 @@ def test_functional_models_hold_ours(tmp_path):
 def test_config_is_checked_before_anything_is_made():
     with pytest.raises(InvalidInputError, match="pruned_heads"):
         TFGPT2Model(GPT2Config(n_layer=1, pruned_heads={0: [1]}))
+
+
+def test_what_is_not_here_says_what_to_do_instead():
+    model = tiny_model(TFGPT2Model)
+    assert not hasattr(model, "prune_heads")
+    with pytest.raises(AttributeError, match=r"no 'prune_heads', .* silence heads with head_mask"):
+        model.prune_heads({0: [1]})

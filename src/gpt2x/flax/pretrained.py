@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from flax import nnx
-from gpt2x import pretrained
+from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
@@ -37,6 +37,7 @@ from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import FLAX, Head
 
 Params = Mapping[str, Any]
@@ -83,17 +84,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        if not isinstance(config, GPT2Config):
-            raise InvalidInputError(
-                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
-                "To load a model by name, use from_pretrained."
-            )
-        config.validate()
-        if any(config.pruned_heads.values()):
-            raise InvalidInputError(
-                "The config has pruned_heads, which gpt2x does not support; silence heads with "
-                "head_mask instead."
-            )
+        checks.check_config(type(self).__name__, config)
         config._attn_implementation = config._attn_implementation or "sdpa"
         get_attention(config._attn_implementation)
         self._config = Static(config)
@@ -431,6 +422,11 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     def framework(self) -> str:
         """Always "flax"; transformers models tell their framework by it."""
         return "flax"
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are found nowhere else.
+        explain(type(self), name, MODEL)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
     def can_generate(cls) -> bool:

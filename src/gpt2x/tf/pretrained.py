@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gpt2x import pretrained
+from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
@@ -27,6 +27,7 @@ from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
 from gpt2x.tf.training import TrainingMixin
+from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import TENSORFLOW, Head
 
 # Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
@@ -56,17 +57,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(**options)
-        if not isinstance(config, GPT2Config):
-            raise InvalidInputError(
-                f"{type(self).__name__} is built from a GPT2Config; got {type(config).__name__}. "
-                "To load a model by name, use from_pretrained."
-            )
-        config.validate()
-        if any(config.pruned_heads.values()):
-            raise InvalidInputError(
-                "The config has pruned_heads, which gpt2x does not support; silence heads with "
-                "head_mask instead."
-            )
+        checks.check_config(type(self).__name__, config)
         config._attn_implementation = config._attn_implementation or "sdpa"
         get_attention(config._attn_implementation)
         self.config = config
@@ -302,6 +293,11 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     def base_model(self) -> keras.layers.Layer:
         """The body, a `TFGPT2MainLayer`."""
         return getattr(self, self.base_model_prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are found nowhere else.
+        explain(type(self), name, MODEL)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
     def can_generate(cls) -> bool:
