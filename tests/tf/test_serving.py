@@ -162,7 +162,7 @@ texts = {
     ],
     "seeded": seeded["texts"],
     "back": writer.detokenize(ids)["texts"],
-    "unseeded": tf.stack([writer.generate(prompts[:1])["texts"][0] for _ in range(3)]),
+    "unseeded": tf.stack([writer.generate(prompts)["texts"][0] for _ in range(3)]),
 }
 print(json.dumps({
     "logits": serve(
