@@ -31,10 +31,10 @@ CASES = {
     "nanogpt/ckpt.pt": ("nanogpt", "float32", 0),
     "llmc/gpt2_f32.bin": ("llm.c", "float32", 0),
     "llmc/gpt2_bf16.bin": ("llm.c", "bfloat16", None),
-    "openai": ("openai-tf", "float32", 0),
-    "openai/model.ckpt.index": ("openai-tf", "float32", 0),
-    "openai/model.ckpt": ("openai-tf", "float32", 0),  # as TensorFlow calls it
-    "gpt_2_simple": ("openai-tf", "float32", 0),
+    "openai": ("tf-checkpoint", "float32", 0),
+    "openai/model.ckpt.index": ("tf-checkpoint", "float32", 0),
+    "openai/model.ckpt": ("tf-checkpoint", "float32", 0),  # as TensorFlow calls it
+    "gpt_2_simple": ("tf-checkpoint", "float32", 0),
     "megatron_v0_tp1": ("megatron", "float32", 0),
     "megatron_v1_tp2": ("megatron", "float32", 0),
     "megatron_v3_tp1": ("megatron", "float32", 0),
@@ -174,8 +174,8 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
 
 
 def test_the_format_may_be_named():
-    with open_checkpoint(FILES / "openai", format="openai-tf") as checkpoint:
-        assert checkpoint.format == "openai-tf"
+    with open_checkpoint(FILES / "openai", format="tf-checkpoint") as checkpoint:
+        assert checkpoint.format == "tf-checkpoint"
     with pytest.raises(CheckpointError, match="no weights; of the format 'gguf'"):
         open_checkpoint(FILES / "openai", format="gguf")
 
@@ -333,7 +333,7 @@ def test_gguf_brings_its_tokenizer():
 
 @pytest.mark.parametrize("name", ["openai", "keras_hub", "source"])
 def test_tokenizer_files_are_found_under_any_name(name):
-    format = {"openai": "openai-tf", "keras_hub": "keras-hub"}.get(name, "safetensors")
+    format = {"openai": "tf-checkpoint", "keras_hub": "keras-hub"}.get(name, "safetensors")
     found = find_tokenizer_files(ModelFiles(FILES / name), format)
     assert sorted(found) == ["merges.txt", "vocab.json"]
     assert found["vocab.json"].read_text() == (FILES / "source" / "vocab.json").read_text()

@@ -53,7 +53,7 @@ def test_convert_takes_its_options(tmp_path):
 
 def test_dry_run_prints_the_plan(tmp_path):
     output = succeed("convert", FILES / "openai", tmp_path / "new", "--dry-run")
-    assert "openai-tf -> safetensors" in output
+    assert "tf-checkpoint -> safetensors" in output
     assert "h.1.attn.c_attn.weight" in output
     assert "32 x 96" in output
     assert "29,088 parameters" in output
@@ -123,7 +123,7 @@ def test_the_destination_tells_the_format(tmp_path):
 def test_info_as_a_table():
     output = succeed("info", FILES / "gpt_2_simple")
     for text in (
-        "openai-tf",
+        "tf-checkpoint",
         "n_layer 2, n_head 2, n_embd 32, n_positions 16, vocab_size 97",
         "GPT2LMHeadModel, 29,088 parameters",
         "tokenizer: merges.txt, vocab.json",

@@ -50,7 +50,7 @@ MODULES: Mapping[str, str] = {
     "pytorch": "gpt2x.checkpoint.torch_pickle",
     "tf-h5": "gpt2x.checkpoint.tf_h5",
     "flax-msgpack": "gpt2x.checkpoint.flax_msgpack",
-    "openai-tf": "gpt2x.checkpoint.openai_tf",
+    "tf-checkpoint": "gpt2x.checkpoint.tf_checkpoint",
     "nanogpt": "gpt2x.checkpoint.nanogpt",
     "llm.c": "gpt2x.checkpoint.llmc",
     "megatron": "gpt2x.checkpoint.megatron",
@@ -125,7 +125,7 @@ def sniff(path: Path) -> str:
     if path.name == orbax.METADATA_NAME:
         return "orbax"
     if path.name == "checkpoint" or path.suffix == ".index":
-        return "openai-tf"
+        return "tf-checkpoint"
     if path.name == keras_hub.SHARDS_NAME:
         return "keras-hub"
     if start[:4] == gguf_format.MAGIC:

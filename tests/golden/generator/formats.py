@@ -125,10 +125,11 @@ def write_tensorflow(out: Path, folder: Path) -> dict[str, dict[str, Any]]:
             check_tensorflow(out, source, folder / name, class_name)
     model = from_torch("TFGPT2LMHeadModel", out, "compact")
     model.save_weights(new_folder(out / "compact", folder / "keras_2_weights") / "weights.h5")
+    model.save_weights(new_folder(out / "compact", folder / "keras_2_checkpoint") / "weights")
     old = new_folder(out / "compact", folder / "tf_h5_old_names") / "tf_model.h5"
     rename_embeddings(folder / "tf_h5/tf_model.h5", old)
     check_tensorflow(out, "compact", old.parent, "GPT2LMHeadModel")
-    for name in ("keras_2_weights", "tf_h5_old_names"):
+    for name in ("keras_2_weights", "keras_2_checkpoint", "tf_h5_old_names"):
         index[name] = {"source": "compact", "class": "GPT2LMHeadModel"}
     return index
 

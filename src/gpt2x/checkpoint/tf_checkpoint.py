@@ -1,10 +1,13 @@
-"""OpenAI's original GPT-2: a TensorFlow checkpoint beside hparams.json, encoder.json, vocab.bpe.
+"""TensorFlow's checkpoints: OpenAI's original GPT-2, and what Keras 2's `save_weights` writes.
 
 A checkpoint of TensorFlow's second format is ``PREFIX.index``, a sorted table in LevelDB's format
 that maps each variable's name to a protocol-buffer entry (dtype, shape, shard, offset, size,
 checksum), and ``PREFIX.data-00000-of-0000N``, the bytes. PREFIX is ``model.ckpt``, or what a file
-named ``checkpoint`` says (``model-1000``, from gpt-2-simple). Variables are called
-``model/h0/attn/c_attn/w``; projections are [1, in, out].
+named ``checkpoint`` says (``model-1000``, from gpt-2-simple).
+
+OpenAI's variables are called ``model/h0/attn/c_attn/w``, beside hparams.json, encoder.json and
+vocab.bpe; projections are [1, in, out]. Those of transformers' models in Keras 2 are called for the
+attributes that lead to them, ``transformer/h/0/attn/c_attn/weight/.ATTRIBUTES/VARIABLE_VALUE``.
 
 Sources: ``tensorflow/core/util/tensor_bundle`` and ``tensorflow/core/lib/io/format.cc``.
 """
@@ -23,9 +26,10 @@ from gpt2x.checkpoint import shards
 from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.crc32c import crc32c, masked
+from gpt2x.checkpoint.names import Place, tensorflow_name, to_canonical
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
-from gpt2x.weights import Shape
+from gpt2x.weights import Layout, Shape
 
 HPARAMS_NAME = "hparams.json"
 
@@ -40,6 +44,11 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     14: BFLOAT16,
     19: np.dtype("<f2"),
 }
+# Of Keras 2: the path of attributes to a variable; an optimizer's slots follow the weight's path.
+_ATTRIBUTE = re.compile(r"(.+)/\.ATTRIBUTES/VARIABLE_VALUE")
+_SLOT = "/.OPTIMIZER_SLOT/"
+
+# Of OpenAI.
 _LEAVES = {"g": "weight", "b": "bias", "w": "weight"}
 _VARIABLE = re.compile(
     r"(?:.*/)?model/(?:(wte|wpe)|(?:h(\d{1,9})/)?(ln_1|ln_2|ln_f|attn/c_attn|attn/c_proj|mlp/c_fc|mlp/c_proj)/([gbw]))"
@@ -57,26 +66,28 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
     try:
         names = CanonicalNames(index)
         for variable, entry in entries.items():
-            name = _canonical_name(variable)
-            if name is None:
+            place = _place(variable)
+            if place is None:
                 names.ignore(variable, "no weight of the model (optimizer slot or counter)")
                 continue
+            name, layout = place
             tensor = entry.tensor(data, variable)
             if name.endswith(".weight") and len(tensor.shape) == 3 and tensor.shape[0] == 1:
                 tensor = tensor.reshaped(*tensor.shape[1:])
-            names.add(name, variable, tensor)
+            names.add(name, variable, to_canonical(tensor, layout))
         hparams = files.find(HPARAMS_NAME)
         config = None if hparams is None else _config(hparams)
     except BaseException:
         _close(data)
         raise
     return Checkpoint(
-        "openai-tf",
+        "tf-checkpoint",
         index,
         names.tensors,
         config=config,
         ignored=names.ignored,
         source_names=names.source_names,
+        metadata={"format": "tf"} if hparams is None else {},
         files=[index, *(file.path for file in data)],
         close=lambda: _close(data),
     )
@@ -92,17 +103,22 @@ def _latest(path: Path) -> str:
     return name
 
 
-def _canonical_name(variable: str) -> str | None:
-    match = _VARIABLE.fullmatch(variable)
-    if match is None:
+def _place(variable: str) -> Place | None:
+    """Where a variable belongs; None if it is no weight of a GPT-2."""
+    if match := _VARIABLE.fullmatch(variable):
+        embedding, layer, module, leaf = match.groups()
+        if embedding:
+            return Place(f"{embedding}.weight", Layout.SAME)
+        if (layer is None) != (module == "ln_f"):
+            return None
+        prefix = "" if layer is None else f"h.{int(layer)}."
+        return Place(f"{prefix}{module.replace('/', '.')}.{_LEAVES[leaf]}", Layout.SAME)
+    match = _ATTRIBUTE.fullmatch(variable)
+    if match is None or match[1].startswith("optimizer/") or _SLOT in variable:
         return None
-    embedding, layer, module, leaf = match.groups()
-    if embedding:
-        return f"{embedding}.weight"
-    if (layer is None) != (module == "ln_f"):
-        return None
-    prefix = "" if layer is None else f"h.{int(layer)}."
-    return f"{prefix}{module.replace('/', '.')}.{_LEAVES[leaf]}"
+    path = re.sub(r"(^|/)h/(\d{1,9})/", r"\1h_._\2/", match[1])
+    place = tensorflow_name(path)
+    return None if place is None or place.name == path else place
 
 
 def _config(path: Path) -> dict[str, Any]:
