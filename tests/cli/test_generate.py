@@ -92,12 +92,14 @@ def test_a_sampling_option_asks_for_sampling(tmp_path, greedy_model):
     assert texts[2] != texts[3]
 
 
-def test_beams_are_not_sampled_and_may_return_several_texts():
+def test_beams_are_sampled_if_told_to_and_may_return_several_texts():
     options = ("--num-beams", "3", "--num-return-sequences", "2", "-n", "6", "--json")
     first, again = (lines(generate(PROMPT, *options, "--seed", seed)) for seed in ("1", "2"))
     assert [one["continuation"] for one in first] == [one["continuation"] for one in again]
     assert [one["sequence_index"] for one in first] == [0, 1]
     assert first[0]["continuation"] != first[1]["continuation"]
+    drawn = lines(generate(PROMPT, *options, "--seed", "1", "--sample"))
+    assert drawn[0]["continuation"] != first[0]["continuation"]
 
 
 def test_lengths(tmp_path):

@@ -84,7 +84,7 @@ def test_the_result_is_an_array_and_has_sequences(model):
 
 @pytest.mark.parametrize(
     "options",
-    [SAMPLING, {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}],
+    [SAMPLING, {**SAMPLING, "num_beams": 3, "num_return_sequences": 2}],
     ids=["sampling", "beams"],
 )
 def test_the_same_texts_traced_untraced_and_inside_jit(options, model):

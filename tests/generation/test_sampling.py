@@ -68,9 +68,14 @@ def test_draws_follow_the_filtered_softmax(options, warpers):
     for warper in warpers:
         scores = warper(np.zeros((1, 1), np.int32), scores)
     weights = np.exp(scores[0].astype(np.float64))
-    expected = weights / weights.sum() * DRAWS
     draws = [draw(logits, rows=DRAWS // 10, seed=seed, **options) for seed in range(10)]
     counts = np.bincount(np.concatenate(draws), minlength=VOCAB)
+    assert_drawn_from(weights / weights.sum(), counts)
+
+
+def assert_drawn_from(probabilities, counts):
+    """Assert that a chi-square test finds the counts likely under the probabilities."""
+    expected = probabilities * counts.sum()
     assert (counts[expected == 0] == 0).all()
     likely = expected >= 5
     rare_expected, rare_counts = expected[~likely].sum(), counts[~likely].sum()
@@ -82,6 +87,30 @@ def test_draws_follow_the_filtered_softmax(options, warpers):
     spread = 2 / (9 * freedom)
     z = ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / spread**0.5
     assert z < 3.1  # a wrong distribution gives tens or hundreds
+
+
+def test_beams_are_drawn_without_replacement():
+    """Two beams after one step: a pair of tokens, the second drawn from what the first left."""
+    logits = np.array([2.0, 1.0, 0.5, 0.0, -1.0], np.float32)
+    p = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
+    prompts = np.zeros((20_000, 1), np.int32)
+    rows = decode(
+        lambda ops: ConstantEngine(ops, logits, len(prompts)),
+        prompts,
+        vocab_size=5,
+        do_sample=True,
+        top_k=0,
+        num_beams=2,
+        num_return_sequences=2,
+        max_new_tokens=1,
+        seed=3,
+    )
+    pairs = np.sort(rows[:, 1].reshape(-1, 2), axis=1)
+    first, second = np.triu_indices(5, 1)
+    expected = p[first] * p[second] * (1 / (1 - p[first]) + 1 / (1 - p[second]))
+    counts = np.array([((pairs == pair).all(1)).sum() for pair in zip(first, second, strict=True)])
+    assert counts.sum() == len(prompts)
+    assert_drawn_from(expected, counts)
 
 
 def test_seeds_differ_and_repeat():

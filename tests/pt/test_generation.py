@@ -35,6 +35,7 @@ MODES = {
     "sample": {"do_sample": True, "seed": 5, "top_k": 20, "top_p": 0.95},
     "sample_all": {"do_sample": True, "seed": 5, "top_k": 0, "temperature": 0.8},
     "beam": {"num_beams": 3},
+    "beam_sample": {"num_beams": 2, "do_sample": True, "seed": 5, "top_p": 0.9},
 }
 
 
@@ -76,7 +77,8 @@ def test_a_row_in_a_padded_batch_is_what_it_is_alone(mode, implementation):
     together = model.generate(ids, attention_mask=mask, **options)
     for row in range(3):
         if options.get("do_sample"):
-            options["seed"] = [(5, row)]
+            beams = options.get("num_beams", 1)
+            options["seed"] = [(5, row * beams + beam) for beam in range(beams)]
         alone = model.generate(ids[row : row + 1, mask[row].bool()], **options)
         length = alone.size(1) - int(mask[row].sum())
         assert together[row, 6 : 6 + length].tolist() == alone[0, -length:].tolist()
@@ -388,7 +390,7 @@ def test_half_precision(dtype, mode):
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask has shape"),
         ({"attention_mask": torch.zeros(1, 4)}, "all of prompt 0 as padding"),
         ({"assistant_model": object()}, "assistant_model, which is not available"),
-        ({"num_beams": 2, "do_sample": True}, "beam sampling"),
+        ({"num_beams": 2, "num_beam_groups": 2}, "group beam search"),
         ({"max_length": 4}, "no room for a new one"),
         ({"do_sample": True, "seed": -1}, "seed"),
         ({"do_sample": True, "temperature": 0.0}, "`temperature` must be a number above 0"),

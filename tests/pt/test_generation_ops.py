@@ -38,6 +38,7 @@ MODES = {
     "sample_top_k": {"do_sample": True, "top_k": 7, "top_p": 0.9, "num_return_sequences": 3},
     "sample_processors": {**PROCESSORS, "do_sample": True, "min_p": 0.01, "eta_cutoff": 0.001},
     "beam": {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.8},
+    "beam_sample": {"num_beams": 3, "do_sample": True, "top_k": 12, "temperature": 1.5},
     "beam_processors": {**PROCESSORS, "num_beams": 3, "early_stopping": True},
 }
 

@@ -68,7 +68,7 @@ class Writer:
         tokenizer: its tokenizer.
         tensors: the kind of tensors that the model takes, as in `return_tensors=`.
         config: how to decode.
-        seed: of all prompts; row r of prompt p draws from stream p * num_return_sequences + r.
+        seed: of all prompts; row r of prompt p, of n rows, draws from stream p * n + r.
         fits: whether the user left the length open, so that a long prompt gets what room there is.
     """
 
@@ -88,7 +88,8 @@ class Writer:
         )
         if self.tensors == "pt":
             inputs = inputs.to(self.model.device)
-        config, rows = self.config, self.config.num_return_sequences
+        config = self.config
+        rows = config.num_beams if config.num_beams > 1 else config.num_return_sequences
         prompt_length = inputs["input_ids"].shape[1]
         if self.fits:
             room = self.model.config.n_positions - prompt_length

@@ -107,13 +107,13 @@ class GenerationConfig(PushToHubMixin):
             InvalidInputError: if that cannot be had; with `strict`, also if a field would have no
                 effect.
         """
-        if self.num_return_sequences > 1 and not self.do_sample:
-            if self.num_beams == 1:
+        if self.num_return_sequences > 1:
+            if self.num_beams == 1 and not self.do_sample:
                 raise InvalidInputError(
                     "Greedy search finds one text, so num_return_sequences must be 1, but is "
                     f"{self.num_return_sequences}; set do_sample=True or num_beams."
                 )
-            if self.num_return_sequences > self.num_beams:
+            if 1 < self.num_beams < self.num_return_sequences:
                 raise InvalidInputError(
                     f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams "
                     f"({self.num_beams})."

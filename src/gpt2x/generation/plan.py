@@ -30,7 +30,7 @@ from gpt2x.generation.strategies import BeamSearch, Greedy, Sample, Settings, St
 from gpt2x.generation.tokens import token_list
 
 AVAILABLE = (
-    "greedy search, sampling (do_sample=True) and beam search (num_beams > 1 with do_sample=False)"
+    "greedy search, sampling (do_sample=True), beam search (num_beams > 1) and beam sampling (both)"
 )
 
 
@@ -57,7 +57,7 @@ class Plan:
     @property
     def samples(self) -> bool:
         """Whether the strategy draws random numbers."""
-        return isinstance(self.strategy, Sample)
+        return self.strategy.samples
 
     def settings(
         self, ops: Ops, input_ids: Array, attention_mask: Array | None, keys: Any
@@ -185,11 +185,14 @@ def make_plan(
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
     )
-    before, top_k, after = build_warpers(config) if config.do_sample else ([], None, [])
-    if config.do_sample:
+    # As many tokens of each beam as may be needed for all beams to go on.
+    kept = max(2, 1 + len(eos)) if beams else 1
+    before, top_k, after = build_warpers(config, kept) if config.do_sample else ([], None, [])
+    if config.do_sample and not beams:
         processors, warpers = [*processors, *before], [*after, *normalizer(config)]
     else:
-        processors, warpers = [*processors, *normalizer(config)], []
+        filters = [*before, *([] if top_k is None else [top_k]), *after]
+        processors, warpers = [*processors, *filters, *normalizer(config)], []
     check_token_ids([*processors, *warpers], vocab_size)
 
     limit = n_positions + 1 - hidden_length
@@ -215,6 +218,7 @@ def make_plan(
             )
         strategy = BeamSearch(
             num_beams=config.num_beams,
+            do_sample=config.do_sample,
             num_return_sequences=config.num_return_sequences,
             early_stopping=config.early_stopping,
             **common,
@@ -258,8 +262,6 @@ def pad_token(config: GenerationConfig) -> int | None:
 def _refuse_unavailable(config: GenerationConfig) -> None:
     """Raise for what transformers has and this package does not, rather than ignore it."""
     wanted = {
-        "beam sampling (do_sample=True with num_beams > 1)": config.do_sample
-        and config.num_beams > 1,
         "group beam search (num_beam_groups)": config.num_beam_groups > 1,
         "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
         "constrained beam search (constraints, force_words_ids)": bool(config.constraints)

@@ -32,7 +32,7 @@ def streams(seed: Any, rows: int) -> Streams:
 
     An integer s gives row r the stream (s, r): the same for a row whatever the batch around it. A
     list of `rows` pairs (s, r) names each row's stream, so that any row can be had again alone.
-    With `num_return_sequences` n, the rows of prompt b are b * n to b * n + n - 1.
+    With `num_return_sequences` n, or n beams, the rows of prompt b are b * n to b * n + n - 1.
 
     Raises:
         InvalidInputError: if the seed is neither.
@@ -45,12 +45,12 @@ def streams(seed: Any, rows: int) -> Streams:
         pairs = [tuple(pair) for pair in seed]
         if len(pairs) != rows:
             raise InvalidInputError(
-                f"seed lists {len(pairs)} streams, but {rows} rows are returned; give one (seed, "
-                "row) pair for each."
+                f"seed lists {len(pairs)} streams, but {rows} rows are drawn; give one (seed, row) "
+                "pair for each."
             )
     else:
         raise InvalidInputError(
-            "seed must be an integer, or a list of (seed, row) pairs, one for each returned row; "
+            "seed must be an integer, or a list of (seed, row) pairs, one for each row drawn; "
             f"got {seed!r}."
         )
     for value, row in pairs:

@@ -98,24 +98,25 @@ def build_processors(
 
 
 def build_warpers(
-    config: GenerationConfig,
+    config: GenerationConfig, min_tokens_to_keep: int = 1
 ) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
     """Return the processors of sampling: those before top-k, top-k itself, and those after it."""
     before: list[BuiltInProcessor] = []
     after: list[BuiltInProcessor] = []
+    kept: dict[str, Any] = {"min_tokens_to_keep": min_tokens_to_keep}
     if _is_on(config.temperature, 1.0):
         before.append(TemperatureLogitsWarper(config.temperature))
-    top_k = TopKLogitsWarper(config.top_k) if _is_on(config.top_k, 0) else None
+    top_k = TopKLogitsWarper(config.top_k, **kept) if _is_on(config.top_k, 0) else None
     if _is_on(config.top_p, 1.0):
-        after.append(TopPLogitsWarper(config.top_p))
+        after.append(TopPLogitsWarper(config.top_p, **kept))
     if config.min_p is not None:
-        after.append(MinPLogitsWarper(config.min_p))
+        after.append(MinPLogitsWarper(config.min_p, **kept))
     if _is_on(config.typical_p, 1.0):
-        after.append(TypicalLogitsWarper(config.typical_p))
+        after.append(TypicalLogitsWarper(config.typical_p, **kept))
     if _is_on(config.epsilon_cutoff, 0.0):
-        after.append(EpsilonLogitsWarper(config.epsilon_cutoff))
+        after.append(EpsilonLogitsWarper(config.epsilon_cutoff, **kept))
     if _is_on(config.eta_cutoff, 0.0):
-        after.append(EtaLogitsWarper(config.eta_cutoff))
+        after.append(EtaLogitsWarper(config.eta_cutoff, **kept))
     return before, top_k, after
 
 

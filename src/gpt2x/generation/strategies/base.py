@@ -67,6 +67,7 @@ class Strategy:
     criteria: tuple[Identity, ...] = ()
 
     reorders = False  # whether requests name parents
+    samples = False  # whether steps draw random numbers
 
     @property
     def host(self) -> bool:

@@ -1,9 +1,12 @@
-"""Beam search, with the rules of transformers' PyTorch implementation.
+"""Beam search and beam sampling, with the rules of transformers' PyTorch implementation.
 
 Every step scores all continuations of the K running beams of a prompt and takes the best
 ``max(2, 1 + E) * K`` of them: enough for K to go on even if every beam could end in each of the E
 eos tokens. Of these, only the best K may finish. Finished texts are ranked by
 ``sum of log-probabilities / generated tokens ** length_penalty``; the best K of them are kept.
+
+Beam sampling draws those continuations instead of taking the best, without replacement and in
+proportion to their probability: the best after adding Gumbel noise (arXiv:1903.06059).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from gpt2x.generation import random
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
 
@@ -36,8 +40,9 @@ class BeamState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearch(Strategy):
-    """Keep the `num_beams` likeliest texts.
+    """Keep the `num_beams` likeliest texts, of all or of those that are drawn.
 
+    do_sample: draw the continuations of the running beams.
     early_stopping: True ends a prompt once it has K finished texts; False ends it once the best
         running beam, at its present length, scores below the worst finished text; "never" ends it
         once no running beam can beat the worst finished text at any length.
@@ -45,10 +50,15 @@ class BeamSearch(Strategy):
     """
 
     num_beams: int
+    do_sample: bool = False
     num_return_sequences: int = 1
     early_stopping: bool | Literal["never"] = False
 
     reorders = True
+
+    @property
+    def samples(self) -> bool:  # type: ignore[override]
+        return self.do_sample
 
     def init(self, ops: Ops, settings: Settings, vocab_size: int) -> BeamState:
         rows = ops.shape(settings.prompt)[0]
@@ -92,10 +102,17 @@ class BeamSearch(Strategy):
         if self.keep_logits:
             kept_logits = ops.write(kept_logits, step, logits, axis=0)
 
-        # 2. Take the best C of each prompt: [B, C].
+        # 2. Take, or draw, the best C of each prompt: [B, C].
         totals = ops.reshape(scores, (prompts, beams, vocab_size)) + state.open_scores[:, :, None]
         count = max(2, 1 + self.num_eos) * beams
-        best, index = ops.top_k(ops.reshape(totals, (prompts, beams * vocab_size)), count)
+        totals = ops.reshape(totals, (prompts, beams * vocab_size))
+        if self.do_sample:
+            tokens = ops.arange(vocab_size)[None, :]
+            noise = random.gumbel_noise(ops, settings.keys, step, tokens)  # [R, V]
+            _, index = ops.top_k(totals + ops.reshape(noise, ops.shape(totals)), count)
+            best = ops.take_along(totals, index)
+        else:
+            best, index = ops.top_k(totals, count)
         origin, token = index // vocab_size, index % vocab_size
         texts = ops.write(_pick(ops, state.open_tokens, origin), state.length, token, axis=2)
         row = origin + (ops.arange(prompts) * beams)[:, None]

@@ -83,6 +83,8 @@ class Sample(Greedy):
     warpers: Processors = NO_PROCESSORS
     width: int = 0
 
+    samples = True
+
     @property
     def host(self) -> bool:
         return super().host or self.warpers.host
