@@ -32,13 +32,14 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_module_can_be_split_merged_and_filtered(model, logits):
+def test_a_module_can_be_split_merged_filtered_and_shown(model, logits):
     graph, state = nnx.split(model, nnx.Param)
     close(nnx.merge(graph, state)(IDS).logits, logits)
     close(model(IDS, params=state).logits, logits)
     close(model(IDS, params=nnx.to_pure_dict(state)).logits, logits)
     kernels = nnx.state(model, lambda path, _: path[-1] == "kernel")
     assert len(jax.tree.leaves(kernels)) == 4 * 2
+    assert "Total Parameters: 16,728" in nnx.tabulate(model, IDS, use_cache=False)
 
 
 def test_params_are_transformers_tree(model, logits):

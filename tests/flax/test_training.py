@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training import train_state
-from flax.training.common_utils import onehot
+from flax.training.common_utils import onehot, shard, shard_prng_key
 
 from flax import jax_utils, traverse_util
 from flax_models import random_ids, tiny_config
@@ -22,7 +22,7 @@ class TrainState(train_state.TrainState):
     dropout_rng: jnp.ndarray
 
     def replicate(self):
-        return jax_utils.replicate(self).replace(dropout_rng=self.dropout_rng)
+        return jax_utils.replicate(self).replace(dropout_rng=shard_prng_key(self.dropout_rng))
 
 
 def decay_mask_fn(params):
@@ -59,7 +59,6 @@ def test_a_transformers_training_script_runs(tmp_path):
         dropout_rng=jax.random.PRNGKey(0),
     )
 
-    @jax.jit
     def train_step(state, batch):
         dropout_rng, new_dropout_rng = jax.random.split(state.dropout_rng)
 
@@ -75,18 +74,24 @@ def test_a_transformers_training_script_runs(tmp_path):
             return loss_fn(logits, labels)
 
         loss, grad = jax.value_and_grad(compute_loss)(state.params)
-        return state.apply_gradients(grads=grad, dropout_rng=new_dropout_rng), loss
+        grad = jax.lax.pmean(grad, "batch")
+        new_state = state.apply_gradients(grads=grad, dropout_rng=new_dropout_rng)
+        return new_state, jax.lax.pmean(loss, axis_name="batch")
+
+    p_train_step = jax.pmap(train_step, "batch", donate_argnums=(0,))
+    state = state.replicate()
 
     ids = random_ids(4, 8)
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": ids}
     losses = []
     for _ in range(12):
-        state, loss = train_step(state, batch)
-        losses.append(float(loss))
+        state, loss = p_train_step(state, shard(batch))
+        losses.append(float(jax_utils.unreplicate(loss)))
     assert np.mean(losses[-3:]) < losses[0] - 0.3
-    model.save_pretrained(tmp_path, params=state.params)
+    params = jax.device_get(jax.tree_util.tree_map(lambda x: x[0], state.params))
+    model.save_pretrained(tmp_path, params=params)
     loaded = FlaxGPT2LMHeadModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(
         loaded.params["transformer"]["wte"]["embedding"],
-        state.params["transformer"]["wte"]["embedding"],
+        params["transformer"]["wte"]["embedding"],
     )

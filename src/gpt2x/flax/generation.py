@@ -60,7 +60,7 @@ class GenerationMixin:
 
     config: Any
     generation_config: GenerationConfig
-    with_params: Callable[..., Any]
+    _with_params: Callable[..., Any]
     init_cache: Callable[..., KVCache]
     __call__: Callable[..., Any]
 
@@ -138,7 +138,7 @@ class GenerationMixin:
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             custom_generate=custom_generate,
         )
-        model = self.with_params(params)
+        model = self._with_params(params)
         config, arguments = resolve_config(
             self.generation_config, generation_config, kwargs, self._arguments(), use_model_defaults
         )

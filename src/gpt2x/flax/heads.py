@@ -136,7 +136,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         """
         checks.reject_unknown(self.__call__, unknown)
         checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
-        model = self.with_params(params)
+        model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
             attention_mask,
@@ -277,7 +277,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
             InvalidInputError: if an input cannot be used or a keyword is unknown.
         """
         checks.reject_unknown(self.__call__, unknown)
-        model = self.with_params(params)
+        model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
             attention_mask,
@@ -370,7 +370,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
             InvalidInputError: if an input cannot be used or a keyword is unknown.
         """
         checks.reject_unknown(self.__call__, unknown)
-        model = self.with_params(params)
+        model = self._with_params(params)
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         by_mask = attention_mask is not None and attention_mask.ndim == 2
         if inputs is not None:
@@ -475,7 +475,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
             InvalidInputError: if an input cannot be used or a keyword is unknown.
         """
         checks.reject_unknown(self.__call__, unknown)
-        model = self.with_params(params)
+        model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
             attention_mask,
@@ -548,7 +548,7 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
             InvalidInputError: if an input cannot be used or a keyword is unknown.
         """
         checks.reject_unknown(self.__call__, unknown)
-        model = self.with_params(params)
+        model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
             attention_mask,

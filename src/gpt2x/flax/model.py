@@ -302,7 +302,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
                 only where that is free: on the CPU, outside of transformations.
         """
         checks.reject_unknown(self.__call__, unknown)
-        model = self.with_params(params)
+        model = self._with_params(params)
         config = self.config
         use_cache = config.use_cache if use_cache is None else use_cache
         if output_attentions is None:

@@ -206,6 +206,10 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             InvalidInputError: if a parameter is missing, unexpected or of another shape, or if
                 there are neither `params` nor any in the model.
         """
+        return self._with_params(params)
+
+    # `nnx.tabulate` shows the public methods that run, and fails at one that returns a module.
+    def _with_params(self, params: Params | None) -> Self:
         if params is None:
             self._check_initialized()
             return self
@@ -387,7 +391,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
             )
-        weights = self.with_params(params)._parameters()
+        weights = self._with_params(params)._parameters()
         tensors = {}
         for path, variable in weights.items():
             name = FLAX.canonical("/".join(path))
