@@ -346,6 +346,18 @@ def test_verification_allows_what_the_dtype_rounds_and_nothing_else(tmp_path, mo
     monkeypatch.setattr(safetensors_format, "write", write_wrongly)
     with pytest.raises(CheckpointError, match="differs from the source by"):
         convert(SOURCE, tmp_path / "new", verify=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["bin_sharded", "safetensors_sharded", "flax_msgpack"])
+def test_a_model_in_place_of_itself(tmp_path, name):
+    folder = shutil.copytree(GOLDEN / "formats" / name, tmp_path / name)
+    before = tensors_of(folder)
+    made = convert(folder, folder, overwrite=True, verify=True)
+    assert made.difference == (0.0, "")
+    after = tensors_of(folder)
+    assert all(np.array_equal(after[key], before[key]) for key in after)
+    assert made.files == [path.name for path in folder.iterdir() if path.suffix != ".json"]
 
 
 def test_a_destination_tells_the_format_or_is_a_folder(tmp_path):

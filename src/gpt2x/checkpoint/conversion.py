@@ -89,12 +89,6 @@ class Conversion:
         """Whether the destination is the one file and not a folder."""
         return self.destination.name.endswith(_suffixes(self.target))
 
-    @property
-    def path(self) -> Path:
-        """What to open to read the weights back."""
-        inside = self.target in _SINGLE_FILES and not self.is_file
-        return self.destination / self.files[0] if inside else self.destination
-
     def cast(self) -> dict[str, LazyTensor]:
         """The tensors in the dtypes that are written; not for GGUF, whose writer quantises."""
         return {
@@ -141,7 +135,8 @@ def convert(
             the formats that can be split, and any size for the others.
         overwrite: allow a destination that exists.
         dry_run: plan, check and return, but write nothing.
-        verify: read back what was written and compare it with the source.
+        verify: read back what was written and compare it with the source, before it takes its
+            place.
         progress: called with each tensor's bytes once they are written.
         **where: further arguments of `open_source`.
 
@@ -155,9 +150,7 @@ def convert(
     with opening as opened:
         made = _plan(opened, Path(destination).expanduser(), to, dtype, max_shard_size, overwrite)
         if not dry_run:
-            _write(opened, made, dtype, max_shard_size, overwrite, progress)
-            if verify:
-                made.difference = _verified(made)
+            _write(opened, made, dtype, max_shard_size, overwrite, verify, progress)
     return made
 
 
@@ -206,18 +199,6 @@ def _plan(
     return plan
 
 
-def _verified(made: Conversion) -> Difference:
-    """The difference from the source; it must be none where the dtypes are the source's."""
-    difference = largest_difference(made.path, made.tensors)
-    kept = all(made.stored[name] == tensor.dtype.name for name, tensor in made.tensors.items())
-    if kept and difference.largest > 0:
-        raise CheckpointError(
-            f"What was written to {str(made.path)!r} differs from the source by "
-            f"{difference.largest:.3g} in {difference.name!r}; its storage is not to be trusted."
-        )
-    return difference
-
-
 def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
     """The tensors of the model that the source is; all must be there, since none is made anew."""
     expected = parameter_shapes(source.config, source.head)
@@ -259,6 +240,7 @@ def _write(
     dtype: str | None,
     max_shard_size: int | str | None,
     overwrite: bool,
+    verify: bool,
     progress: Progress,
 ) -> None:
     config = GPT2Config.from_dict(made.config.to_dict())
@@ -268,6 +250,7 @@ def _write(
     if made.is_file:
         with atomic_file(made.destination) as path:
             _write_file(path, source, made, config, dtype, progress)
+            made.difference = _verified(path, made) if verify else None
         return
     with atomic_folder(made.destination, replaces=_WEIGHTS if overwrite else ()) as folder:
         if made.target in _SINGLE_FILES:
@@ -291,6 +274,21 @@ def _write(
             if generation is not None:
                 shutil.copyfile(generation, folder / GENERATION_CONFIG_NAME)
         write_tokenizer_files(folder, source.tokenizer)
+        if verify:  # before anything is replaced, which may be the source
+            inside = folder / made.files[0] if made.target in _SINGLE_FILES else folder
+            made.difference = _verified(inside, made)
+
+
+def _verified(path: Path, made: Conversion) -> Difference:
+    """The difference from the source; it must be none where the dtypes are the source's."""
+    difference = largest_difference(path, made.tensors)
+    kept = all(made.stored[name] == tensor.dtype.name for name, tensor in made.tensors.items())
+    if kept and difference.largest > 0:
+        raise CheckpointError(
+            f"What was written for {str(made.destination)!r} differs from the source by "
+            f"{difference.largest:.3g} in {difference.name!r}; the storage is not to be trusted."
+        )
+    return difference
 
 
 def _write_file(
