@@ -293,6 +293,40 @@ def test_megatron_untied_and_of_another_vocabulary(tmp_path, source, arguments, 
         np.testing.assert_array_equal(plan.tensors["lm_head.weight"].read(), 2 * expected)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_megatron_core(tmp_path, source, fused):
+    """Its names, with norms of their own or, as Transformer Engine has them, in projections."""
+    modules = {
+        "ln_1": "self_attention.linear_qkv.layer_norm_" if fused else "input_layernorm.",
+        "attn.c_attn": "self_attention.linear_qkv.",
+        "attn.c_proj": "self_attention.linear_proj.",
+        "ln_2": "mlp.linear_fc1.layer_norm_" if fused else "pre_mlp_layernorm.",
+        "mlp.c_fc": "mlp.linear_fc1.",
+        "mlp.c_proj": "mlp.linear_fc2.",
+    }
+    model = {"decoder.layers.0.self_attention.linear_qkv._extra_state": None}
+    for name, array in source.items():
+        _, layer, module, leaf = re.fullmatch(r"(h\.(\d+)\.)?(.+)\.(weight|bias)", name).groups()
+        if module == "attn.c_attn":  # each head's queries, keys and values together
+            array = np.moveaxis(array.reshape(*array.shape[:-1], 3, 2, 16), -2, -3)
+            array = array.reshape(*array.shape[:-3], 96)
+        array = array.T if layer is not None else array
+        theirs = {
+            "wte": "embedding.word_embeddings.",
+            "wpe": "embedding.position_embeddings.",
+            "ln_f": "decoder.final_layernorm.",
+        }.get(module) or f"decoder.layers.{layer}.{modules[module]}"
+        model[f"{theirs}{leaf}"] = LazyTensor.of(np.ascontiguousarray(array))
+    args = {"num_attention_heads": 2, "bias_gelu_fusion": True}
+    saved = {"model": model, "args": args, "checkpoint_version": 3.0}
+    torch_writer.write_object(tmp_path / "model_optim_rng.pt", saved)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.format == "megatron"
+        assert set(checkpoint) == set(source)
+        for name, array in source.items():
+            np.testing.assert_array_equal(checkpoint[name].read(), array, err_msg=name)
+
+
 def test_a_sharded_preset_wants_all_shards(tmp_path):
     pytest.importorskip("h5py")
     folder = copy("keras_hub_sharded", tmp_path)

@@ -9,7 +9,11 @@ of row-parallel projections are the same on every rank. The vocabulary is padded
 its files are there, or ``vocab_size`` of the arguments, or GPT-2's. An untied output layer is
 called ``output_layer``.
 
-Source: Megatron-LM's ``megatron/checkpointing.py`` and ``megatron/model``.
+Older releases nest dictionaries under ``language_model``; Megatron Core has one flat dictionary of
+other names, where a norm may belong to the projection after it.
+
+Source: Megatron-LM's ``megatron/checkpointing.py``, ``megatron/model`` and
+``megatron/core/models/gpt``.
 """
 
 from __future__ import annotations
@@ -44,8 +48,17 @@ _MODULES: Mapping[str, tuple[str, int | None]] = {
     "post_attention_layernorm": ("ln_2", None),
     "mlp.dense_h_to_4h": ("mlp.c_fc", 0),
     "mlp.dense_4h_to_h": ("mlp.c_proj", 1),
+    # Megatron Core
+    "self_attention.linear_qkv.layer_norm": ("ln_1", None),
+    "self_attention.linear_qkv": ("attn.c_attn", 0),
+    "self_attention.linear_proj": ("attn.c_proj", 1),
+    "pre_mlp_layernorm": ("ln_2", None),
+    "mlp.linear_fc1.layer_norm": ("ln_2", None),
+    "mlp.linear_fc1": ("mlp.c_fc", 0),
+    "mlp.linear_fc2": ("mlp.c_proj", 1),
 }
-_LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)\.(weight|bias)")
+_LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)[._](weight|bias)")
+_CORE_EMBEDDING = "embedding.word_embeddings.weight"
 _NO_WEIGHTS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq")
 
 
@@ -127,7 +140,9 @@ def _rank_files(path: Path) -> list[Path]:
 
 def _language_model(saved: Any) -> dict[Any, Any] | None:
     model = saved.get("model") if isinstance(saved, dict) else None
-    language = model.get("language_model") if isinstance(model, dict) else None
+    if not isinstance(model, dict):
+        return None
+    language = model if _CORE_EMBEDDING in model else model.get("language_model")
     return language if isinstance(language, dict) else None
 
 
