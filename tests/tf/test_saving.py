@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import keras
@@ -151,6 +152,21 @@ def test_dtypes(tmp_path):
     auto = TFGPT2LMHeadModel.from_pretrained(tmp_path / "half", dtype="auto")
     assert auto.variable_dtype == "bfloat16"
     assert TFGPT2LMHeadModel.from_pretrained(tmp_path / "half").variable_dtype == "float32"
+
+
+def test_saving_takes_its_arguments_in_the_order_of_transformers():
+    names = list(inspect.signature(TFGPT2Model.save_pretrained).parameters)
+    assert names[1:10] == [
+        "save_directory",
+        "saved_model",
+        "version",
+        "push_to_hub",
+        "signatures",
+        "max_shard_size",
+        "create_pr",
+        "safe_serialization",
+        "token",
+    ]
 
 
 def test_shards(tmp_path):

@@ -82,6 +82,16 @@ def test_labels_in_each_place_train_alike(reference, form):
     np.testing.assert_allclose(history["loss"], reference[1]["loss"], rtol=1e-4)
 
 
+def test_a_step_is_traced_once():
+    model = tiny_model(**NO_DROPOUT)
+    traces = []
+    call = model.call
+    model.call = lambda *args, **kwargs: (traces.append(1), call(*args, **kwargs))[1]
+    model.compile("adam")
+    model.fit(IDS, LABELS, batch_size=4, epochs=2, verbose=0)
+    assert len(traces) == 1
+
+
 def test_no_labels_raise():
     model = tiny_model(n_layer=1)
     model.compile("sgd")

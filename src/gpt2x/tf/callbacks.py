@@ -149,7 +149,9 @@ class PushToHubCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_choice("save_strategy", save_strategy, ("epoch", "steps", "no"))
-        if save_strategy == "steps" and (not isinstance(save_steps, int) or save_steps < 1):
+        if save_strategy != "steps":
+            save_steps = None
+        elif not isinstance(save_steps, int) or save_steps < 1:
             raise InvalidInputError(
                 f"save_strategy 'steps' needs save_steps, at least 1; got {save_steps!r}."
             )
@@ -170,7 +172,7 @@ class PushToHubCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save and upload, if enough batches have passed."""
-        if self.save_strategy == "steps" and (batch + 1) % self.save_steps == 0:
+        if self.save_steps is not None and (batch + 1) % self.save_steps == 0:
             self._save(f"Training in progress, step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

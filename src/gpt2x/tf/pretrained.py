@@ -206,14 +206,15 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         save_directory: str | os.PathLike[str],
         saved_model: bool = False,
         version: int = 1,
-        signatures: Any = None,
-        *,
-        max_shard_size: int | str = "5GB",
-        safe_serialization: bool = True,
-        variant: str | None = None,
         push_to_hub: bool = False,
-        repo_id: str | None = None,
+        signatures: Any = None,
+        max_shard_size: int | str = "5GB",
+        create_pr: bool = False,
+        safe_serialization: bool = True,
         token: str | bool | None = None,
+        *,
+        variant: str | None = None,
+        repo_id: str | None = None,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
@@ -222,14 +223,15 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             save_directory: the folder, made if need be.
             saved_model: also write a TensorFlow SavedModel, into saved_model/`version`.
             version: see `saved_model`.
+            push_to_hub: upload the folder as well (see `push_to_hub`).
             signatures: of the SavedModel; by default `serving_default` for int32 ids and mask, and
                 `int64_serving`.
             max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
+            create_pr: upload as a pull request.
             safe_serialization: False writes pytorch_model.bin instead of safetensors.
-            variant: write model.VARIANT.safetensors.
-            push_to_hub: upload the folder as well (see `push_to_hub`).
-            repo_id: where to; by default the folder's name, of the token's owner.
             token: access token with write permission.
+            variant: write model.VARIANT.safetensors.
+            repo_id: where to upload; by default the folder's name, of the token's owner.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
@@ -254,7 +256,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         if saved_model:
             self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
 
     # --- as Keras saves a model: `.keras` files ---
 

@@ -140,6 +140,14 @@ class TrainingMixin(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make what runs a training step; called by Keras."""
+        if self.optimizer is not None and not self.optimizer.built:
+            # Variables that a step made itself would have TensorFlow trace it twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def compute_loss(
         self,
         x: Any = None,
