@@ -75,7 +75,7 @@ def test_scores_match_transformers(golden):
 
 def test_the_result_is_an_array_and_has_sequences(model):
     texts = model.generate(IDS, max_new_tokens=4)
-    assert texts.shape == texts.sequences.shape == (3, 9)
+    assert texts.shape == texts.sequences.shape == texts["sequences"].shape == (3, 9)
     assert len(texts) == 3
     assert texts[0].tolist() == next(iter(texts)).tolist() == texts.sequences[0].tolist()
     assert (texts == texts.sequences).all()

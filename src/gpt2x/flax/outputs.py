@@ -114,6 +114,8 @@ class FlaxGeneratedTokens(_Replaceable):
         return getattr(self.sequences, name)
 
     def __getitem__(self, index: Any) -> Array:
+        if isinstance(index, str) and index == "sequences":
+            return self.sequences
         return self.sequences[index]
 
     def __len__(self) -> int:
