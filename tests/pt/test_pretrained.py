@@ -128,8 +128,6 @@ def test_options(tmp_path: Path):
     assert model.config.name_or_path == str(tmp_path)
     with pytest.raises(InvalidInputError, match="Did you mean 'attn_implementation'"):
         pt.GPT2LMHeadModel.from_pretrained(tmp_path, atn_implementation="eager")
-    with pytest.raises(InvalidInputError, match=r"model\.to\(device\)"):
-        pt.GPT2LMHeadModel.from_pretrained(tmp_path, device_map="auto")
     with pytest.raises(InvalidInputError, match="Did you mean 'variant'"):
         tiny_model().save_pretrained(tmp_path, varient="x")
 
@@ -406,6 +404,19 @@ def test_generation_options_of_an_old_config_are_used(tmp_path: Path):
     model.save_pretrained(tmp_path / "again")
     stored = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert stored["top_k"] == 7
+
+
+@pytest.mark.parametrize("device_map", ["meta", torch.device("meta"), {"": "meta"}])
+def test_a_device_map_names_one_device(device_map: Any, tmp_path: Path):
+    tiny_model().save_pretrained(tmp_path)
+    model = pt.GPT2LMHeadModel.from_pretrained(tmp_path, device_map=device_map)
+    assert model.device == torch.device("meta")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    chosen = pt.GPT2LMHeadModel.from_pretrained(tmp_path, device_map="auto")
+    assert chosen.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for bad in ({"transformer": "cpu", "lm_head": "meta"}, {}, "gpu", ["cpu"]):
+        with pytest.raises(InvalidInputError, match="it must name one device"):
+            pt.GPT2LMHeadModel.from_pretrained(tmp_path, device_map=bad)
 
 
 # --- what transformers' classes have besides ---

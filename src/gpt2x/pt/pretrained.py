@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import ml_dtypes
@@ -30,9 +30,8 @@ from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
 
 Output = TypeVar("Output", bound=ModelOutput)
 
-_DEVICE_MAP = (
-    "device_map is not supported: GPT-2 fits on one device. Load it, then call model.to(device)."
-)
+# Values of `device_map` that let transformers choose.
+_ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
@@ -120,7 +119,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         output_loading_info: bool = False,
         ignore_mismatched_sizes: bool = False,
         strict: bool = False,
-        device_map: None = None,
+        device_map: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Load a model from a folder or from the Hugging Face hub, ready for inference.
@@ -139,7 +138,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 unexpected_keys, mismatched_keys and error_msgs.
             ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
             strict: raise if anything is missing or left over.
-            device_map: refused; GPT-2 fits on one device.
+            device_map: the device to load onto, or a dictionary that names one; "auto" takes the
+                accelerator if there is one. A GPT-2 is never split between several.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_tf`,
                 `from_flax`), `dtype` ("auto", a torch.dtype or its name; default float32), and
@@ -150,8 +150,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             WeightsError: if the weights do not fit the model.
             InvalidInputError: for an unknown keyword or a bad value.
         """
-        if device_map is not None:
-            raise InvalidInputError(_DEVICE_MAP)
+        device = None if device_map is None else _one_device(device_map)
         options: dict[str, Any] = {
             "owner": cls.__name__,
             "ignore_mismatched_sizes": ignore_mismatched_sizes,
@@ -187,6 +186,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         if generation_config is not None and cls.can_generate():
             model.generation_config = generation_config
         model.eval()
+        if device is not None:
+            model.to(device).tie_weights()
         return (model, plan.info.as_dict()) if output_loading_info else model
 
     @classmethod
@@ -469,6 +470,25 @@ def _resized(weight: nn.Parameter, rows: int, std: float | None) -> nn.Parameter
         else:
             new[kept:].normal_(std=std)
     return nn.Parameter(new, requires_grad=weight.requires_grad)
+
+
+def _one_device(device_map: Any) -> torch.device:
+    """Return the device that a `device_map` of transformers names."""
+    places = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        devices = {
+            (best or torch.device("cpu")) if place in _ANY_DEVICE else torch.device(place)
+            for place in places
+        }
+    except (RuntimeError, TypeError):
+        devices = set()
+    if len(devices) != 1:
+        raise InvalidInputError(
+            f"device_map is {device_map!r}; it must name one device ('cpu', 'cuda:0', 'auto' ...): "
+            "a GPT-2 is not split between several."
+        )
+    return devices.pop()
 
 
 def _config_for_state_dict(
