@@ -70,7 +70,10 @@ def push_folder(
     repo_id = repo_id or Path(folder).resolve().name
     api = HfApi(endpoint(), token=token, library_name="gpt2x")
     try:
-        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if create_pr and api.repo_exists(repo_id):
+            repository = repo_id  # which may be somebody else's
+        else:
+            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repository, branch=revision, exist_ok=True)
         operations = [
