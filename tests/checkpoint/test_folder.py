@@ -67,9 +67,7 @@ for existing in (False, True):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize(
-    ("to", "size"), [("safetensors", "20KB"), ("pytorch", "5GB"), ("flax-msgpack", "20KB")]
-)
+@pytest.mark.parametrize(("to", "size"), [("safetensors", "20KB"), ("pytorch", "5GB")])
 def test_a_conversion_killed_anywhere_leaves_the_old_model_the_new_or_none(tmp_path, to, size):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, SOURCE, tmp_path, to, size], capture_output=True, text=True

@@ -90,7 +90,7 @@ def test_number_of_heads(tmp_path):
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize(
     ("backend", "to", "name"),
-    [("flax", "orbax", "model"), ("tf", "keras-tf", "model.keras"), ("tf", "keras-tf", "model")],
+    [("flax", "orbax", "model"), ("tf", "keras-tf", "model.keras")],
 )
 def test_the_files_of_frameworks(tmp_path, backend, to, name):
     arguments = ["convert", FILES / "source", tmp_path / name, "--to", to, "--verify"]
