@@ -200,3 +200,10 @@ def test_spans_positions_and_pooling():
     checks.check_can_pool(GPT2Config(pad_token_id=0), False, 2)
     with pytest.raises(InvalidInputError, match=r"pass attention_mask, or set config\.pad_token"):
         checks.check_can_pool(CONFIG, False, 2)
+
+
+def test_lists_are_no_arrays():
+    with pytest.raises(InvalidInputError, match="mask must be an array; got list"):
+        checks.check_shape("mask", [1, 1], [(2,)])
+    with pytest.raises(InvalidInputError, match="labels must be an array; got list"):
+        checks.check_problem(None, 3, [0, 1], 2, np.asarray)

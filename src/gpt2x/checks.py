@@ -133,8 +133,15 @@ def check_model_inputs(
     check_encoder(config, shape, encoder_hidden_states, encoder_attention_mask)
 
 
+def check_array(name: str, value: Any) -> None:
+    """Raise unless a value has a shape and a dtype, as a list has not."""
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise InvalidInputError(f"{name} must be an array; got {type(value).__name__}.")
+
+
 def check_shape(name: str, array: Any, allowed: Iterable[Shape]) -> None:
     """Raise unless the array has one of the shapes; None fits any size."""
+    check_array(name, array)
     shape, allowed = tuple(array.shape), list(allowed)
     if not any(_fits(shape, wanted) for wanted in allowed):
         listed = " or ".join(dict.fromkeys(_show(wanted) for wanted in allowed))
@@ -332,6 +339,7 @@ def check_problem(
 
     One label is regression; integers are classes; anything else is one 0/1 number per label.
     """
+    check_array("labels", labels)
     is_integer = "int" in str(labels.dtype)
     if problem_type is None:
         several = "single_label_classification" if is_integer else "multi_label_classification"

@@ -108,6 +108,8 @@ def test_a_decoding_loop_written_for_transformers(model):
         chosen = outputs.logits[:, -1:].argmax(axis=-1)
         return chosen, model.update_inputs_for_generation(outputs, arguments)
 
+    with pytest.raises(InvalidInputError, match="max_length is 3; the prompt alone has 4 tokens"):
+        model.prepare_inputs_for_generation(prompt, 3)
     arguments = model.prepare_inputs_for_generation(prompt, 9, mask)
     tokens, texts = prompt, [prompt]
     for _ in range(5):

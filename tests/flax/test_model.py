@@ -200,6 +200,7 @@ def test_resized_embeddings(model):
         ({"input_ids": random_ids(1, 33)}, "n_positions is 32"),
         ({"input_ids": IDS, "atention_mask": 1}, "Did you mean 'attention_mask'"),
         ({"input_ids": IDS.tolist()}, "must be an array of JAX or numpy; got list"),
+        ({"input_ids": IDS, "labels": IDS.tolist()}, "labels must be an array; got list"),
         ({}, "neither of them was given"),
     ],
 )

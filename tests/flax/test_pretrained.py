@@ -81,6 +81,8 @@ def test_unknown_arguments_are_refused(tmp_path):
         FlaxGPT2LMHeadModel.from_pretrained(tmp_path, revison="main")
     with pytest.raises(InvalidInputError, match="floating dtype"):
         FlaxGPT2LMHeadModel.from_pretrained(tmp_path, dtype=jnp.int32)
+    with pytest.raises(InvalidInputError, match="param_dtype must be a floating dtype"):
+        FlaxGPT2LMHeadModel(tiny_config(), param_dtype=None)
     assert jax.devices()
 
 

@@ -219,6 +219,10 @@ class GenerationMixin:
         `attention_mask` [B, max_length] that is one behind the prompt, and `position_ids` [B, T].
         """
         B, T = input_ids.shape
+        if max_length < T:
+            raise InvalidInputError(
+                f"max_length is {max_length}; the prompt alone has {T} tokens, padding included."
+            )
         if attention_mask is None:
             attention_mask = jnp.ones((B, T), jnp.int32)
         attended = (jnp.asarray(attention_mask) != 0).astype(jnp.int32)

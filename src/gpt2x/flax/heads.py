@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from flax import nnx
@@ -372,9 +373,9 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
         inputs = input_ids if inputs_embeds is None else inputs_embeds
-        by_mask = attention_mask is not None and attention_mask.ndim == 2
+        by_mask = attention_mask is not None and np.ndim(attention_mask) == 2
         if inputs is not None:
-            checks.check_can_pool(self.config, by_mask, inputs.shape[0])
+            checks.check_can_pool(self.config, by_mask, np.shape(inputs)[0])
         outputs = model.transformer(
             input_ids,
             attention_mask,

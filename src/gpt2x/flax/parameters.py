@@ -95,7 +95,7 @@ _NO_RNGS: Any = _NoRngs()
 
 def _floating(name: str, dtype: Any) -> np.dtype[Any]:
     try:
-        found = jnp.dtype(dtype)
+        found = None if dtype is None else jnp.dtype(dtype)  # of None, numpy makes float64
     except TypeError:
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
