@@ -10,16 +10,21 @@ from hypothesis import strategies as st
 from golden_data import case_names, load_case
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
+    EtaLogitsWarper,
     ExponentialDecayLengthPenalty,
+    ForcedEOSTokenLogitsProcessor,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -107,6 +112,28 @@ def test_repetition_penalty_sees_text_but_no_padding(tokens, padding, spare):
     penalised = _apply(RepetitionPenaltyLogitsProcessor(2.0), tokens, padding, spare, level=1.0)
     assert set(np.flatnonzero(penalised == 0.5)) == set(tokens)
     assert set(np.flatnonzero(penalised == 1.0)) == {0, 1, 2, 3, 4, 5} - set(tokens)
+
+
+def test_repetition_penalty_may_leave_the_prompt_out():
+    ids, ones = np.array([[1, 2, 3]], np.int32), np.ones((1, 5), np.float32)
+    penalised = RepetitionPenaltyLogitsProcessor(2.0, prompt_ignore_length=2)(ids, ones)
+    assert penalised.tolist() == [[1.0, 1.0, 1.0, 0.5, 1.0]]
+    everything = RepetitionPenaltyLogitsProcessor(2.0, prompt_ignore_length=0)(ids, ones)
+    assert everything.tolist() == [[1.0, 0.5, 0.5, 0.5, 1.0]]
+
+
+def test_a_device_may_be_given_as_in_transformers():
+    ids, scores = np.array([[1, 2]], np.int32), np.zeros((1, 4), np.float32)
+    for processor in (
+        MinLengthLogitsProcessor(5, 3, device="cpu"),
+        MinNewTokensLengthLogitsProcessor(2, 3, eos_token_id=[3], device="cpu"),
+        SuppressTokensLogitsProcessor([3], device="cpu"),
+        SuppressTokensAtBeginLogitsProcessor([3], 2, device="cpu"),
+    ):
+        assert processor(ids, scores).tolist() == [[0, 0, 0, -INF]]
+    forced = ForcedEOSTokenLogitsProcessor(3, 3, device="cpu")(ids, scores)
+    assert forced.tolist() == [[-INF, -INF, -INF, 0]]
+    assert EtaLogitsWarper(0.1, device="cpu")(ids, scores).tolist() == [[0, 0, 0, 0]]
 
 
 def _apply(processor, tokens, padding, spare, level=0.0):
@@ -205,6 +232,7 @@ def test_a_list_of_processors_is_called_in_order():
         (lambda: TopKLogitsWarper(0), "`top_k` must be an integer above 0"),
         (lambda: TopPLogitsWarper(1.5), "`top_p` must be a number from 0 to 1"),
         (lambda: RepetitionPenaltyLogitsProcessor(-1.0), "`repetition_penalty` must be"),
+        (lambda: RepetitionPenaltyLogitsProcessor(2.0, -1), "`prompt_ignore_length` must be"),
         (lambda: NoBadWordsLogitsProcessor([]), "`bad_words_ids` must be a non-empty list"),
         (lambda: NoBadWordsLogitsProcessor([[-1]]), "`bad_words_ids` must hold token ids"),
         (lambda: SequenceBiasLogitsProcessor({}), "`sequence_bias` must be a non-empty dict"),

@@ -17,8 +17,6 @@ from gpt2x.generation.outputs import (
     SampleDecoderOnlyOutput,
 )
 from gpt2x.generation.processors import (
-    EncoderNoRepeatNGramLogitsProcessor,
-    EncoderRepetitionPenaltyLogitsProcessor,
     EpsilonLogitsWarper,
     EtaLogitsWarper,
     ExponentialDecayLengthPenalty,
@@ -78,9 +76,7 @@ __all__ = [
     "EpsilonLogitsWarper",
     "EtaLogitsWarper",
     "RepetitionPenaltyLogitsProcessor",
-    "EncoderRepetitionPenaltyLogitsProcessor",
     "NoRepeatNGramLogitsProcessor",
-    "EncoderNoRepeatNGramLogitsProcessor",
     "SequenceBiasLogitsProcessor",
     "NoBadWordsLogitsProcessor",
     "PrefixConstrainedLogitsProcessor",

@@ -1,4 +1,7 @@
-"""Processors that force, forbid or favour tokens by position: lengths, bos and eos, suppression."""
+"""Processors that force, forbid or favour tokens by position: lengths, bos and eos, suppression.
+
+`device`, which some take as in transformers, changes nothing: values follow the scores.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def _force(ops: Ops, scores: Array, token_ids: Array) -> Array:
 class MinLengthLogitsProcessor(BuiltInProcessor):
     """Forbid eos until the text, prompt included, has `min_length` tokens."""
 
-    def __init__(self, min_length: int, eos_token_id: int | Sequence[int]) -> None:
+    def __init__(
+        self, min_length: int, eos_token_id: int | Sequence[int], device: Any = None
+    ) -> None:
         check_number(
             "min_length", min_length, "an integer of at least 0", lambda n: n >= 0, integer=True
         )
@@ -58,7 +63,11 @@ class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
     """Forbid eos until `min_new_tokens` tokens follow the prompt."""
 
     def __init__(
-        self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: int | Sequence[int]
+        self,
+        prompt_length_to_skip: int,
+        min_new_tokens: int,
+        eos_token_id: int | Sequence[int],
+        device: Any = None,
     ) -> None:
         check_number(
             "min_new_tokens",
@@ -84,7 +93,9 @@ class ForcedBOSTokenLogitsProcessor(BuiltInProcessor):
 class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
     """Force an eos token where only one more token fits in `max_length`."""
 
-    def __init__(self, max_length: int, eos_token_id: int | Sequence[int]) -> None:
+    def __init__(
+        self, max_length: int, eos_token_id: int | Sequence[int], device: Any = None
+    ) -> None:
         self.values = {
             "max_length": max_length,
             "eos": _token_array("forced_eos_token_id", eos_token_id),
@@ -99,7 +110,7 @@ class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
 class SuppressTokensLogitsProcessor(BuiltInProcessor):
     """Forbid some tokens everywhere."""
 
-    def __init__(self, suppress_tokens: Sequence[int]) -> None:
+    def __init__(self, suppress_tokens: Sequence[int], device: Any = None) -> None:
         self.values = {"tokens": _token_array("suppress_tokens", suppress_tokens)}
 
     @staticmethod
@@ -110,7 +121,9 @@ class SuppressTokensLogitsProcessor(BuiltInProcessor):
 class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
     """Forbid some tokens where the text has exactly `begin_index` tokens."""
 
-    def __init__(self, begin_suppress_tokens: Sequence[int], begin_index: int) -> None:
+    def __init__(
+        self, begin_suppress_tokens: Sequence[int], begin_index: int, device: Any = None
+    ) -> None:
         self.values = {
             "tokens": _token_array("begin_suppress_tokens", begin_suppress_tokens),
             "begin_index": begin_index,

@@ -28,16 +28,23 @@ def _penalise(ops: Ops, scores: Array, repeated: Array, penalty: Array) -> Array
 
 class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
     """Make the tokens of the text so far less likely (penalty > 1), once each (CTRL,
-    arXiv:1909.05858). Padding does not count as text.
+    arXiv:1909.05858). Padding does not count as text, nor do the first `prompt_ignore_length`
+    columns.
     """
 
-    def __init__(self, penalty: float) -> None:
+    def __init__(self, penalty: float, prompt_ignore_length: int | None = None) -> None:
         check_number("repetition_penalty", penalty, "a number above 0", lambda value: value > 0)
-        self.values = {"penalty": penalty}
+        ignored = 0 if prompt_ignore_length is None else prompt_ignore_length
+        check_number(
+            "prompt_ignore_length", ignored, "an integer of at least 0", lambda n: n >= 0, True
+        )
+        self.values = {"penalty": penalty, "ignored": ignored}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        counts = token_counts(ops, context.tokens, context.filled(ops), scores)
+        columns = ops.arange(ops.shape(context.tokens)[1])
+        counted = context.filled(ops) & (columns >= values["ignored"])[None, :]
+        counts = token_counts(ops, context.tokens, counted, scores)
         return _penalise(ops, scores, counts > 0, values["penalty"])
 
 

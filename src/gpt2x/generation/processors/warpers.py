@@ -7,6 +7,8 @@ comparing all pairs of a few candidates, or from bisection over the bits of the 
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors.base import (
@@ -146,10 +148,16 @@ class EpsilonLogitsWarper(BuiltInProcessor):
 class EtaLogitsWarper(BuiltInProcessor):
     """Keep the tokens with a probability of at least
     ``eta = min(epsilon, sqrt(epsilon) * exp(-entropy))`` (arXiv:2210.15191).
+
+    device: changes nothing; transformers has it.
     """
 
     def __init__(
-        self, epsilon: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
+        self,
+        epsilon: float,
+        filter_value: float = NEG_INF,
+        min_tokens_to_keep: int = 1,
+        device: Any = None,
     ) -> None:
         check_number("eta_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
         self.static = (min_tokens_to_keep, filter_value)
