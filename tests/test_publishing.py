@@ -77,8 +77,9 @@ def test_tokenizers_and_configs_are_pushed_beside_a_model(hub):
 
 def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):
     Model().save_pretrained(tmp_path)
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "HEAD").write_text("")
+    for name in (".git", ".gpt2x-killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
     push_folder(tmp_path, "someone/mine", token="hf_write", revision="trial")
     revisions = hub.repositories["someone/mine"].revisions
     assert set(revisions["trial"]) == {"README.md", "config.json", "model.safetensors"}

@@ -79,7 +79,7 @@ def push_folder(
         operations = [
             CommitOperationAdd(path.relative_to(folder).as_posix(), path)
             for path in sorted(Path(folder).rglob("*"))
-            if path.is_file() and not _PRIVATE & set(path.relative_to(folder).parts)
+            if path.is_file() and not _is_private(path.relative_to(folder))
         ]
         added = {operation.path_in_repo for operation in operations}
         card = None if CARD_NAME in added else model_card(folder, repository)
@@ -99,6 +99,13 @@ def push_folder(
             "write permission: pass token=... or run `hf auth login`."
         ) from error
     return commit.pr_url or commit.commit_url
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a file lies in a folder that is no part of a model, or that a killed save has left."""
+    from gpt2x.checkpoint.folder import WORK_PREFIX
+
+    return any(part in _PRIVATE or part.startswith(WORK_PREFIX) for part in path.parts)
 
 
 def model_card(folder: str | os.PathLike[str], repo_id: str) -> str | None:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from gpt2x.errors import InvalidInputError
 
+#: How the temporary folders are called that a killed process may leave.
+WORK_PREFIX = ".gpt2x-"
+
 _INDEX = "*.index*.json"
 
 
@@ -35,7 +38,7 @@ def atomic_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     # Inside an existing folder, so that moving stays on one file system; else beside it.
     parent = target if target.is_dir() else target.parent
-    work = Path(tempfile.mkdtemp(prefix=".gpt2x-", dir=parent))
+    work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=parent))
     work.chmod(0o777 & ~_umask())
     try:
         yield work
@@ -51,7 +54,7 @@ def atomic_folder(
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, which takes its place when the body succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gpt2x-", dir=path.parent) as work:
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=path.parent) as work:
         beside = Path(work, path.name)
         yield beside
         beside.replace(path)
@@ -65,7 +68,7 @@ def _move_in(work: Path, target: Path, replaces: tuple[str, ...]) -> None:
 
     written = {entry.name for entry in work.iterdir()}
     old = [n for n in (entry.name for entry in target.iterdir()) if n in written or order(n)[0]]
-    with tempfile.TemporaryDirectory(prefix=".gpt2x-", dir=target) as aside, ExitStack() as undo:
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=target) as aside, ExitStack() as undo:
         moves = [(target, Path(aside), name) for name in sorted(old, key=order, reverse=True)]
         moves += [(work, target, name) for name in sorted(written, key=order)]
         for source, destination, name in moves:
