@@ -102,7 +102,7 @@ def push_folder(
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a file lies in a folder that is no part of a model, or that a killed save has left."""
+    """Whether a file lies in a folder that is no part of a model, or was left by a killed save."""
     from gpt2x.checkpoint.folder import WORK_PREFIX
 
     return any(part in _PRIVATE or part.startswith(WORK_PREFIX) for part in path.parts)
