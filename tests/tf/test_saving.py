@@ -240,21 +240,38 @@ def test_a_file_that_cannot_be_read_leaves_nothing_behind(tmp_path, monkeypatch)
     np.testing.assert_array_equal(first_output(again), first_output(model))
 
 
+class OwnModel(TFGPT2PreTrainedModel):
+    """Makes some weights early, adds a layer, and ends its constructor without post_init."""
+
+    def __init__(self, config, **options):
+        super().__init__(config, **options)
+        self.transformer = TFGPT2MainLayer(config, name="transformer")
+        self.transformer.wpe.build()
+        self.verdict = keras.layers.Dense(2, name="verdict")
+
+    def call(self, input_ids, training=False):
+        return self.verdict(self.transformer(input_ids, training=training)[0][:, -1])
+
+
 def test_classes_of_a_users_own_load(tmp_path):
-    class Own(TFGPT2PreTrainedModel):
-        """Makes some weights early, and ends its constructor without post_init."""
-
-        def __init__(self, config, **options):
-            super().__init__(config, **options)
-            self.transformer = TFGPT2MainLayer(config, name="transformer")
-            self.transformer.wpe.build()
-
-        def call(self, input_ids):
-            return self.transformer(input_ids)
-
     model = tiny_model(TFGPT2Model)
     model.save_pretrained(tmp_path)
-    np.testing.assert_array_equal(Own.from_pretrained(tmp_path)(IDS)[0], model(IDS)[0])
+    own = OwnModel.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(own.transformer(IDS)[0], model(IDS)[0])
+    own.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    result = own.evaluate(IDS, np.array([0, 1]), verbose=0)
+    losses = -np.log(tf.nn.softmax(own(input_ids=IDS)).numpy()[[0, 1], [0, 1]])
+    np.testing.assert_allclose(result, losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(own.predict(IDS, verbose=0), own(IDS), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InvalidInputError, match=r"verdict/kernel, .*verdict/bias"):
+        own.save_pretrained(tmp_path)
+
+
+def test_tensorflows_own_checkpoints_round_trip(tmp_path):
+    model, other = tiny_model(), TFGPT2LMHeadModel(tiny_config())
+    path = tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
+    tf.train.Checkpoint(model=other).restore(path).assert_consumed()
+    np.testing.assert_array_equal(first_output(other), first_output(model))
 
 
 def test_functional_models_hold_ours(tmp_path):

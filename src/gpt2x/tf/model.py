@@ -283,6 +283,8 @@ class TFGPT2MainLayer(keras.layers.Layer):
             for i in range(config.n_layer)
         ]
         self.ln_f = _layer_norm(config, "ln_f", dtype)
+        for block in self.h:  # for tf.train.Checkpoint, which does not see what Keras has in lists
+            self._track_trackable(block, block.name)
 
     def build(self, input_shape: Any = None) -> None:
         self.wte.build()

@@ -42,7 +42,8 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
-    constructor with `self.post_init()`.
+    constructor with `self.post_init()`. `from_pretrained` leaves the layers that it adds as they
+    were initialised.
 
     Args:
         config: of the model.
@@ -196,10 +197,20 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         return cls(config, dtype=policy if policy.variable_dtype == config.dtype else config.dtype)
 
     def _canonical_variables(self) -> Iterator[tuple[str, keras.Variable]]:
-        """Yield canonical name and variable of every parameter (see `gpt2x.weights`)."""
+        """Yield canonical name and variable of every parameter of GPT-2 (see `gpt2x.weights`)."""
+        for name, variable in self._named_variables():
+            if name is not None:
+                yield name, variable
+
+    def _named_variables(self) -> Iterator[tuple[str | None, keras.Variable]]:
+        """Yield every variable, with None where a layer of a user's own class has added it."""
         for variable in self.weights:
             # What the model itself is called, or stands in, is no part of the name.
-            yield TENSORFLOW.canonical(variable.path.removeprefix(f"{self.path}/")), variable
+            path = variable.path.removeprefix(f"{self.path}/")
+            try:
+                yield TENSORFLOW.canonical(path), variable
+            except InvalidInputError:
+                yield None, variable
 
     def save_pretrained(
         self,
@@ -241,6 +252,12 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
+            )
+        added = [variable.path for name, variable in self._named_variables() if name is None]
+        if added:
+            raise InvalidInputError(
+                f"{type(self).__name__} has weights that are no part of GPT-2, which the files of "
+                f"its models have no names for: {', '.join(added)}. Use model.save or save_weights."
             )
         self.config.dtype = self.variable_dtype
         pretrained.save_folder(

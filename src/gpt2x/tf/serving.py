@@ -63,8 +63,9 @@ class ServingMixin(keras.Model):
         return tf.function(self._serve, input_signature=[signature], autograph=False)
 
     def _serve(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        options = {"use_cache": False} if "use_cache" in self._call_parameters else {}
-        return self.serving_output(self(inputs, **options, return_dict=True, training=False))
+        options = {"use_cache": False, "return_dict": True}
+        options = {n: value for n, value in options.items() if n in self._call_parameters}
+        return self.serving_output(self(inputs, **options, training=False))
 
     def export(
         self,

@@ -248,9 +248,9 @@ class TrainingMixin(keras.Model):
         inputs = self._named(x)
         for name in self.labels_of_outputs:
             inputs.pop(name, None)
-        if "use_cache" in self._call_parameters:
-            inputs["use_cache"] = False
-        return self(**inputs, return_dict=True, training=False)
+        options = {"use_cache": False, "return_dict": True}
+        inputs.update({n: value for n, value in options.items() if n in self._call_parameters})
+        return self(**inputs, training=False)
 
     def prepare_tf_dataset(
         self,
@@ -324,7 +324,7 @@ class TrainingMixin(keras.Model):
             if name in outputs
         }
         if not pairs:  # a user's own loss may compare anything with the first output
-            return y, output[0]
+            return y, output if tf.is_tensor(output) else output[0]
         if len(pairs) == 1:
             return next(iter(pairs.values()))
         return (
