@@ -107,6 +107,7 @@ def shapes(config, head=Head.LM):
         ({"n_inner": 200}, Head.NONE),
         ({"add_cross_attention": True, "n_layer": 11}, Head.LM),
         ({"num_labels": 5}, Head.SEQUENCE_CLASSIFICATION),
+        ({"summary_proj_to_labels": False}, Head.DOUBLE),
     ],
 )
 def test_a_config_is_inferred_from_shapes(fields, head):

@@ -65,6 +65,9 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
         config["tie_word_embeddings"] = same_values(
             tensors["lm_head.weight"], tensors["wte.weight"]
         )
+    summary = tensors.get("multiple_choice_head.summary.weight")
+    if summary is not None and summary.shape[:1] != (1,):
+        config["summary_proj_to_labels"] = False
     for head in ("score.weight", "classifier.weight"):
         if head in tensors:
             config["num_labels"] = tensors[head].shape[0]
