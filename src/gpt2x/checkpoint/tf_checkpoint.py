@@ -1,4 +1,5 @@
-"""TensorFlow's checkpoints: OpenAI's original GPT-2, and what Keras 2's `save_weights` writes.
+"""TensorFlow's checkpoints: OpenAI's original GPT-2, Keras 2's `save_weights`, and what
+`tf.train.Checkpoint` writes of a model of transformers or of `gpt2x.tf`.
 
 A checkpoint of TensorFlow's second format is ``PREFIX.index``, a sorted table in LevelDB's format
 that maps each variable's name to a protocol-buffer entry (dtype, shape, shard, offset, size,
@@ -6,8 +7,8 @@ checksum), and ``PREFIX.data-00000-of-0000N``, the bytes. PREFIX is ``model.ckpt
 named ``checkpoint`` says (``model-1000``, from gpt-2-simple).
 
 OpenAI's variables are called ``model/h0/attn/c_attn/w``, beside hparams.json, encoder.json and
-vocab.bpe; projections are [1, in, out]. Those of transformers' models in Keras 2 are called for the
-attributes that lead to them, ``transformer/h/0/attn/c_attn/weight/.ATTRIBUTES/VARIABLE_VALUE``.
+vocab.bpe; projections are [1, in, out]. Those of a Keras model are called for the attributes that
+lead to them, ``transformer/h/0/attn/c_attn/weight/.ATTRIBUTES/VARIABLE_VALUE``.
 
 Sources: ``tensorflow/core/util/tensor_bundle`` and ``tensorflow/core/lib/io/format.cc``.
 """
@@ -44,7 +45,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     14: BFLOAT16,
     19: np.dtype("<f2"),
 }
-# Of Keras 2: the path of attributes to a variable; an optimizer's slots follow the weight's path.
+# Of Keras: the path of attributes to a variable; an optimizer's slots follow the weight's path.
 _ATTRIBUTE = re.compile(r"(.+)/\.ATTRIBUTES/VARIABLE_VALUE")
 _SLOT = "/.OPTIMIZER_SLOT/"
 
@@ -117,6 +118,7 @@ def _place(variable: str) -> Place | None:
     if match is None or match[1].startswith("optimizer/") or _SLOT in variable:
         return None
     path = re.sub(r"(^|/)h/(\d{1,9})/", r"\1h_._\2/", match[1])
+    path = re.sub(r"/_(embeddings|kernel)$", r"/\1", path.replace("..", "."))  # Keras 3; escaped
     place = tensorflow_name(path)
     return None if place is None or place.name == path else place
 
