@@ -103,7 +103,9 @@ def _ban_ngrams(
     """Ban what would complete an n-gram of `size` that lies within the first `length` tokens."""
     capacity = ops.shape(context.tokens)[1]
     windows = capacity - size + 1
-    if windows <= 0:
+    if not isinstance(windows, int):  # known only when the graph runs
+        windows = ops.maximum(windows, 0)
+    elif windows <= 0:
         return scores
     text = context._replace(length=length).filled(ops)  # [R, L]
     tail, tail_is_text = context.last(ops, size - 1)  # [R, n-1]
