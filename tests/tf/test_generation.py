@@ -82,7 +82,10 @@ def test_scores_match_transformers(golden):
 
 @pytest.mark.parametrize(
     "options",
-    [SAMPLING, {**SAMPLING, "num_beams": 3, "num_return_sequences": 2}],
+    [
+        {**SAMPLING, "no_repeat_ngram_size": 2},
+        {**SAMPLING, "num_beams": 3, "num_return_sequences": 2},
+    ],
     ids=["sampling", "beams"],
 )
 def test_the_same_texts_in_a_graph_and_under_xla(options, model):
