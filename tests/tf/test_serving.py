@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from gpt2x import EMBEDDED_MODEL
 from gpt2x.errors import InvalidInputError
+from gpt2x.generation import GenerationConfig
 from gpt2x.tf import (
     TextGenerator,
     TFGPT2DoubleHeadsModel,
@@ -218,11 +219,17 @@ def test_text_in_text_out_without_gpt2x(outside, writer, tokenizer):
     assert len(set(outside["unseeded"])) > 1  # a new seed at each call
 
 
-def test_text_generator_refuses_what_does_not_fit(writer, tokenizer):
-    config = writer.generation_config
-    config.update(max_new_tokens=25)
-    with pytest.raises(InvalidInputError, match="max_new_tokens is 25"):
-        TextGenerator(writer, tokenizer, config)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 25}, "max_new_tokens is 25"),
+        ({"stop_strings": ["."]}, "Set stop_strings=None"),
+        ({"return_dict_in_generate": True}, "texts alone are exported"),
+    ],
+)
+def test_text_generator_refuses_what_it_cannot_do(settings, message, writer, tokenizer):
+    with pytest.raises(InvalidInputError, match=message):
+        TextGenerator(writer, tokenizer, GenerationConfig(**settings))
 
 
 def test_folders_load_without_other_frameworks(model, tmp_path):

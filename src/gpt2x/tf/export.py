@@ -46,6 +46,12 @@ class TextGenerator(tf.Module):
         config = model.generation_config if generation_config is None else generation_config
         if config.return_dict_in_generate:
             raise InvalidInputError("Set return_dict_in_generate=False: texts alone are exported.")
+        for name in ("stop_strings", "max_time"):
+            if getattr(config, name) is not None:
+                raise InvalidInputError(
+                    f"Set {name}=None: it is looked at by Python after every step, and a "
+                    "SavedModel runs without Python."
+                )
         new_tokens = config.max_new_tokens or DEFAULT_NEW_TOKENS
         # The last token is never read by the model, so it needs no position.
         longest = model.config.n_positions + 1 - new_tokens
