@@ -36,6 +36,16 @@ MODEL: dict[str, str] = {
     "dequantize": "models are not quantised",
 }
 
+#: Attributes of transformers' Flax models, and of the Linen modules in them.
+FLAX_MODEL: dict[str, str] = MODEL | {
+    "apply": "call the model itself, with params= and dropout_rng=",
+    "init": "init_weights draws parameters",
+    "module_class": "a model is its own module",
+    **dict.fromkeys(
+        ("load_flax_weights", "load_flax_sharded_weights"), "from_pretrained reads every format"
+    ),
+}
+
 #: Attributes of transformers' tokenizers.
 TOKENIZER: dict[str, str] = {
     **dict.fromkeys(("apply_chat_template", "get_chat_template"), _TEMPLATE),

@@ -212,5 +212,11 @@ def test_wrong_inputs_are_refused(model, inputs, message):
         model(**inputs)
 
 
+def test_what_linen_modules_have_is_explained(model):
+    with pytest.raises(AttributeError, match="call the model itself, with params="):
+        model.module.apply({"params": model.params}, IDS)
+    assert not hasattr(model, "apply")
+
+
 def test_tiny_params_fit(model):
     assert set(flatten_dict(tiny_params(model))) == model.required_params

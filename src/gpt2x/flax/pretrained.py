@@ -37,7 +37,7 @@ from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.publishing import PushToHubMixin, push_folder
-from gpt2x.unavailable import MODEL, explain
+from gpt2x.unavailable import FLAX_MODEL, explain
 from gpt2x.weights import FLAX, Head
 
 Params = Mapping[str, Any]
@@ -429,7 +429,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are found nowhere else.
-        explain(type(self), name, MODEL)
+        explain(type(self), name, FLAX_MODEL)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
