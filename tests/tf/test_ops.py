@@ -2,86 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import tensorflow as tf
 
-tf = pytest.importorskip("tensorflow")
-
-from gpt2x.generation import random  # noqa: E402
-from gpt2x.generation.numpy_ops import NUMPY_OPS  # noqa: E402
-from gpt2x.tf.ops import TENSORFLOW_OPS  # noqa: E402
-
-RNG = np.random.default_rng(0)
-FLOATS = RNG.standard_normal((3, 7)).astype(np.float32)
-TIED = np.array([[1, 3, 3, 2], [5, 5, 5, 5], [0, -1, 0, -2]], np.float32)
-COLUMNS = np.array([[0, 2, 2], [6, 0, 6], [3, 3, 3]], np.int32)
-WORDS = RNG.integers(-(2**31), 2**31, (3, 5)).astype(np.int32)
-
-
-def _programs(ops):
-    """Every operation, on the arrays above."""
-    floats, columns = ops.constant(FLOATS, "float"), ops.constant(COLUMNS, "int")
-    tied, words = ops.constant(TIED, "float"), ops.words(ops.constant(WORDS, "int"))
-    mask = ops.constant(FLOATS > 0, "bool")
-    yield "full", ops.full((2, 3), 4, "int")
-    yield "full of a scalar", ops.full((2,), ops.scalar(7, "int"), "float")
-    yield "arange", ops.arange(5)
-    yield "cast", ops.cast(floats, "bool")
-    yield "reshape", ops.reshape(floats, (7, -1))
-    yield "concat", ops.concat([floats, floats], 1)
-    yield "where", ops.where(mask, floats, -np.inf)
-    yield "where of numbers and arrays", ops.where(mask, 0, columns[:, :1])
-    yield "take", ops.take(floats, columns[:, 1] % 3)
-    yield "take_along", ops.take_along(floats, columns)
-    yield "top_k values", ops.top_k(floats, 4)[0]
-    yield "top_k indices", ops.top_k(tied, 3)[1]
-    yield "argmax", ops.argmax(tied)
-    yield "write a row", ops.write(floats + 0, ops.scalar(1, "int"), floats[2], 0)
-    yield "write a column", ops.write(columns + 0, ops.scalar(2, "int"), columns[:, 0], 1)
-    yield "scatter_add", ops.scatter_add(floats, columns, ops.constant(COLUMNS, "float"))
-    yield "log_softmax", ops.log_softmax(ops.where(mask, floats, -np.inf))
-    yield "exp", ops.exp(floats)
-    yield "log", ops.log(abs(floats))
-    yield "log1p", ops.log1p(abs(floats))
-    yield "minimum", ops.minimum(floats, 0.25)
-    yield "maximum", ops.maximum(floats, floats[:1])
-    yield "sum", ops.sum(columns, 1)
-    yield "max", ops.max(floats, 0)
-    yield "any", ops.any(mask, 1)
-    yield "any of all", ops.any(mask)
-    yield "all", ops.all(mask, 0)
-    yield "all of all", ops.all(mask)
-    yield "upper halves", ops.word_halves(words)[0]
-    yield "lower halves", ops.word_halves(words)[1]
-    yield "shifts", ops.word_halves(ops.shift_left(words, 13) ^ ops.shift_right(words, 7))[1]
-    yield "float_bits", ops.float_bits(floats)
-    keys = random.row_keys(ops, (words[:, 0], words[:, 1]), ops.arange(3))
-    yield "hash", ops.word_halves(keys[0])[0]
-    yield "gumbel", random.gumbel_noise(ops, keys, ops.scalar(4, "int"), ops.arange(50)[None])
-    total = ops.while_loop(
-        lambda state: state["i"] < 5,
-        lambda state: {"i": state["i"] + 1, "x": (state["x"][0] * 2, state["x"][1])},
-        {"i": ops.scalar(0, "int"), "x": (floats, columns)},
-    )
-    yield "while_loop", total["x"][0]
-
-
-def _run(ops):
-    return dict(_programs(ops))
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return {name: np.asarray(value) for name, value in _run(NUMPY_OPS).items()}
+from gpt2x.tf.ops import TENSORFLOW_OPS
+from ops_programs import check_results, run_programs
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_operations_agree_with_numpy(mode, expected):
-    run = lambda: _run(TENSORFLOW_OPS)  # noqa: E731
+def test_operations_agree_with_numpy(mode: str):
+    run = lambda: run_programs(TENSORFLOW_OPS)  # noqa: E731
     if mode != "eager":
         run = tf.function(run, jit_compile=mode == "xla")
-    for name, value in run().items():
-        value = TENSORFLOW_OPS.to_numpy(value)
-        assert value.shape == expected[name].shape, name
-        assert value.dtype == expected[name].dtype, name
-        np.testing.assert_allclose(value, expected[name], rtol=2e-6, atol=2e-6, err_msg=name)
+    check_results(TENSORFLOW_OPS, run())
