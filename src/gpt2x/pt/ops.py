@@ -61,7 +61,18 @@ class TorchOps(Ops):
 
     def top_k(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, indices = x.topk(k)
+        if self._has_ties(x, values):  # of which `topk` takes any
+            indices = x.argsort(dim=-1, descending=True, stable=True)[..., :k]
+            values = x.gather(-1, indices)
         return values, indices
+
+    def _has_ties(self, x: Tensor, largest: Tensor) -> bool:
+        if self.device.type != "cpu":  # an accelerator would wait for the answer
+            return False
+        eligible = largest > -torch.inf  # those ruled out are never chosen
+        inside = (largest[..., 1:] == largest[..., :-1]) & eligible[..., 1:]
+        beyond = (x >= largest[..., -1:]).sum(dim=-1) > largest.shape[-1]
+        return bool(inside.any() or (beyond & eligible[..., -1]).any())
 
     def argmax(self, x: Tensor) -> Tensor:
         return x.argmax(dim=-1)
