@@ -55,6 +55,49 @@ def test_round_trip(kind: Any, safe: bool, tmp_path: Path):
     assert (tmp_path / "generation_config.json").exists() == kind.can_generate()
 
 
+class OwnModel(pt.GPT2PreTrainedModel):
+    """A class as users write them: a layer and a buffer around the body."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.transformer = pt.GPT2Model(config)
+        self.value = torch.nn.Linear(config.n_embd, 1)
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.post_init()
+
+    def forward(self, **inputs: Any) -> torch.Tensor:
+        return self.scale * self.value(self.transformer(**inputs).last_hidden_state)
+
+
+class OwnLanguageModel(pt.GPT2LMHeadModel):
+    """The same around a model with a head."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.value = torch.nn.Linear(config.n_embd, 1)
+        self.post_init()
+
+
+@pytest.mark.parametrize("kind", [OwnModel, OwnLanguageModel])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_classes_of_a_users_own_load(kind: Any, dtype: str, tmp_path: Path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    own, info = kind.from_pretrained(tmp_path, dtype=dtype, output_loading_info=True)
+    assert not any(info["missing_keys"])
+    assert_same_weights(own.transformer, model.transformer.to(own.dtype))
+    assert own.value.weight.std() > 0  # as the constructor leaves it
+    out = own(input_ids=random_ids(2, 5))
+    out = out if isinstance(out, torch.Tensor) else own.value(out.logits[..., :24])
+    assert out.dtype == getattr(torch, dtype)
+    out.sum().backward()
+    with pytest.raises(InvalidInputError, match=r"no part of GPT-2.*value\.weight, value\.bias"):
+        own.save_pretrained(tmp_path / "own")
+    fresh = kind(model.config).to(own.dtype)
+    fresh.load_state_dict(own.state_dict())
+    assert_same_weights(fresh, own)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_output_layer_round_trips_tied_and_untied(tied: bool, tmp_path: Path):
     model = tiny_model(tie_word_embeddings=tied)

@@ -5,6 +5,7 @@ initialised, resized, counted. B batch, E n_embd, V vocab_size, L layers.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.unavailable import MODEL, explain
-from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name
+from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
 
 Output = TypeVar("Output", bound=ModelOutput)
 
@@ -38,7 +39,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
-    constructor with `self.post_init()`.
+    constructor with `self.post_init()`. `from_pretrained` leaves the layers that it adds as they
+    were initialised.
     """
 
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
@@ -196,7 +198,15 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         with torch.device("meta"):
-            return cls(config)
+            model = cls(config)
+        # What a class of a user's own adds is no file's, but its constructor's.
+        return cls(config) if model._added() else model
+
+    def _added(self) -> list[str]:
+        """Names of the parameters and buffers that a class of a user's own adds to GPT-2."""
+        known = {*parameter_shapes(self.config, self.head), "lm_head.weight", None}
+        tensors = itertools.chain(self.named_parameters(), self.named_buffers())
+        return [name for name, _ in tensors if canonical_pytorch_name(name) not in known]
 
     def _assign(self, plan: pretrained.LoadPlan, dtype: str) -> None:
         """Put the tensors of a plan into the model and initialise the parameters it lacks."""
@@ -210,6 +220,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             self._set_parameter(name, empty)
         self.init_weights(new)
         self.tie_weights()
+        if self._added():
+            self.to(getattr(torch, dtype))
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
@@ -221,7 +233,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         setattr(module, leaf, nn.Parameter(value))
 
     def _spell(self, canonical: str) -> str:
-        return PYTORCH.spell(canonical, prefix=self.head is not Head.NONE)
+        return PYTORCH.spell(canonical, prefix=self.base_model is not self)
 
     def save_pretrained(
         self,
@@ -254,13 +266,20 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 accelerate, with `is_main_process`.
 
         Raises:
-            InvalidInputError: if the folder is a file, or for an unknown keyword.
+            InvalidInputError: if the folder is a file, for an unknown keyword, or for a class of
+                your own that adds weights to GPT-2.
             CheckpointError: if the hub refuses or cannot be reached.
         """
         if unknown:
             allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
+            )
+        if state_dict is None and (added := self._added()):
+            raise InvalidInputError(
+                f"{type(self).__name__} has weights that are no part of GPT-2, which the files of "
+                f"its models have no names for: {', '.join(added)}. Use torch.save on its "
+                "state_dict()."
             )
         if not is_main_process:
             return
