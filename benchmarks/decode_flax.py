@@ -8,9 +8,9 @@ Each system is a process that waits its turn; they take turns, and each is judge
 turns, which is the one that the rest of the machine disturbed least. Random weights, a prompt of 32
 tokens, greedy, as the libraries' users call them: `model.generate`, compiled by an earlier call.
 
-Two speeds are printed. *call*: the new tokens over the seconds of a call of `generate`, with
-everything that it does. *loop*: the same for the steps alone, from the difference of a longer and a
-shorter text, which leaves out prefill and tracing.
+Three speeds are printed. *100* and *224*: that many new tokens over the seconds of a call of
+`generate`, with everything that it does (transformers traces its loop in every call). *loop*: the
+steps alone, from the difference of the two, which leaves out prefill and tracing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 PROMPT = 32
-SHORT, LONG = 104, 224  # new tokens; gpt2x's cache is 256 long for both
+SHORT, LONG = 100, 224  # new tokens; gpt2x's cache is 256 long for both
 SYSTEMS = ("gpt2x", "transformers", "keras_hub")
 
 
@@ -135,9 +135,10 @@ class Worker:
         self.short, self.long = min(self.short, short), min(self.long, long)
 
     @property
-    def speeds(self) -> tuple[float, float]:
-        """Tokens per second of a whole call, and of the loop alone."""
+    def speeds(self) -> tuple[float, float, float]:
+        """Tokens per second of a short call, of a long one, and of the loop alone."""
         return (
+            SHORT * self.batch / self.short,
             LONG * self.batch / self.long,
             (LONG - SHORT) * self.batch / (self.long - self.short),
         )
@@ -160,20 +161,22 @@ def compare(
     for _ in range(rounds):
         for worker in workers.values():
             worker.measure()
-    for (system, dtype), worker in workers.items():
-        call, loop = worker.speeds
-        ours = workers["gpt2x", dtype].speeds
-        line = (
-            f"batch {batch}  {dtype:8}  {system:12}  call {call:6.1f}  loop {loop:6.1f} tokens/s"
-            f"  first call {worker.first_call:5.1f} s"
-        )
-        if system != "gpt2x":
-            line += f"  gpt2x is {ours[0] / call:.2f} (call), {ours[1] / loop:.2f} (loop) times it"
-        elif dtype != dtypes[0]:
-            base = workers["gpt2x", dtypes[0]].speeds
-            line += f"  {call / base[0]:.2f} (call), {loop / base[1]:.2f} (loop) times {dtypes[0]}"
-        print(line, flush=True)
+    base = "gpt2x", dtypes[0]
+    print(f"{f'batch {batch}, tokens/s':45}{SHORT:8}{LONG:8}    loop  first call")
+    for key, worker in workers.items():
+        print(_row(" ".join(key), worker.speeds) + f"{worker.first_call:10.1f} s")
+    for key in workers:
+        one, other = (("gpt2x", key[1]), key) if key[0] != "gpt2x" else (key, base)
+        if one != other:
+            speeds = zip(workers[one].speeds, workers[other].speeds, strict=True)
+            print(_row(f"{' '.join(one)} / {' '.join(other)}", [x / y for x, y in speeds]))
+    sys.stdout.flush()
+    for worker in workers.values():
         worker.close()
+
+
+def _row(label: str, numbers: Iterable[float]) -> str:
+    return f"{label:45}" + "".join(f"{number:8.2f}" for number in numbers)
 
 
 def main() -> None:
