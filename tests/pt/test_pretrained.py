@@ -69,6 +69,16 @@ class OwnModel(pt.GPT2PreTrainedModel):
         return self.scale * self.value(self.transformer(**inputs).last_hidden_state)
 
 
+class OwnHead(pt.GPT2PreTrainedModel):
+    """A head that bears a name of GPT-2's, in a class that is none of GPT-2's."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.transformer = pt.GPT2Model(config)
+        self.lm_head = torch.nn.Linear(config.n_embd, 7, bias=False)
+        self.post_init()
+
+
 class OwnLanguageModel(pt.GPT2LMHeadModel):
     """The same around a model with a head."""
 
@@ -96,6 +106,15 @@ def test_classes_of_a_users_own_load(kind: Any, dtype: str, tmp_path: Path):
     fresh = kind(model.config).to(own.dtype)
     fresh.load_state_dict(own.state_dict())
     assert_same_weights(fresh, own)
+
+
+def test_a_head_of_a_users_own_may_bear_any_name(tmp_path: Path):
+    tiny_model(pt.GPT2Model).save_pretrained(tmp_path)
+    own = OwnHead.from_pretrained(tmp_path, tie_word_embeddings=False)
+    assert not any(parameter.is_meta for parameter in own.parameters())
+    assert own.lm_head.weight.shape == (7, 24)
+    with pytest.raises(InvalidInputError, match=r"no part of GPT-2.*lm_head\.weight"):
+        own.save_pretrained(tmp_path / "own")
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -204,7 +204,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
 
     def _added(self) -> list[str]:
         """Names of the parameters and buffers that a class of a user's own adds to GPT-2."""
-        known = {*parameter_shapes(self.config, self.head), "lm_head.weight", None}
+        known = {*parameter_shapes(self.config, self.head), None}
+        if self.can_generate():
+            known.add("lm_head.weight")  # of its own where it is tied but not shared (FSDP)
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         return [name for name, _ in tensors if canonical_pytorch_name(name) not in known]
 
