@@ -28,7 +28,16 @@ def test_push_and_load_by_name(monkeypatch, tmp_path, writer, reader):
         model.save_pretrained(
             tmp_path / "a", push_to_hub=True, repo_id="someone/saved", token="hf_write"
         )
-        assert "model.safetensors" in hub.repositories["someone/saved"].revisions["main"]
+        saved = hub.repositories["someone/saved"].revisions
+        assert "model.safetensors" in saved["main"]
+        model.save_pretrained(
+            tmp_path / "a",
+            push_to_hub=True,
+            repo_id="someone/saved",
+            token="hf_write",
+            create_pr=True,
+        )
+        assert set(saved) == {"main", "refs/pr/1"}
     loaded.save_pretrained(tmp_path / "b")
     with open_checkpoint(tmp_path / "a") as one, open_checkpoint(tmp_path / "b") as other:
         assert one.keys() == other.keys()

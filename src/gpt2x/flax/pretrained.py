@@ -368,6 +368,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         *,
         variant: str | None = None,
         repo_id: str | None = None,
+        create_pr: bool = False,
         **unknown: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
@@ -381,6 +382,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             safe_serialization: False writes pytorch_model.bin instead of safetensors.
             variant: write model.VARIANT.safetensors.
             repo_id: where to upload; by default the folder's name, of the token's owner.
+            create_pr: upload as a pull request.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
@@ -408,7 +410,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             variant=variant,
         )
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
 
     # --- the model's parts ---
 

@@ -248,6 +248,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         variant: str | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
+        create_pr: bool = False,
         token: str | bool | None = None,
         save_function: Any = None,
         **unknown: Any,
@@ -263,6 +264,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             variant: write model.VARIANT.safetensors.
             push_to_hub: upload the folder as well (see `push_to_hub`).
             repo_id: where to; by default the folder's name, of the token's owner.
+            create_pr: upload as a pull request.
             token: access token with write permission.
             save_function: not called: files are written tensor by tensor. Scripts pass the one of
                 accelerate, with `is_main_process`.
@@ -305,7 +307,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             variant=variant,
         )
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
 
     # --- the model's parts ---
 
