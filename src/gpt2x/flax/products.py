@@ -74,8 +74,9 @@ def attend_from_few_rows(
 ) -> Array:
     """Attend from one token a row: [B, H, 1, D], 2 x [B, H, S, D] -> [B, H, 1, D].
 
-    The barriers keep both products from becoming scalar loops. A product for each head is little
-    faster, and takes seconds more to compile.
+    The barriers keep both products from becoming scalar loops. XLA copies the cache for them; a
+    product for each head spares a step that, about a seventh of its time in a cache of 256 slots,
+    but takes seconds more to compile.
     """
     query, key, value = lax.optimization_barrier((query, key, value))
     query = (query * scaling).astype(key.dtype)
