@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -55,6 +56,24 @@ def test_a_static_cache_in_scan_and_step_by_step(model, logits):
         step(cache, random_ids(2, 17))
     with pytest.raises(InvalidInputError, match="covers 17 tokens; the cache has room for 16"):
         jax.jit(lambda cache: model(IDS, np.ones((2, 17)), past_key_values=cache))(cache)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers were not looked at")
+def test_a_loop_on_a_cpu_updates_the_cache_in_place(model):
+    def decode(cache, ids):
+        def body(cache, ids):
+            output = model(ids[:, None], past_key_values=cache)
+            return output.past_key_values, output.logits[:, 0]
+
+        return jax.lax.scan(body, cache, ids.T)
+
+    def copies(cache):
+        compiled = jax.jit(decode, donate_argnums=0).lower(cache, IDS).compile().as_text()
+        return len(re.findall(r"f32\[(6|2,3),16,8\]\S* copy\(", compiled))
+
+    cache = model.init_cache(2, 16)
+    assert copies(cache) == 0
+    assert copies(KVCache(cache.keys, cache.values, cache.offset)) > 0  # of rank 4
 
 
 def test_outside_of_jit_steps_share_a_compilation_whatever_their_masks(model, compiled):

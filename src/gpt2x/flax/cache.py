@@ -16,12 +16,16 @@ from jax import Array, export, lax
 from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.flax.products import reads_weights_only
 
 Pair = tuple[Array, Array]
 
 
 class LayerCache(NamedTuple):
-    """One layer of a cache, as a block is given it and returns it; see `KVCache`."""
+    """One layer of a cache, as a block is given it and returns it; see `KVCache`.
+
+    `key` and `value` are [B, H, S, D], or folded, [B x H, S, D].
+    """
 
     key: Array | None = None
     value: Array | None = None
@@ -29,24 +33,19 @@ class LayerCache(NamedTuple):
     cross_key: Array | None = None
     cross_value: Array | None = None
 
-    def append(self, key: Array, value: Array) -> LayerCache:
-        """Return the layer with key and value [B, H, T, D] behind what it holds.
+    def append(self, key: Array, value: Array) -> tuple[LayerCache, Array, Array]:
+        """Put key and value [B, H, T, D] behind what the layer holds.
 
-        Where there is a length, S stays `max_length`, and what lies behind the new tokens has to be
-        masked.
+        Returns the layer, and all of its keys and values, [B, H, S, D]. Where there is a length, S
+        stays `max_length`, and what lies behind the new tokens has to be masked.
         """
         if self.key is None or self.value is None:
-            return self._replace(key=key, value=value)
-        if self.length is None:
-            return self._replace(
-                key=jnp.concatenate([self.key, key.astype(self.key.dtype)], axis=2),
-                value=jnp.concatenate([self.value, value.astype(self.value.dtype)], axis=2),
-            )
-        write = lax.dynamic_update_slice_in_dim
-        return self._replace(
-            key=write(self.key, key.astype(self.key.dtype), self.length, axis=2),
-            value=write(self.value, value.astype(self.value.dtype), self.length, axis=2),
+            return self._replace(key=key, value=value), key, value
+        layer = self._replace(
+            key=_behind(self.key, key, self.length), value=_behind(self.value, value, self.length)
         )
+        heads = key.shape[:2]
+        return layer, _unfolded(layer.key, heads), _unfolded(layer.value, heads)
 
     @property
     def cross(self) -> Pair | None:
@@ -54,6 +53,19 @@ class LayerCache(NamedTuple):
         if self.cross_key is None or self.cross_value is None:
             return None
         return self.cross_key, self.cross_value
+
+
+def _behind(buffer: Array, new: Array, length: Array | None) -> Array:
+    """Return the buffer with `new` [B, H, T, D] at `length`, or at its end if that is None."""
+    new = new.reshape(*buffer.shape[:-2], *new.shape[-2:]).astype(buffer.dtype)
+    if length is None:
+        return jnp.concatenate([buffer, new], axis=-2)
+    return lax.dynamic_update_slice_in_dim(buffer, new, length, axis=-2)
+
+
+def _unfolded(buffer: Array, leading: tuple[int, ...]) -> Array:
+    """Return [B x H, S, D] as [B, H, S, D]; `leading` is (B, H)."""
+    return buffer.reshape(*leading, *buffer.shape[-2:])
 
 
 class KVCache:
@@ -73,7 +85,10 @@ class KVCache:
     alone, are kept beside them after the first call.
 
     A pytree: it can be an argument of a jitted function, also a donated one, and the carry of
-    `lax.scan` and `lax.while_loop`.
+    `lax.scan` and `lax.while_loop`. Its leaves may be *folded*, [B x H, max_length, D]: a CPU's
+    XLA updates such a one in place, but makes four copies a step of a buffer of rank 4, which its
+    product with the query takes in another shape than the loop. `keys` and `values` show either as
+    rank 4.
 
     >>> from gpt2x import GPT2Config
     >>> cache = KVCache.create(GPT2Config(), batch_size=2, max_length=64)
@@ -89,11 +104,12 @@ class KVCache:
         cross_keys: Sequence[Array | None] | None = None,
         cross_values: Sequence[Array | None] | None = None,
     ) -> None:
-        self.keys = list(keys)
-        self.values = list(values)
+        self._keys = list(keys)
+        self._values = list(values)
+        self._folded_heads: int | None = None  # H, if the buffers are folded
         self._length = length
-        self.cross_keys = list(cross_keys or [None] * len(self.keys))
-        self.cross_values = list(cross_values or [None] * len(self.keys))
+        self.cross_keys = list(cross_keys or [None] * len(self._keys))
+        self.cross_values = list(cross_values or [None] * len(self._keys))
 
     @classmethod
     def create(
@@ -116,7 +132,7 @@ class KVCache:
         # A buffer for each: one that stands in two places cannot be donated.
         keys = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
         values = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
-        return cls(keys, values, jnp.zeros((), jnp.int32))
+        return cls(keys, values, jnp.zeros((), jnp.int32))._fold()
 
     @classmethod
     def empty(cls, n_layer: int) -> Self:
@@ -166,15 +182,32 @@ class KVCache:
             str(layer): {
                 "attn": {
                     "cache_index": jnp.asarray(self.offset, jnp.int32),
-                    "cached_key": jnp.swapaxes(self.keys[layer], 1, 2),
-                    "cached_value": jnp.swapaxes(self.values[layer], 1, 2),
+                    "cached_key": jnp.swapaxes(key, 1, 2),
+                    "cached_value": jnp.swapaxes(value, 1, 2),
                 }
             }
-            for layer in range(len(self))
+            for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True))
         }
         return {"transformer": {"h": layers}} if prefix else {"h": layers}
 
     # --- reading ---
+
+    @property
+    def keys(self) -> list[Array | None]:
+        """For each layer, the keys [B, H, max_length, D]; None before the first call of an empty
+        cache.
+        """
+        return [self._unfold(buffer) for buffer in self._keys]
+
+    @property
+    def values(self) -> list[Array | None]:
+        """For each layer, the values, as `keys`."""
+        return [self._unfold(buffer) for buffer in self._values]
+
+    def _unfold(self, buffer: Array | None) -> Any:
+        if buffer is None or self._folded_heads is None or buffer.ndim == 4:
+            return buffer
+        return _unfolded(buffer, (self.batch_size, self._folded_heads))
 
     @property
     def is_full(self) -> bool:
@@ -196,12 +229,18 @@ class KVCache:
     @property
     def max_length(self) -> int:
         """Positions for which there is room; 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else self.keys[0].shape[2]
+        return 0 if self._keys[0] is None else self._keys[0].shape[-2]
 
     @property
     def batch_size(self) -> int:
         """Rows (B); 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else self.keys[0].shape[0]
+        return 0 if self._keys[0] is None else self._keys[0].shape[0] // (self._folded_heads or 1)
+
+    @property
+    def key_spec(self) -> jax.ShapeDtypeStruct | None:
+        """Shape [B, H, max_length, D] and dtype of a layer's keys; None where `keys` are None."""
+        key = self._keys[0]
+        return None if key is None else jax.eval_shape(self._unfold, key)
 
     def get_seq_length(self, layer_idx: int = 0) -> int | Array:
         """Return `length`, by transformers' name."""
@@ -210,8 +249,8 @@ class KVCache:
     def layer(self, layer: int) -> LayerCache:
         """Return a layer as a block takes it."""
         return LayerCache(
-            self.keys[layer],
-            self.values[layer],
+            self._keys[layer],
+            self._values[layer],
             self._length,
             self.cross_keys[layer],
             self.cross_values[layer],
@@ -222,7 +261,7 @@ class KVCache:
         return self.layer(layer).cross
 
     def __getitem__(self, layer: int) -> Pair:
-        key, value = self.keys[layer], self.values[layer]
+        key, value = self._unfold(self._keys[layer]), self._unfold(self._values[layer])
         if key is None or value is None:
             raise InvalidInputError("The cache is empty: no model has been called with it yet.")
         length = self.length
@@ -234,7 +273,7 @@ class KVCache:
         return key[:, :, :length], value[:, :, :length]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._keys)
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[layer] for layer in range(len(self)))
@@ -249,9 +288,12 @@ class KVCache:
 
     def advanced(self, layers: Sequence[LayerCache], count: int) -> Self:
         """Return the cache of these layers, which have been given `count` more tokens."""
-        keys, values, _, cross_keys, cross_values = zip(*layers, strict=True)
-        length = None if self._length is None else self._length + count
-        return type(self)(keys, values, length, cross_keys, cross_values)
+        advanced = self.fork()
+        parts = map(list, zip(*layers, strict=True))
+        advanced._keys, advanced._values, _, advanced.cross_keys, advanced.cross_values = parts
+        if self._length is not None:
+            advanced._length = self._length + count
+        return advanced
 
     def at(self, length: int | Array) -> Self:
         """Return the cache with the first `length` positions counted as filled."""
@@ -261,7 +303,11 @@ class KVCache:
 
     def reorder(self, parents: Array) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
-        return self._map(lambda buffer: jnp.take(buffer, parents, axis=0))
+
+        def rows(buffer: Array) -> Array:
+            return jnp.take(self._unfold(buffer), parents, axis=0).reshape(-1, *buffer.shape[1:])
+
+        return self._map(rows)
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""
@@ -273,8 +319,8 @@ class KVCache:
             return self.at(kept)
         cropped = self.fork()
         pairs = [self[layer] for layer in range(len(self))]
-        cropped.keys = [key[:, :, :kept] for key, _ in pairs]
-        cropped.values = [value[:, :, :kept] for _, value in pairs]
+        cropped._keys = [key[:, :, :kept] for key, _ in pairs]
+        cropped._values = [value[:, :, :kept] for _, value in pairs]
         return cropped
 
     def extend(self, max_length: int) -> Self:
@@ -288,11 +334,27 @@ class KVCache:
                 f"Cannot extend to {max_length} positions: {filled} are filled."
             )
         room = [(0, 0), (0, 0), (0, max(max_length - self.max_length, 0)), (0, 0)]
-        extended = self._map(jnp.copy)
-        extended.keys = [jnp.pad(key, room) for key in extended.keys]
-        extended.values = [jnp.pad(value, room) for value in extended.values]
-        extended._length = jnp.array(self.offset, jnp.int32)
-        return extended
+        copied = self._map(jnp.copy)
+        extended = type(self)(
+            [jnp.pad(key, room) for key in copied.keys],
+            [jnp.pad(value, room) for value in copied.values],
+            jnp.array(self.offset, jnp.int32),
+            copied.cross_keys,
+            copied.cross_values,
+        )
+        return extended._fold()
+
+    def _fold(self) -> Self:
+        """Return the cache with folded buffers, where that is faster."""
+        if not reads_weights_only(self.batch_size):
+            return self
+        folded = self.fork()
+        for buffers in (folded._keys, folded._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    folded._folded_heads = buffer.shape[1]
+                    buffers[layer] = buffer.reshape(-1, *buffer.shape[2:])
+        return folded
 
     def fork(self) -> Self:
         """Return a copy; it costs nothing, since arrays are never changed."""
@@ -302,34 +364,46 @@ class KVCache:
         def each(buffers: list[Array | None]) -> list[Array | None]:
             return [None if buffer is None else function(buffer) for buffer in buffers]
 
-        return type(self)(
-            each(self.keys),
-            each(self.values),
+        mapped = type(self)(
+            each(self._keys),
+            each(self._values),
             self._length,
             each(self.cross_keys),
             each(self.cross_values),
         )
+        mapped._folded_heads = self._folded_heads
+        return mapped
 
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Array | np.ndarray)
 
 
-_PARTS = ("keys", "values", "_length", "cross_keys", "cross_values")
+# As JAX names them in paths -> as they are kept.
+_PARTS = {
+    "keys": "_keys",
+    "values": "_values",
+    "length": "_length",
+    "cross_keys": "cross_keys",
+    "cross_values": "cross_values",
+}
 
 
-def _flatten(cache: KVCache) -> tuple[tuple[Any, ...], None]:
-    return tuple(getattr(cache, part) for part in _PARTS), None
+def _flatten(cache: KVCache) -> tuple[tuple[Any, ...], int | None]:
+    return tuple(getattr(cache, part) for part in _PARTS.values()), cache._folded_heads
 
 
-def _flatten_with_keys(cache: KVCache) -> tuple[list[tuple[Any, Any]], None]:
-    return [(jax.tree_util.GetAttrKey(part), getattr(cache, part)) for part in _PARTS], None
+def _flatten_with_keys(cache: KVCache) -> tuple[list[tuple[Any, Any]], int | None]:
+    parts, folded_heads = _flatten(cache)
+    names = map(jax.tree_util.GetAttrKey, _PARTS)
+    return list(zip(names, parts, strict=True)), folded_heads
 
 
-def _unflatten(_: None, children: Any) -> KVCache:
+def _unflatten(folded_heads: int | None, children: Any) -> KVCache:
     # Not by the constructor: JAX puts objects of its own in the children's place.
     cache = object.__new__(KVCache)
-    for part, child in zip(_PARTS, children, strict=True):
+    cache._folded_heads = folded_heads
+    for part, child in zip(_PARTS.values(), children, strict=True):
         setattr(cache, part, child)
     return cache
 
@@ -338,6 +412,6 @@ jax.tree_util.register_pytree_with_keys(KVCache, _flatten_with_keys, _unflatten,
 export.register_pytree_node_serialization(
     KVCache,
     serialized_name="gpt2x.flax.KVCache",
-    serialize_auxdata=lambda _: b"",
-    deserialize_auxdata=lambda _: None,
+    serialize_auxdata=lambda folded_heads: str(folded_heads or "").encode(),
+    deserialize_auxdata=lambda data: int(data) if data else None,
 )

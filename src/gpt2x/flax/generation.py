@@ -192,7 +192,7 @@ class GenerationMixin:
         settings = plan.settings(ops, input_ids, ids_mask, keys)
         past = model.base_model._open_cache(arguments.get("past_key_values"), use_cache=False)
         if past is not None:
-            checks.check_past_key(self.config, past.keys[0], batch)
+            checks.check_past_key(self.config, past.key_spec, batch)
         arguments["past_key_values"] = past
         prompt = _make_prompt(input_ids, mask, width + hidden, hidden, slots, arguments)
         if not is_traced:

@@ -55,7 +55,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, **inputs: Any) -> No
         host_values,
         # Neither a traced length nor one beside symbolic sizes (`jax.export`) can be compared.
         past_length=past_length if is_known else None,
-        past_key=None if cache is None else cache.keys[0],
+        past_key=None if cache is None else cache.key_spec,
         **inputs,
     )
 

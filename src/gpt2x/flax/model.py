@@ -115,8 +115,7 @@ class FlaxGPT2Attention(nnx.Module):
                 self._split_heads, jnp.split(self.c_attn(hidden_states), 3, axis=-1)
             )  # 3 x [B, H, T, D]
             if cache is not None:
-                cache = cache.append(key, value)
-                key, value = cache.key, cache.value  # [B, H, S, D]
+                cache, key, value = cache.append(key, value)  # [B, H, S, D]
 
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
