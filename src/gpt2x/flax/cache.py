@@ -305,7 +305,8 @@ class KVCache:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
 
         def rows(buffer: Array) -> Array:
-            return jnp.take(self._unfold(buffer), parents, axis=0).reshape(-1, *buffer.shape[1:])
+            taken = jnp.take(self._unfold(buffer), parents, axis=0)
+            return taken if buffer.ndim == 4 else taken.reshape(-1, *buffer.shape[1:])
 
         return self._map(rows)
 
