@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_models import random_ids, tiny_model
@@ -40,6 +41,7 @@ def test_casting_params():
     assert masked["transformer", "wte", "embedding"].dtype == jnp.float16
     with pytest.raises(InvalidInputError, match="mask must be a tree of booleans"):
         model.to_fp16(model.params, {"transformer": True})
+    assert isinstance(model.to_bf16(freeze(model.params)), FrozenDict)
     back = flatten_dict(model.to_fp32(unflatten_dict(half)))
     assert {array.dtype for array in back.values()} == {jnp.dtype("float32")}
 
@@ -54,9 +56,9 @@ def outputs_in_float32(head):
     return call(head_model(head), head)
 
 
-def call(model, head):
+def call(model, head, mask=MASK):
     choices = head == "DoubleHeadsModel"
-    ids, mask = (IDS[:, None], MASK[:, None]) if choices else (IDS, MASK)
+    ids, mask = (IDS[:, None], mask[:, None]) if choices else (IDS, mask)
     return jax.jit(lambda model: model(ids, mask, **LABELS[head]))(model)
 
 
@@ -73,6 +75,13 @@ def test_every_head_in_half_precision(head, dtype, tolerance):
         np.testing.assert_allclose(
             outputs[name].astype(jnp.float32), expected[name], atol=tolerance, err_msg=name
         )
+
+
+@pytest.mark.parametrize("head", LABELS)
+def test_no_dtype_is_promoted_implicitly(head):
+    with jax.numpy_dtype_promotion("strict"):
+        output = call(head_model(head), head, MASK.astype(bool))
+    np.testing.assert_allclose(output.loss, outputs_in_float32(head).loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -164,7 +164,7 @@ def padding_mask(attention_mask: Array) -> Array:
         return jnp.maximum(attention_mask.astype(jnp.float32), lowest)
     while attention_mask.ndim < 4:
         attention_mask = attention_mask[:, None]
-    return jnp.where(attention_mask != 0, 0.0, lowest)
+    return jnp.where(attention_mask.astype(bool), 0.0, lowest)
 
 
 def raise_hidden_rows(mask: Array) -> Array:

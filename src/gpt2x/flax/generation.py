@@ -225,7 +225,7 @@ class GenerationMixin:
             )
         if attention_mask is None:
             attention_mask = jnp.ones((B, T), jnp.int32)
-        attended = (jnp.asarray(attention_mask) != 0).astype(jnp.int32)
+        attended = jnp.asarray(attention_mask).astype(bool).astype(jnp.int32)
         return {
             "past_key_values": self.init_cache(B, max_length),
             "attention_mask": jnp.pad(attended, [(0, 0), (0, max_length - T)], constant_values=1),

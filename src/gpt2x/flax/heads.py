@@ -55,7 +55,7 @@ def _summed_cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tu
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     chosen = jnp.where(counted, labels, 0)[..., None]
     losses = -jnp.take_along_axis(log_probs, chosen, axis=-1)[..., 0]
-    return jnp.where(counted, losses, 0.0).sum(), counted.sum()
+    return jnp.where(counted, losses, 0.0).sum(), counted.sum(dtype=losses.dtype)
 
 
 def causal_lm_loss(
@@ -81,7 +81,9 @@ def causal_lm_loss(
         ends = jnp.full_like(labels[..., :1], ignore_index)
         shift_labels = jnp.concatenate([labels[..., 1:], ends], axis=-1)
     total, count = _summed_cross_entropy(logits, shift_labels, ignore_index)
-    return total / (count if num_items_in_batch is None else num_items_in_batch)
+    if num_items_in_batch is not None:
+        count = jnp.asarray(num_items_in_batch, total.dtype)
+    return total / count
 
 
 class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
@@ -416,12 +418,12 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
     ) -> Array:
         """Return the position [B] of each row's last token; 0 for a row without any."""
         if attention_mask is not None:
-            is_token = jnp.asarray(attention_mask)[:, -T:] != 0
+            is_token = jnp.asarray(attention_mask)[:, -T:].astype(bool)
         elif input_ids is not None and self.config.pad_token_id is not None:
             is_token = jnp.asarray(input_ids) != self.config.pad_token_id
         else:
             return jnp.full((B,), T - 1)
-        return (is_token * jnp.arange(T)).argmax(axis=-1)
+        return jnp.where(is_token, jnp.arange(T), 0).argmax(axis=-1)
 
     def _loss(self, problem: str, logits: Array, labels: Array) -> Array:
         if problem == "single_label_classification":

@@ -122,7 +122,7 @@ def positions(attention_mask: Array | None, past_length: int | Array, T: int) ->
     """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
     if attention_mask is None or attention_mask.ndim == 4:
         return (past_length + jnp.arange(T))[None]
-    attended = (attention_mask != 0).astype(jnp.int32).cumsum(axis=-1)
+    attended = attention_mask.astype(bool).astype(jnp.int32).cumsum(axis=-1)
     if isinstance(past_length, int):
         attended = attended[:, past_length : past_length + T]
     else:
