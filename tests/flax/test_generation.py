@@ -161,6 +161,24 @@ def test_params_take_the_place_of_the_models_own(model):
     assert (texts != model.generate(IDS, max_new_tokens=4)).any()
 
 
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.pmap(f, "batch")])
+def test_params_can_be_set_inside_a_transformation(transform):
+    model = tiny_model(eos_token_id=None, n_layer=1)
+    own, other = model.params, jax.tree.map(lambda array: array * 0.5, model.params)
+    expected = model.generate(IDS, params=other, max_new_tokens=4)
+
+    def generate_step(params, batch):
+        model.params = params
+        return model.generate(batch, max_new_tokens=4).sequences
+
+    replicated = jax.tree.map(lambda array: array[None], (other, IDS))
+    texts = transform(generate_step)(*((other, IDS) if transform is jax.jit else replicated))
+    np.testing.assert_array_equal(texts.reshape(expected.shape), expected)
+    np.testing.assert_array_equal(model.generate(IDS, params=other, max_new_tokens=4), expected)
+    model.params = own
+    assert (model.generate(IDS, max_new_tokens=4) != expected).any()
+
+
 def test_without_cache_the_texts_are_the_same(model):
     options = {"max_new_tokens": 5, **SAMPLING}
     expected = model.generate(IDS, **options)

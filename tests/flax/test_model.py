@@ -44,7 +44,7 @@ def test_a_module_can_be_split_merged_filtered_and_shown(model, logits):
 
 def test_params_are_transformers_tree(model, logits):
     params = model.params
-    assert set(params) == {"transformer"}
+    assert set(params) == set(model._params) == {"transformer"}
     assert params["transformer"]["h"]["1"]["attn"]["c_attn"]["kernel"].shape == (72, 24)
     assert params["transformer"]["wte"]["embedding"].shape == (61, 24)
     assert ("transformer", "ln_f", "scale") in model.required_params

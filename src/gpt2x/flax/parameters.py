@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict, freeze
 from jax import Array
 
 from flax import nnx
@@ -132,15 +133,15 @@ def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, 
             yield here, value.get_value() if isinstance(value, nnx.Variable) else value
 
 
-def unflatten(arrays: Mapping[Path, Any]) -> dict[str, Any]:
-    """Return the nested dict of arrays by path."""
+def unflatten(arrays: Mapping[Path, Any], like: Any = None) -> Any:
+    """Return the nested dict of arrays by path; a FrozenDict if `like` is one."""
     nested: dict[str, Any] = {}
     for path, array in arrays.items():
         level = nested
         for name in path[:-1]:
             level = level.setdefault(name, {})
         level[path[-1]] = array
-    return nested
+    return freeze(nested) if isinstance(like, FrozenDict) else nested
 
 
 def check_params(params: Mapping[Path, Any], expected: Mapping[Path, Any]) -> None:
@@ -170,7 +171,7 @@ def draw_normal(key: Array, shapes: tuple[tuple[tuple[int, ...], float], ...]) -
     return [part.reshape(shape) * std for part, (shape, std) in zip(noise, shapes, strict=True)]
 
 
-def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> dict[str, Any]:
+def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> Any:
     """Return params with their floating arrays in dtype: all, or where the tree `mask` is true."""
     arrays = dict(flatten(params))
     chosen = dict.fromkeys(arrays, True) if mask is None else dict(flatten(mask))
@@ -181,7 +182,7 @@ def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> dict[str,
         is_floating = jnp.issubdtype(array.dtype, jnp.floating)
         return array.astype(dtype) if chosen[path] and is_floating else array
 
-    return unflatten({path: cast(path, array) for path, array in arrays.items()})
+    return unflatten({path: cast(path, array) for path, array in arrays.items()}, like=params)
 
 
 def resized(weight: Array, rows: int, std: float | None, key: Array) -> Array:

@@ -9,10 +9,12 @@ import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import TraceContextError
 from jax import Array
 
 from flax import nnx
@@ -41,6 +43,10 @@ from gpt2x.unavailable import FLAX_MODEL, explain
 from gpt2x.weights import FLAX, Head
 
 Params = Mapping[str, Any]
+
+# What `model.params` was set to inside a transformation: NNX lets no variable from outside of one
+# change there.
+_TRACED: WeakKeyDictionary[nnx.Module, Params] = WeakKeyDictionary()
 
 
 class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
@@ -135,7 +141,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
 
     def init_weights(
         self, rng: Array, input_shape: tuple[int, ...] = (1, 1), params: Params | None = None
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Draw initial weights and return them as a tree, like `params`.
 
         Normal with standard deviation `initializer_range`; biases 0, layer norms 1 and 0. The two
@@ -169,20 +175,30 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             arrays = draw_normal(jax.random.fold_in(rng, number), shapes)
             for path, array in zip(deviations, arrays, strict=True):
                 weights[path] = array.astype(parameters[path].dtype)
-        return unflatten(weights)
+        return unflatten(weights, like=params)
 
     @property
     def params(self) -> dict[str, Any]:
         """The parameters, as the nested dict of transformers' Flax models: a copy of the tree, of
-        the same arrays. Set it to replace them all.
+        the same arrays. Set it to replace them all; inside `jax.jit` or `jax.pmap` too, after which
+        calls without `params=` work again once it has been set outside.
         """
-        self._check_initialized()
-        return unflatten({path: v.get_value() for path, v in self._parameters().items()})
+        model = self._with_params(None)
+        return unflatten({path: v.get_value() for path, v in model._parameters().items()})
 
     @params.setter
     def params(self, params: Params) -> None:
         self._check_initialized()
-        self._assign(dict(flatten(params)))
+        arrays = dict(flatten(params))
+        try:
+            self._assign(arrays)
+        except TraceContextError:
+            _TRACED[self] = unflatten(arrays)
+        else:
+            _TRACED.pop(self, None)
+
+    # The attribute behind it in transformers, which many scripts read.
+    _params = params
 
     @property
     def required_params(self) -> set[Path]:
@@ -210,6 +226,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
 
     # `nnx.tabulate` shows the public methods that run, and fails at one that returns a module.
     def _with_params(self, params: Params | None) -> Self:
+        params = _TRACED.get(self) if params is None else params
         if params is None:
             self._check_initialized()
             return self
@@ -237,15 +254,15 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
                 "pass params= to each call, or use model.with_params(params)."
             )
 
-    def to_bf16(self, params: Params, mask: Any = None) -> dict[str, Any]:
+    def to_bf16(self, params: Params, mask: Any = None) -> Any:
         """Return params in bfloat16: all, or those for which the tree `mask` holds True."""
         return cast_floating(params, jnp.bfloat16, mask)
 
-    def to_fp16(self, params: Params, mask: Any = None) -> dict[str, Any]:
+    def to_fp16(self, params: Params, mask: Any = None) -> Any:
         """Return params in float16; see `to_bf16`."""
         return cast_floating(params, jnp.float16, mask)
 
-    def to_fp32(self, params: Params, mask: Any = None) -> dict[str, Any]:
+    def to_fp32(self, params: Params, mask: Any = None) -> Any:
         """Return params in float32; see `to_bf16`."""
         return cast_floating(params, jnp.float32, mask)
 

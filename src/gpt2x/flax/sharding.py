@@ -51,9 +51,7 @@ def check_automatic(mesh: Mesh | AbstractMesh) -> None:
         )
 
 
-def param_shardings(
-    params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule
-) -> dict[str, Any]:
+def param_shardings(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule) -> Any:
     """Return a tree of `NamedSharding` for the tree `params` (of arrays or of shapes).
 
     An axis that does not divide a dimension leaves that dimension whole, as it must: 50,257 tokens
@@ -73,12 +71,11 @@ def param_shardings(
         ]
         return NamedSharding(mesh, PartitionSpec(*divided))
 
-    return unflatten({path: sharding(path, array) for path, array in flatten(params)})
+    shardings = {path: sharding(path, array) for path, array in flatten(params)}
+    return unflatten(shardings, like=params)
 
 
-def shard_params(
-    params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule
-) -> dict[str, Any]:
+def shard_params(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule) -> Any:
     """Return the parameters spread over the mesh: for `model.params =`, or `params=` of a call."""
-    arrays = unflatten(dict(flatten(params)))
+    arrays = unflatten(dict(flatten(params)), like=params)
     return jax.device_put(arrays, param_shardings(params, mesh, rule))
