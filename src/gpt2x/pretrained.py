@@ -104,6 +104,7 @@ def resolve(
     name_or_path: str | os.PathLike[str],
     *,
     config: GPT2Config | str | os.PathLike[str] | None = None,
+    config_class: type[GPT2Config] = GPT2Config,
     revision: str | None = None,
     subfolder: str = "",
     cache_dir: str | os.PathLike[str] | None = None,
@@ -132,6 +133,7 @@ def resolve(
         owner: name of the calling class, for messages.
         name_or_path: folder, checkpoint file, or name on the hub.
         config: a config to use, or where to read it, in place of the model's own.
+        config_class: class of the result's config, unless `config` is an object, which decides.
 
     Raises:
         CheckpointError: if the model, its config or its weights cannot be found or read.
@@ -162,7 +164,9 @@ def resolve(
     )
     name = os.fspath(name_or_path)
     try:
-        found = _find_config(owner, name, checkpoint, config, where, overrides)
+        if isinstance(config, GPT2Config):
+            config_class = type(config)
+        found = _find_config(owner, name, checkpoint, config, config_class, where, overrides)
         check_depth(found, checkpoint, name)
         checkpoint.replace(restore_heads(checkpoint, found))
         found.pruned_heads = {}
@@ -184,13 +188,14 @@ def _find_config(
     name: str,
     checkpoint: Checkpoint,
     config: GPT2Config | str | os.PathLike[str] | None,
+    config_class: type[GPT2Config],
     where: Mapping[str, Any],
     overrides: Mapping[str, Any],
 ) -> GPT2Config:
     if isinstance(config, GPT2Config):
         base = config.to_dict()
     elif config is not None:
-        base, _ = GPT2Config.get_config_dict(config, **where)
+        base, _ = config_class.get_config_dict(config, **where)
     elif checkpoint.config is not None:
         base = checkpoint.config
     else:
@@ -201,7 +206,7 @@ def _find_config(
             f"with {base['n_head']} heads.",
             stacklevel=4,
         )
-    found, unused = GPT2Config.from_dict(
+    found, unused = config_class.from_dict(
         copy.deepcopy(base), return_unused_kwargs=True, **overrides
     )
     if unused:
@@ -285,5 +290,5 @@ def _warn_of_older_weights(path: Path, variant: str | None) -> None:
 
 
 _ARGUMENTS = tuple(
-    name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype",)
+    name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype", "config_class")
 ) + ("ignore_mismatched_sizes", "output_loading_info", "strict", "attn_implementation")

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # The approximation of the GELU paper (arXiv:1606.08415) with which GPT-2 was trained; the names
 # below that share it differ in transformers only by how they round.
@@ -59,3 +59,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "tanh": torch.tanh,
 }
+
+
+class Activation(nn.Module):
+    """One of them as a module, which takes hooks."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor of any shape to one of the same shape."""
+        return ACTIVATIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        return self.name

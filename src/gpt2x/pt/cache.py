@@ -61,11 +61,13 @@ class KVCache:
         max_length: int,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        n_layer: int | None = None,
     ) -> Self:
         """Allocate a cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32.
+        `dtype` defaults to the config's, and that to float32; `n_layer` to the config's.
         """
+        layers = config.n_layer if n_layer is None else n_layer
         if not 1 <= max_length <= config.n_positions:
             raise InvalidInputError(
                 f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
@@ -73,8 +75,8 @@ class KVCache:
         dtype = dtype or getattr(torch, config.dtype or "float32")
         shape = (batch_size, config.n_head, max_length, config.n_embd // config.n_head)
         # Zeros, not empty: what was never written must not be NaN for those who read the buffers.
-        keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
-        values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
+        keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         return cls(list(keys), list(values))
 
     @classmethod
@@ -112,6 +114,11 @@ class KVCache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return `length`, by transformers' name."""
         return self.length
+
+    @property
+    def has_cross(self) -> bool:
+        """Whether the cache has seen an encoder's states."""
+        return self.cross_keys[0] is not None
 
     def cross(self, layer: int) -> Pair | None:
         """Return the cross-attention keys and values of a layer, if it has seen the encoder."""

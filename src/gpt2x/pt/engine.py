@@ -99,7 +99,12 @@ class TorchEngine:
         if self._past is None:
             weight = self._model.get_input_embeddings().weight
             return KVCache.create(
-                config, self._input_ids.size(0), room, dtype=weight.dtype, device=weight.device
+                config,
+                self._input_ids.size(0),
+                room,
+                dtype=weight.dtype,
+                device=weight.device,
+                n_layer=len(self._model.base_model.h),
             )
         cache = self._past if isinstance(self._past, KVCache) else KVCache.from_tuple(self._past)
         if cache.length >= self._width:

@@ -76,3 +76,36 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         return linear(input, self.weight, self.bias)
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
+
+    Its order in memory is another matter, see above.
+
+    `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
+    see `GPT2PreTrainedModel._init_weights`.
+    """
+
+    def __init__(self, nf: int, nx: int, *, adds_to_residual: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(empty_weight(nx, nf))
+        self.bias = nn.Parameter(torch.empty(nf))
+        self.adds_to_residual = adds_to_residual
+
+    @property
+    def nx(self) -> int:
+        """Size of the input, by transformers' name."""
+        return self.weight.size(0)
+
+    @property
+    def nf(self) -> int:
+        """Size of the output, by transformers' name."""
+        return self.weight.size(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight.t(), self.bias)
+
+    def extra_repr(self) -> str:
+        n_in, n_out = self.weight.shape
+        return f"in_features={n_in}, out_features={n_out}"

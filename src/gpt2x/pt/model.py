@@ -1,4 +1,4 @@
-"""The body of GPT-2 in PyTorch. Read it from the bottom up: Model, Block, MLP, Attention, Conv1D.
+"""The body of GPT-2 in PyTorch. Read it from the bottom up: Model, Block, MLP, Attention.
 
 B batch, T query length, S key length (past and new), E n_embd, H heads, D head_dim, I n_inner,
 L layers, V vocab_size, P n_positions.
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.pt.activations import ACTIVATIONS
+from gpt2x.pt.activations import Activation
 from gpt2x.pt.attention import (
     eager_attention,
     get_attention,
@@ -31,47 +31,26 @@ from gpt2x.pt.attention import (
     self_attention_mask,
 )
 from gpt2x.pt.cache import KVCache
-from gpt2x.pt.linear import empty_weight, linear
+from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 
 Past = KVCache | Sequence[Sequence[Tensor]]
 
 
-class Conv1D(nn.Module):
-    """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
-
-    Its order in memory is another matter, see `gpt2x.pt.linear`.
-    """
-
-    def __init__(self, n_out: int, n_in: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(empty_weight(n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(n_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.t(), self.bias)
-
-    def extra_repr(self) -> str:
-        n_in, n_out = self.weight.shape
-        return f"in_features={n_in}, out_features={n_out}"
-
-
 class GPT2Attention(nn.Module):
     """Multi-head attention: to the text itself, or to an encoder's states (cross-attention)."""
 
-    def __init__(self, config: GPT2Config, *, layer: int, is_cross_attention: bool = False) -> None:
+    def __init__(
+        self, config: GPT2Config, is_cross_attention: bool = False, layer_idx: int | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.layer = layer
+        self.layer_idx = layer_idx or 0  # the layer of the cache; may be set where blocks are moved
         self.is_cross_attention = is_cross_attention
+        self.embed_dim = self.split_size = config.n_embd
         self.num_heads = config.n_head
         self.head_dim = config.n_embd // config.n_head
-        self.scaling = 1.0
-        if config.scale_attn_weights:
-            self.scaling /= self.head_dim**0.5
-        if config.scale_attn_by_inverse_layer_idx:
-            self.scaling /= layer + 1
         self.upcast = config.reorder_and_upcast_attn
 
         if is_cross_attention:
@@ -79,24 +58,31 @@ class GPT2Attention(nn.Module):
             self.q_attn = Conv1D(config.n_embd, config.n_embd)
         else:
             self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd, adds_to_residual=True)
         self.attn_dropout = nn.Dropout(config.attn_pdrop)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(
         self,
         hidden_states: Tensor,
-        cache: KVCache | None = None,
-        mask: Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        cache_position: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         output_attentions: bool = False,
+        use_cache: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from hidden_states [B, T, E]; return [B, T, E] and the weights [B, H, T, S].
 
-        `mask` is additive, broadcast to [B, H, T, S]; None is causal order (cross-attention: all).
-        The weights are None unless `output_attentions`.
+        The masks are additive, broadcast to [B, H, T, S]; no `attention_mask` is causal order.
+        Cross-attention reads `encoder_attention_mask` alone. The weights are None unless
+        `output_attentions`. `cache_position` and `use_cache` change nothing: a cache that is given
+        knows its length and is appended to.
         """
+        cache = past_key_values
+        mask = encoder_attention_mask if self.is_cross_attention else attention_mask
         if self.is_cross_attention:
             query = self._split_heads(self.q_attn(hidden_states))  # [B, H, T, D]
             key, value = self._encoder_keys_and_values(encoder_hidden_states, cache)
@@ -105,7 +91,7 @@ class GPT2Attention(nn.Module):
                 self._split_heads, self.c_attn(hidden_states).chunk(3, dim=-1)
             )  # 3 x [B, H, T, D]
             if cache is not None:
-                key, value = cache.update(self.layer, key, value)  # [B, H, S, D]
+                key, value = cache.update(self.layer_idx, key, value)  # [B, H, S, D]
 
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
@@ -132,7 +118,7 @@ class GPT2Attention(nn.Module):
         is_causal = mask is None and query.size(2) > 1 and not self.is_cross_attention
         options: dict[str, Any] = {
             "is_causal": is_causal,
-            "scaling": self.scaling,
+            "scaling": self._scaling(),
             "dropout": self.attn_dropout.p if self.training else 0.0,
         }
         if output_attentions or head_mask is not None:
@@ -141,16 +127,22 @@ class GPT2Attention(nn.Module):
         attend = get_attention(self.config._attn_implementation or "sdpa")
         return attend(query, key, value, mask, **options), None  # [B, H, T, D]
 
+    def _scaling(self) -> float:
+        scaling = self.head_dim**-0.5 if self.config.scale_attn_weights else 1.0
+        if self.config.scale_attn_by_inverse_layer_idx:
+            scaling /= self.layer_idx + 1
+        return scaling
+
     def _encoder_keys_and_values(
         self, encoder_hidden_states: Tensor | None, cache: KVCache | None
     ) -> tuple[Tensor, Tensor]:
         """Project the encoder's states to [B, H, encoder length, D], once per cache."""
-        cached = cache.cross(self.layer) if cache is not None else None
+        cached = cache.cross(self.layer_idx) if cache is not None else None
         if cached is not None:
             return cached
         key, value = map(self._split_heads, self.c_attn(encoder_hidden_states).chunk(2, dim=-1))
         if cache is not None:
-            cache.update_cross(self.layer, key, value)
+            cache.update_cross(self.layer_idx, key, value)
         return key, value
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -160,12 +152,11 @@ class GPT2Attention(nn.Module):
 class GPT2MLP(nn.Module):
     """Two layers with an activation between them: E -> I -> E."""
 
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, intermediate_size: int, config: GPT2Config) -> None:
         super().__init__()
-        inner = config.n_inner or 4 * config.n_embd
-        self.c_fc = Conv1D(inner, config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, inner)
-        self.act = ACTIVATIONS[config.activation_function]
+        self.c_fc = Conv1D(intermediate_size, config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, intermediate_size, adds_to_residual=True)
+        self.act = Activation(config.activation_function)
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -176,45 +167,60 @@ class GPT2MLP(nn.Module):
 class GPT2Block(nn.Module):
     """Attention, cross-attention where the config has it, and MLP, each added to its input."""
 
-    def __init__(self, config: GPT2Config, *, layer: int) -> None:
+    def __init__(self, config: GPT2Config, layer_idx: int | None = None) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = GPT2Attention(config, layer=layer)
+        self.attn = GPT2Attention(config, layer_idx=layer_idx)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         if config.add_cross_attention:
-            self.crossattention = GPT2Attention(config, layer=layer, is_cross_attention=True)
+            self.crossattention = GPT2Attention(
+                config, is_cross_attention=True, layer_idx=layer_idx
+            )
             self.ln_cross_attn = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = GPT2MLP(config)
+        self.mlp = GPT2MLP(config.n_inner or 4 * config.n_embd, config)
 
     def forward(
         self,
         hidden_states: Tensor,
-        cache: KVCache | None = None,
-        mask: Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        cache_position: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-        cross_attend: bool = False,
+        encoder_attention_mask: Tensor | None = None,
+        use_cache: bool = False,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) beside it."""
+    ) -> tuple[Tensor, ...]:
+        """Map [B, T, E] to a tuple that begins with [B, T, E]; see `GPT2Attention`.
+
+        With `output_attentions` the weights of attention follow, and those of cross-attention where
+        there is an encoder: its states, or a cache that has seen them.
+        """
+        # By keyword: what a user puts in the place of `attn` has transformers' arguments.
         attended, weights = self.attn(
-            self.ln_1(hidden_states), cache, mask, head_mask, output_attentions=output_attentions
+            self.ln_1(hidden_states),
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
         )
         hidden_states = hidden_states + attended
-        cross_weights = None
-        if cross_attend:
-            attended, cross_weights = self.crossattention(
+        outputs = (weights,) if output_attentions else ()
+        if encoder_hidden_states is not None or (
+            past_key_values is not None and past_key_values.has_cross
+        ):
+            attended, weights = self.crossattention(
                 self.ln_cross_attn(hidden_states),
-                cache,
-                encoder_mask,
-                head_mask,
-                encoder_hidden_states,
-                output_attentions,
+                past_key_values=past_key_values,
+                head_mask=head_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                output_attentions=output_attentions,
             )
             hidden_states = hidden_states + attended
+            outputs += (weights,) if output_attentions else ()
         hidden_states = hidden_states + self.mlp(self.ln_2(hidden_states))
-        return hidden_states, weights, cross_weights
+        return (hidden_states, *outputs)
 
 
 class GPT2Model(GPT2PreTrainedModel):
@@ -228,10 +234,11 @@ class GPT2Model(GPT2PreTrainedModel):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
+        self.embed_dim = config.n_embd
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.embd_pdrop)
-        self.h = nn.ModuleList(GPT2Block(config, layer=i) for i in range(config.n_layer))
+        self.h = nn.ModuleList(GPT2Block(config, layer_idx=i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.post_init()
@@ -351,9 +358,7 @@ class GPT2Model(GPT2PreTrainedModel):
             hidden_states = hidden_states + self.wte(_indices(token_type_ids).reshape(-1, T))
         hidden_states = self.drop(hidden_states)
 
-        cross_attend = encoder_hidden_states is not None or (
-            cache is not None and cache.cross(0) is not None
-        )
+        cross_attend = encoder_hidden_states is not None or (cache is not None and cache.has_cross)
         encoder_mask = None
         if encoder_attention_mask is not None and cross_attend:
             encoder_mask = raise_hidden_rows(
@@ -370,23 +375,23 @@ class GPT2Model(GPT2PreTrainedModel):
             arguments = (
                 hidden_states,
                 cache,
+                cache_position,
                 mask,
                 block_head_mask,
                 encoder_hidden_states,
                 encoder_mask,
-                cross_attend,
+                use_cache,
                 output_attentions,
             )
             if checkpointing:
-                hidden_states, weights, cross_weights = checkpoint(
-                    block, *arguments, **self.gradient_checkpointing_kwargs
-                )
+                outputs = checkpoint(block, *arguments, **self.gradient_checkpointing_kwargs)
             else:
-                hidden_states, weights, cross_weights = block(*arguments)
+                outputs = block(*arguments)
+            hidden_states = outputs[0]  # a hook may have left out the rest
             if output_attentions:
-                all_attentions += (weights,)
+                all_attentions += (outputs[1],)
                 if cross_attend:
-                    all_cross_attentions += (cross_weights,)
+                    all_cross_attentions += (outputs[2],)
         if cache is not None:
             cache.advance(T)
 
@@ -406,7 +411,7 @@ class GPT2Model(GPT2PreTrainedModel):
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
-        layers = self.config.n_layer
+        layers = len(self.h)  # not config.n_layer: users cut `h`
         if past is None or (isinstance(past, tuple | list) and len(past) == 0):
             return KVCache.empty(layers) if use_cache else None
         if isinstance(past, KVCache) and past.length == 0 and not use_cache:
@@ -424,7 +429,7 @@ class GPT2Model(GPT2PreTrainedModel):
 
     def _head_masks(self, head_mask: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
-        layers = self.config.n_layer
+        layers = len(self.h)
         if head_mask is None:
             return [None] * layers
         head_mask = head_mask.to(dtype)

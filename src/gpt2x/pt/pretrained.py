@@ -4,10 +4,12 @@ initialised, resized, counted. B batch, E n_embd, V vocab_size, L layers.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
 import os
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -25,6 +27,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.attention import get_attention
+from gpt2x.pt.linear import Conv1D
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
@@ -77,20 +80,33 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         Normal with standard deviation `initializer_range`; biases 0, layer norms 1 and 0. The two
         projections that each block adds to the residual stream (`c_proj`) are divided by
         sqrt(2 L), so that its variance does not grow with depth (GPT-2 paper, section 2.3).
+        Other layers than GPT-2's stay as they were made. A class of your own may decide otherwise,
+        by a `_init_weights` of its own.
         """
-        std = self.config.initializer_range
-        parameters = dict(self.named_parameters())
+        wanted = {name for name, _ in self.named_parameters()} if names is None else {*names}
         with torch.no_grad():
-            for name in parameters if names is None else names:
-                parameter, owner = parameters[name], name.rpartition(".")[0]
-                if isinstance(self.get_submodule(owner), nn.LayerNorm):
-                    parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-                elif name.endswith("bias"):
-                    parameter.zero_()
-                elif name.endswith("c_proj.weight"):
-                    parameter.normal_(std=std / math.sqrt(2 * self.config.n_layer))
-                else:
-                    parameter.normal_(std=std)
+            for path, module in self.named_modules():
+                prefix = f"{path}." if path else ""
+                own = dict(module.named_parameters(prefix=path, recurse=False))
+                if wanted.isdisjoint(own):
+                    continue
+                kept = {leaf: p.clone() for leaf, p in own.items() if leaf not in wanted}
+                self._init_weights(module)
+                for name, value in kept.items():
+                    module.get_parameter(name.removeprefix(prefix)).copy_(value)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw initial weights for what one layer of GPT-2 holds itself; leave other layers."""
+        std = self.config.initializer_range
+        if getattr(module, "adds_to_residual", False):
+            std /= math.sqrt(2 * self.config.n_layer)
+        with torch.no_grad():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()  # ones and zeros
+            elif isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+                module.weight.normal_(std=std)
+                if getattr(module, "bias", None) is not None:
+                    module.bias.zero_()
 
     @classmethod
     def _from_config(
@@ -113,7 +129,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
-        *,
+        *model_args: Any,
         config: GPT2Config | str | os.PathLike[str] | None = None,
         state_dict: dict[str, Tensor] | None = None,
         attn_implementation: str | None = None,
@@ -132,6 +148,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         Args:
             pretrained_model_name_or_path: folder or name on the hub; None with `config` and
                 `state_dict`.
+            *model_args: arguments of the constructor of a class of your own, after the config.
             config: in place of the model's own.
             state_dict: weights in place of the files'.
             attn_implementation: "sdpa", "eager" or a registered one.
@@ -144,8 +161,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 accelerator if there is one. A GPT-2 is never split between several.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_tf`,
-                `from_flax`), `dtype` ("auto", a torch.dtype or its name; default float32), and
-                fields of the config to override.
+                `from_flax`), `dtype` ("auto", a torch.dtype or its name; default float32),
+                fields of the config to override, and arguments of the constructor of a class of
+                your own (the config has precedence, unless it is given as an object).
 
         Raises:
             CheckpointError: if the files cannot be found or read.
@@ -153,6 +171,8 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             InvalidInputError: for an unknown keyword or a bad value.
         """
         device = None if device_map is None else _one_device(device_map)
+        model_kwargs = cls._take_constructor_arguments(kwargs, isinstance(config, GPT2Config))
+        make = functools.partial(cls._build, model_args=model_args, model_kwargs=model_kwargs)
         options: dict[str, Any] = {
             "owner": cls.__name__,
             "ignore_mismatched_sizes": ignore_mismatched_sizes,
@@ -167,16 +187,20 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             }
             tensors |= restore_heads(tensors, model_config)
             model_config.pruned_heads = {}
-            model = cls._build(model_config, attn_implementation)
+            model = make(model_config, attn_implementation)
             plan = pretrained.plan_load(tensors, model_config, cls.head, **options)
             model._assign(plan, dtype)
         else:
             if pretrained_model_name_or_path is None:
                 raise InvalidInputError("Pass the name or folder of a model, or a state_dict.")
             with pretrained.resolve(
-                cls.__name__, pretrained_model_name_or_path, config=config, **kwargs
+                cls.__name__,
+                pretrained_model_name_or_path,
+                config=config,
+                config_class=cls.config_class,
+                **kwargs,
             ) as source:
-                model = cls._build(source.config, attn_implementation)
+                model = make(source.config, attn_implementation)
                 plan = pretrained.plan_load(
                     source.checkpoint, source.config, cls.head, name=source.name, **options
                 )
@@ -193,14 +217,33 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         return (model, plan.info.as_dict()) if output_loading_info else model
 
     @classmethod
-    def _build(cls, config: GPT2Config, attn_implementation: str | None) -> Self:
+    def _take_constructor_arguments(
+        cls, kwargs: dict[str, Any], has_config: bool
+    ) -> dict[str, Any]:
+        """Take the arguments of a user's own constructor out of `from_pretrained`'s."""
+        names = list(inspect.signature(cls.__init__).parameters.values())[2:]  # self, config
+        fields = None if has_config else cls.config_class()
+        return {
+            p.name: kwargs.pop(p.name)
+            for p in names
+            if p.name in kwargs and not hasattr(fields, p.name)
+        }
+
+    @classmethod
+    def _build(
+        cls,
+        config: GPT2Config,
+        attn_implementation: str | None,
+        model_args: tuple[Any, ...] = (),
+        model_kwargs: Mapping[str, Any] = types.MappingProxyType({}),
+    ) -> Self:
         """Return the model without memory for its parameters, which `_assign` brings."""
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         with torch.device("meta"):
-            model = cls(config)
+            model = cls(config, *model_args, **model_kwargs)
         # What a class of a user's own adds is no file's, but its constructor's.
-        return cls(config) if model._added() else model
+        return cls(config, *model_args, **model_kwargs) if model._added() else model
 
     def _added(self) -> list[str]:
         """Names of the parameters and buffers that a class of a user's own adds to GPT-2."""
@@ -229,10 +272,12 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         owner, _, leaf = name.rpartition(".")
         module = self.get_submodule(owner)
         # A module chooses the order of its weight in memory; a file has its own.
-        placed = torch.empty_like(getattr(module, leaf), dtype=value.dtype, device=value.device)
+        old = getattr(module, leaf)
+        placed = torch.empty_like(old, dtype=value.dtype, device=value.device)
         if placed.stride() != value.stride():
             value = placed.copy_(value)
-        setattr(module, leaf, nn.Parameter(value))
+        # A class of a user's own may have frozen it.
+        setattr(module, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
 
     def _spell(self, canonical: str) -> str:
         return PYTORCH.spell(canonical, prefix=self.base_model is not self)
