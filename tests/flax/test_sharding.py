@@ -8,7 +8,7 @@ import sys
 
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np, optax, pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes
 from flax_models import random_ids, tiny_model
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import shard_params
@@ -67,10 +67,30 @@ with jax.set_mesh(mesh):
     np.testing.assert_array_equal(model.generate(data, params=params, **sampling), texts)
 
 explicit = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+params = shard_params(model.params, explicit)
+data = jax.device_put(ids, NamedSharding(explicit, PartitionSpec("data")))
 with pytest.raises(InvalidInputError, match="mesh has explicit axes"):
-    shard_params(model.params, explicit)
+    model(ids, params=params)
 with pytest.raises(InvalidInputError, match="mesh has explicit axes"):
-    model(jax.device_put(ids, NamedSharding(explicit, PartitionSpec("data"))))
+    model.generate(ids, params=params, **sampling)
+with pytest.raises(InvalidInputError, match="mesh has explicit axes"):
+    model(data)
+
+def loss(params, ids):
+    return model(ids, params=params, labels=ids, train=True).loss
+
+def write(params, ids):
+    return model.generate(ids, params=params, **sampling).sequences
+
+with jax.set_mesh(explicit):
+    loss, gradients = jax.jit(jax.value_and_grad(auto_axes(loss, out_sharding=PartitionSpec())))(
+        params, data
+    )
+    np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+    kernel = gradients["transformer"]["h"]["0"]["mlp"]["c_fc"]["kernel"]
+    assert kernel.sharding.spec == PartitionSpec("model", None)
+    written = auto_axes(write, out_sharding=PartitionSpec("data"))(params, data)
+    np.testing.assert_array_equal(written, texts)
 
 odd = tiny_model(n_head=4, n_layer=1)  # 61 tokens do not split
 table = shard_params(odd.params, mesh)["transformer"]["wte"]["embedding"]

@@ -17,7 +17,6 @@ from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
-from gpt2x.flax.sharding import check_automatic
 
 
 def check_inputs(config: GPT2Config, cache: KVCache | None, **inputs: Any) -> None:
@@ -67,10 +66,6 @@ def _check_arrays(inputs: Mapping[str, Any]) -> None:
                 f"{name} must be an array of JAX or numpy; got {type(value).__name__}. Wrap it in "
                 'jnp.asarray, or tokenize with return_tensors="jax".'
             )
-        if isinstance(value, Array):
-            sharding = jax.typeof(value).sharding
-            if any(sharding.spec):
-                check_automatic(sharding.mesh)
 
 
 def host_values(array: Any) -> np.ndarray | None:

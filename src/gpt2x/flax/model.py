@@ -41,6 +41,7 @@ from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.flax.parameters import Precision, parameter
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.flax.products import project
+from gpt2x.flax.sharding import check_automatic
 
 Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
 
@@ -375,6 +376,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         Returns last_hidden_state, the cache, and the tuples (or None) hidden_states, attentions and
         cross_attentions.
         """
+        check_automatic((self, inputs, cache))
         attention_mask = inputs.get("attention_mask")
         position_ids = inputs.get("position_ids")
         encoder_hidden_states = inputs.get("encoder_hidden_states")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.parameters import Path, flatten, unflatten
@@ -41,27 +41,29 @@ def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
     return PartitionSpec()
 
 
-def check_automatic(mesh: Mesh | AbstractMesh) -> None:
-    """Raise unless XLA may choose how the results of a model's computations are split."""
-    if AxisType.Explicit in mesh.axis_types:
-        raise InvalidInputError(
-            "The mesh has explicit axes; gpt2x leaves it to XLA to split what is computed. Make it "
-            f"with jax.make_mesh({tuple(mesh.axis_sizes)}, {mesh.axis_names}, axis_types="
-            f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)})."
-        )
+def check_automatic(arrays: Any) -> None:
+    """Raise unless XLA may choose how what is computed from a tree of arrays is split."""
+    for array in jax.tree.leaves(arrays):
+        sharding = jax.typeof(array).sharding
+        if any(sharding.spec) and AxisType.Explicit in sharding.mesh.axis_types:
+            mesh = sharding.mesh
+            raise InvalidInputError(
+                "The mesh has explicit axes; gpt2x leaves it to XLA to split what is computed. "
+                "Wrap the function that calls the model in jax.sharding.auto_axes(function, "
+                "out_sharding=...), or make the mesh with "
+                f"jax.make_mesh({tuple(mesh.axis_sizes)}, {mesh.axis_names}, axis_types="
+                f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)})."
+            )
 
 
 def param_shardings(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule) -> Any:
     """Return a tree of `NamedSharding` for the tree `params` (of arrays or of shapes).
 
     An axis that does not divide a dimension leaves that dimension whole, as it must: 50,257 tokens
-    do not split.
-
-    Raises:
-        InvalidInputError: if the axes of the mesh are explicit, as `jax.make_mesh` makes them where
-            it is told nothing else: then JAX does not let XLA choose the shardings in between.
+    do not split. If the axes of the mesh are explicit, as `jax.make_mesh` makes them where it is
+    told nothing else, JAX does not let XLA choose the shardings in between: then the model has to
+    be called inside `jax.sharding.auto_axes`.
     """
-    check_automatic(mesh)
 
     def sharding(path: Path, array: Any) -> NamedSharding:
         spec = rule(path)
