@@ -261,3 +261,26 @@ def test_bad_pasts_are_refused(past: Any, message: str):
 def test_generation_refuses_bad_pasts(past: Any):
     with pytest.raises(InvalidInputError, match="past_key_values must be a KVCache"):
         tiny_model().generate(random_ids(2, 2), max_new_tokens=1, past_key_values=past)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_methods_by_transformers_names(grad: bool):
+    model, ids = tiny_model(), random_ids(2, 4)
+    token = random_ids(4, 1)
+    with torch.set_grad_enabled(grad):
+        cache = model(ids).past_key_values
+        assert [layer.values.shape for layer in cache.layers] == [(2, 3, 4, 8)] * 2
+        again = pt.KVCache.from_legacy_cache(cache.to_legacy_cache())
+        assert torch.equal(again.layers[1].keys, cache[1][0])
+        cache.reorder_cache(torch.tensor([1, 0]))
+        cache.batch_repeat_interleave(2)
+        rows = [1, 1, 0, 0]
+        text = torch.cat([ids[rows], token], dim=1)
+        expected = model(text).logits[:, -1:]
+        torch.testing.assert_close(model(token, past_key_values=cache).logits, expected)
+        cache.batch_select_indices(torch.tensor([3]))
+        last = torch.cat([text[3:], token[:1]], dim=1)
+        expected = model(last).logits[:, -1:]
+        torch.testing.assert_close(model(token[:1], past_key_values=cache).logits, expected)
+    with pytest.raises(InvalidInputError, match=r"KVCache\.empty"):
+        pt.KVCache.from_legacy_cache()

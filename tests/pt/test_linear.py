@@ -75,3 +75,12 @@ def test_large_weights_lie_as_they_are_read():
     assert (small.shape, large.shape) == ((16, 32), (512, 1024))
     assert small.is_contiguous()
     assert large.t().is_contiguous()
+
+
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+@torch.no_grad()
+def test_products_can_be_traced():
+    x, other, weight = torch.randn(3, 8), torch.randn(3, 8), torch.randn(5, 8)
+    traced = torch.jit.trace(lambda x: linear(x, weight), x)
+    torch.testing.assert_close(traced(other), F.linear(other, weight))

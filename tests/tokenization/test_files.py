@@ -128,7 +128,11 @@ def test_tokenizer_json_wins(tokenizer_class, folder):
 
 def test_arguments_win_over_files(tokenizer_class, folder):
     tokenizer = tokenizer_class.from_pretrained(
-        str(folder), model_max_length=7, add_prefix_space=True, pad_token="extra", use_fast=True
+        str(folder),
+        model_max_length=7,
+        add_prefix_space=True,
+        pad_token="extra",
+        do_lower_case=True,
     )
     assert tokenizer.model_max_length == 7
     assert tokenizer.tokenize("at")[0].startswith("Ġ")

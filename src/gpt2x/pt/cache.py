@@ -6,7 +6,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
 Pair = tuple[Tensor, Tensor]
+
+
+class Layer(NamedTuple):
+    """Keys and values of one layer, [B, H, S, D] each."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class KVCache:
@@ -125,6 +132,11 @@ class KVCache:
         key, value = self.cross_keys[layer], self.cross_values[layer]
         return None if key is None or value is None else (key, value)
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The filled parts of the layers, each with `keys` and `values`, to be read."""
+        return tuple(Layer(*self[layer]) for layer in range(len(self)))
+
     def __getitem__(self, layer: int) -> Pair:
         key, value = self.keys[layer], self.values[layer]
         if key is None or value is None:
@@ -182,6 +194,8 @@ class KVCache:
             if buffer is None:
                 return None
             filled = buffer[:, :, : self.length].index_select(0, parents)
+            if buffer.requires_grad:  # what a derivative is taken of must not change
+                return filled
             if parents.numel() == buffer.size(0):
                 buffer[:, :, : self.length] = filled
                 return buffer
@@ -228,6 +242,32 @@ class KVCache:
     def fork(self) -> Self:
         """Return a copy that shares no buffer with this cache."""
         return pytree.tree_map(torch.clone, self)
+
+    # --- by the names of transformers' DynamicCache ---
+
+    @classmethod
+    def from_legacy_cache(cls, past_key_values: Sequence[Sequence[Tensor]] | None = None) -> Self:
+        """Wrap a tuple of pairs; see `from_tuple`."""
+        if past_key_values is None:
+            raise InvalidInputError("An empty cache is KVCache.empty(n_layer).")
+        return cls.from_tuple(past_key_values)
+
+    def to_legacy_cache(self) -> tuple[tuple[Tensor, ...], ...]:
+        """Return the filled part as a tuple of pairs; see `to_tuple`."""
+        return self.to_tuple()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make row i continue row `beam_idx[i]`, in place."""
+        self.reorder(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows of these numbers, in place."""
+        self.reorder(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, in place: rows 0, 0, 1, 1 ... for 2."""
+        rows = torch.arange(self.batch_size, device=self[0][0].device)
+        self.reorder(rows.repeat_interleave(repeats))
 
 
 def _flatten(cache: KVCache) -> tuple[list[Any], tuple[int, int]]:

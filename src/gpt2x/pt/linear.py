@@ -43,6 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or weight.device.type != "cpu"
         or not weight.is_contiguous()
         or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # a trace cannot hold oneDNN's operator
         or torch.is_autocast_enabled("cpu")
     ):
         return F.linear(x, weight, bias)

@@ -51,7 +51,7 @@ _HUB_OPTIONS = (
 )
 
 # Options of transformers' from_pretrained that have no meaning here: there is one way to load.
-_IGNORED_OPTIONS = ("trust_remote_code", "use_fast", "from_slow")
+_IGNORED_OPTIONS = ("trust_remote_code", "use_fast", "from_slow", "do_lower_case")
 
 # What a tokenizer_config.json holds that says where and how it was written, not what it describes.
 _NOT_SETTINGS = {
