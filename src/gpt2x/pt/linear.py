@@ -38,12 +38,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x @ weight.T + bias``: x [..., in], weight [out, in], bias [out] -> [..., out]."""
     if (
         torch.is_grad_enabled()  # oneDNN's kernel has no derivative
+        or torch.jit.is_tracing()  # a trace cannot hold oneDNN's operator
         or weight.numel() < LARGE
         or not (weight.dtype == x.dtype == torch.float32)
         or weight.device.type != "cpu"
         or not weight.is_contiguous()
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # a trace cannot hold oneDNN's operator
         or torch.is_autocast_enabled("cpu")
     ):
         return F.linear(x, weight, bias)
