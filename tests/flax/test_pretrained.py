@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from flax_models import random_ids, tiny_config, tiny_model
 from golden_data import GOLDEN
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import (
     FlaxGPT2ForTokenClassification,
@@ -73,6 +74,23 @@ def test_state_pure_dict_and_orbax(tmp_path):
     same(other.params, model.params)
     save_orbax(model, tmp_path / "orbax")
     same(load_orbax(FlaxGPT2LMHeadModel, tmp_path / "orbax").params, model.params)
+
+
+def test_a_class_of_ones_own_is_loaded(tmp_path):
+    class OwnConfig(GPT2Config):
+        """A config by another name."""
+
+    class Own(FlaxGPT2LMHeadModel):
+        config_class = OwnConfig
+
+        def __init__(self, config, scale=1.0, **kwargs):
+            super().__init__(config, **kwargs)
+            self.scale = scale
+
+    tiny_model(n_layer=1).save_pretrained(tmp_path)
+    model = Own.from_pretrained(tmp_path, scale=2.0, seed=3)
+    assert (model.scale, model.seed, type(model.config)) == (2.0, 3, OwnConfig)
+    same(model.params, FlaxGPT2LMHeadModel.from_pretrained(tmp_path).params)
 
 
 def test_unknown_arguments_are_refused(tmp_path):

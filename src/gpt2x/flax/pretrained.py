@@ -316,7 +316,8 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             _do_init: False returns `(model, params)`, the model without parameters of its own.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
-                `from_tf`), and fields of the config to override.
+                `from_tf`), fields of the config to override, and arguments of the constructor of a
+                class of your own (the config has precedence, unless it is given as an object).
 
         Raises:
             CheckpointError: if the files cannot be found or read.
@@ -324,19 +325,24 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             InvalidInputError: for an unknown keyword or a bad value.
         """
         wanted = dtype if dtype == "auto" and param_dtype is None else param_dtype
+        arguments = cls._take_arguments(kwargs, isinstance(config, GPT2Config))
+        # A constructor that does not know these two must do without, as in transformers.
+        arguments |= {"seed": seed} if seed else {}
+        arguments |= {"input_shape": input_shape} if input_shape != (1, 1) else {}
         with pretrained.resolve(
-            cls.__name__, pretrained_model_name_or_path, config=config, dtype=wanted, **kwargs
+            cls.__name__,
+            pretrained_model_name_or_path,
+            config=config,
+            config_class=cls.config_class,
+            dtype=wanted,
+            **kwargs,
         ) as source:
             if attn_implementation is not None:
                 source.config._attn_implementation = attn_implementation
-            model = cls(
-                source.config,
-                input_shape,
-                seed,
-                source.dtype if dtype == "auto" else dtype,
-                _do_init=False,
-                param_dtype=source.dtype,
-            )
+            arguments["dtype"] = source.dtype if dtype == "auto" else dtype
+            if source.dtype != "float32":
+                arguments["param_dtype"] = source.dtype
+            model = cls(source.config, _do_init=False, **arguments)
             plan = pretrained.plan_load(
                 source.checkpoint,
                 source.config,
@@ -359,6 +365,17 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         if output_loading_info:
             results = (*results, plan.info.as_dict())
         return results[0] if len(results) == 1 else results
+
+    @classmethod
+    def _take_arguments(cls, kwargs: dict[str, Any], has_config: bool) -> dict[str, Any]:
+        """Take the arguments of a user's own constructor out of `from_pretrained`'s."""
+        known = inspect.signature(FlaxGPT2PreTrainedModel.__init__).parameters
+        fields = None if has_config else cls.config_class()
+        return {
+            name: kwargs.pop(name)
+            for name in inspect.signature(cls.__init__).parameters
+            if name in kwargs and name not in known and not hasattr(fields, name)
+        }
 
     def _read(self, plan: pretrained.LoadPlan, dtype: str) -> dict[Path, Array]:
         """Read the tensors of a plan and initialise the parameters it lacks."""
