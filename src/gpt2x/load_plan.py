@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,7 @@ def plan_load(
     name: str | None = None,
     ignore_mismatched_sizes: bool = False,
     strict: bool = False,
+    others: Collection[str] = (),
 ) -> LoadPlan:
     """Match a checkpoint's tensors with the parameters of a model.
 
@@ -101,6 +102,7 @@ def plan_load(
         name: where the checkpoint is from, for messages.
         ignore_mismatched_sizes: initialise anew what has another shape, instead of raising.
         strict: raise if anything is missing, left over or mismatched.
+        others: names that are not GPT-2's and that the caller has a place for.
 
     Raises:
         WeightsError: naming all body weights that are missing, or all tensors of another shape, or
@@ -112,7 +114,7 @@ def plan_load(
     found = {key: checkpoint[key] for key in expected if key in checkpoint}
     mismatched = [key for key, tensor in found.items() if tensor.shape != expected[key]]
     missing = [key for key in expected if key not in found]
-    left_over = [key for key in checkpoint if key not in expected]
+    left_over = [key for key in checkpoint if key not in expected and key not in others]
     has_lm_head = head in (Head.LM, Head.DOUBLE)
     if has_lm_head and config.tie_word_embeddings and "lm_head.weight" in left_over:
         left_over.remove("lm_head.weight")

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -239,6 +239,9 @@ def save_folder(
     max_shard_size: int | str = "5GB",
     safe_serialization: bool = True,
     variant: str | None = None,
+    others: Mapping[str, LazyTensor] = MappingProxyType({}),
+    prefix: bool | None = None,
+    architecture: str | None = None,
 ) -> None:
     """Write a model's folder as transformers writes it; it appears whole or not at all.
 
@@ -255,6 +258,9 @@ def save_folder(
         max_shard_size: bytes of weights a file holds at most, or a string such as "5GB".
         safe_serialization: False writes ``pytorch_model.bin``.
         variant: write ``model.VARIANT.safetensors``.
+        others: name in the file -> tensor that is not GPT-2's, as a class of a user's own has.
+        prefix: put the body's names under ``transformer``; by default where there is a head.
+        architecture: name of the model class for config.json; by default transformers' for `head`.
 
     Raises:
         InvalidInputError: if `path` is a file or an option has an impossible value.
@@ -267,12 +273,22 @@ def save_folder(
     plan_load(lazy, config, head, name="the model to save", strict=True)
     file = SAFETENSORS_FILE if safe_serialization else PYTORCH_FILE
     written = copy.deepcopy(config)
-    written.architectures = [head.architecture]
+    written.architectures = [architecture or head.architecture]
     written.dtype = lazy["wte.weight"].dtype.name
     stem, _, suffix = file.single(variant).rpartition(".")
     stale = (file.single(variant), f"{stem}-*-of-*.{suffix}", file.index(variant))
     with atomic_folder(path, replaces=stale) as folder:
-        write_weights(folder, lazy, config, head, file.format, max_shard_size, variant=variant)
+        write_weights(
+            folder,
+            lazy,
+            config,
+            head,
+            file.format,
+            max_shard_size,
+            variant=variant,
+            others=others,
+            prefix=prefix,
+        )
         written.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gpt2x.checkpoint import flax_msgpack, safetensors, torch_writer
 from gpt2x.checkpoint.base import LazyTensor
@@ -73,13 +74,17 @@ def plan_files(
     max_shard_size: int | str,
     *,
     variant: str | None = None,
+    others: Mapping[str, LazyTensor] = MappingProxyType({}),
+    prefix: bool | None = None,
 ) -> WritePlan:
     """Decide which tensor goes into which file; the arguments are those of `write_weights`.
 
     Raises InvalidInputError for several files of a format that transformers reads from one alone.
     """
     style = STYLES[format]
-    named, aliases = _spelled(tensors, config, head, style)
+    with_prefix = head is not Head.NONE if prefix is None else prefix
+    named, aliases = _spelled(tensors, config, head, style, with_prefix)
+    named |= others
     sizes = {name: tensor.nbytes for name, tensor in named.items()}
     plan = plan_shards(sizes, parse_size(max_shard_size), style.file.single(variant))
     if len(plan) > 1 and not style.in_shards:
@@ -101,6 +106,8 @@ def write_weights(
     *,
     variant: str | None = None,
     progress: Progress = lambda nbytes: None,
+    others: Mapping[str, LazyTensor] = MappingProxyType({}),
+    prefix: bool | None = None,
 ) -> None:
     """Write weights into a folder, in shards with an index if one file would be too large.
 
@@ -113,8 +120,12 @@ def write_weights(
         max_shard_size: bytes of a file at most, or a string such as "5GB".
         variant: put into the files' names.
         progress: called with each tensor's bytes once they are written.
+        others: name in the file -> tensor that is not GPT-2's, written as it is.
+        prefix: put the body's names under ``transformer``; by default where there is a head.
     """
-    plan = plan_files(tensors, config, head, format, max_shard_size, variant=variant)
+    plan = plan_files(
+        tensors, config, head, format, max_shard_size, variant=variant, others=others, prefix=prefix
+    )
     for shard in plan.shards:
         part = {name: plan.tensors[name] for name in shard.names}
         path = folder / shard.file
@@ -134,10 +145,10 @@ def write_weights(
 
 
 def _spelled(
-    tensors: Mapping[str, LazyTensor], config: GPT2Config, head: Head, style: Style
+    tensors: Mapping[str, LazyTensor], config: GPT2Config, head: Head, style: Style, prefix: bool
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Tensors by their names in the file, and names that stand for another's values."""
-    prefix, spelling = head is not Head.NONE, style.spelling
+    spelling = style.spelling
 
     def spell(name: str) -> str:
         return spelling.spell(name, prefix=prefix).replace(spelling.separator, style.separator)

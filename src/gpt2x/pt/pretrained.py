@@ -13,8 +13,6 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
-import ml_dtypes
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -26,6 +24,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.outputs import ModelOutput
+from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.linear import Conv1D
 from gpt2x.publishing import PushToHubMixin, push_folder
@@ -42,8 +41,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
-    constructor with `self.post_init()`. `from_pretrained` leaves the layers that it adds as they
-    were initialised.
+    constructor with `self.post_init()`. `save_pretrained` writes the layers that it adds under
+    their own names, and `from_pretrained` reads them; without any in the files it leaves them as
+    they were initialised.
     """
 
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
@@ -181,15 +181,18 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         if state_dict is not None:
             model_config, dtype = _config_for_state_dict(cls, config, kwargs)
             tensors = {
-                name: _lazy(tensor, copy=True)
+                name: lazy(tensor, copy=True)
                 for key, tensor in state_dict.items()
                 if (name := canonical_pytorch_name(key)) is not None
             }
             tensors |= restore_heads(tensors, model_config)
             model_config.pruned_heads = {}
             model = make(model_config, attn_implementation)
-            plan = pretrained.plan_load(tensors, model_config, cls.head, **options)
-            model._assign(plan, dtype)
+            own = model._find_added(tensors)
+            plan = pretrained.plan_load(
+                tensors, model_config, cls.head, others=own.values(), **options
+            )
+            model._assign(plan, dtype, {name: tensors[key] for name, key in own.items()})
         else:
             if pretrained_model_name_or_path is None:
                 raise InvalidInputError("Pass the name or folder of a model, or a state_dict.")
@@ -201,10 +204,11 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 **kwargs,
             ) as source:
                 model = make(source.config, attn_implementation)
-                plan = pretrained.plan_load(
-                    source.checkpoint, source.config, cls.head, name=source.name, **options
-                )
-                model._assign(plan, source.dtype)
+                checkpoint = source.checkpoint
+                own = model._find_added(checkpoint)
+                options |= {"name": source.name, "others": own.values()}
+                plan = pretrained.plan_load(checkpoint, source.config, cls.head, **options)
+                model._assign(plan, source.dtype, {n: checkpoint[key] for n, key in own.items()})
                 if generation_config is None and source.generation_config is not None:
                     generation_config = GenerationConfig.from_pretrained(
                         source.generation_config.parent
@@ -253,11 +257,24 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         return [name for name, _ in tensors if canonical_pytorch_name(name) not in known]
 
-    def _assign(self, plan: pretrained.LoadPlan, dtype: str) -> None:
-        """Put the tensors of a plan into the model and initialise the parameters it lacks."""
+    def _find_added(self, tensors: Mapping[str, LazyTensor]) -> dict[str, str]:
+        """Return which of them belong to what `_added` names, by their names in the model."""
+        state = self.state_dict()
+        names = {name: canonical_pytorch_name(name) or name for name in self._added()}
+        return {
+            name: key
+            for name, key in names.items()
+            if name in state and key in tensors and tensors[key].shape == tuple(state[name].shape)
+        }
+
+    def _assign(self, plan: pretrained.LoadPlan, dtype: str, own: Mapping[str, LazyTensor]) -> None:
+        """Put the tensors of a plan into the model and initialise the parameters it lacks.
+
+        `own` are tensors for what a class of a user's own adds.
+        """
         self.config.dtype = dtype
         for name, array in plan.arrays(dtype):
-            self._set_parameter(self._spell(name), _to_torch(array))
+            self._set_parameter(self._spell(name), to_torch(array))
         new = [self._spell(name) for name in plan.new]
         parameters = dict(self.named_parameters())
         for name in new:
@@ -267,6 +284,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         self.tie_weights()
         if self._added():
             self.to(getattr(torch, dtype))
+        state = self.state_dict()
+        for name, tensor in own.items():
+            state[name].copy_(to_torch(tensor.read()))
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
@@ -315,8 +335,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
                 accelerate, with `is_main_process`.
 
         Raises:
-            InvalidInputError: if the folder is a file, for an unknown keyword, or for a class of
-                your own that adds weights to GPT-2.
+            InvalidInputError: if the folder is a file, or for an unknown keyword.
             CheckpointError: if the hub refuses or cannot be reached.
         """
         if unknown:
@@ -324,20 +343,16 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             raise InvalidInputError(
                 unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
             )
-        if state_dict is None and (added := self._added()):
-            raise InvalidInputError(
-                f"{type(self).__name__} has weights that are no part of GPT-2, which the files of "
-                f"its models have no names for: {', '.join(added)}. Use torch.save on its "
-                "state_dict()."
-            )
         if not is_main_process:
             return
         weights = self.state_dict() if state_dict is None else state_dict
         tensors = {
-            name: _lazy(tensor)
+            name: lazy(tensor)
             for key, tensor in weights.items()
             if (name := canonical_pytorch_name(key)) is not None
         }
+        # What a class of a user's own adds keeps its name.
+        own = {name: tensors.pop(key) for name, key in self._find_added(tensors).items()}
         if self.config.tie_word_embeddings:
             tensors.pop("lm_head.weight", None)
         self.config.dtype = self.dtype
@@ -350,6 +365,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
             variant=variant,
+            others=own,
+            prefix=self.base_model is not self,
+            architecture=type(self).__name__ if own else None,
         )
         if push_to_hub:
             push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
@@ -569,28 +587,3 @@ def _config_for_state_dict(
     dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "float32"
     made = GPT2Config.from_dict(config.to_dict(), dtype=dtype, **kwargs)
     return made, made.dtype
-
-
-def _to_torch(array: np.ndarray) -> Tensor:
-    """Wrap a numpy array; torch has no reader for ml_dtypes' bfloat16, so its bits are taken."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-def _lazy(tensor: Tensor, copy: bool = False) -> LazyTensor:
-    """Name a tensor without reading it; it is moved to the host, or copied, when it is read."""
-    dtype = _to_numpy(tensor.new_empty(0, device="cpu")).dtype
-
-    def read() -> np.ndarray:
-        array = _to_numpy(tensor)
-        return array.copy() if copy else array
-
-    return LazyTensor(tuple(tensor.shape), dtype, read)
