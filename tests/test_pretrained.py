@@ -229,6 +229,14 @@ def test_keywords_of_transformers_without_effect(folder):
         resolve(OWNER, folder, use_auth_token=False).checkpoint.close()
 
 
+def test_what_is_not_here_may_be_switched_off(tmp_path):
+    save_folder(tmp_path, CONFIG, lazy(weights()), Head.LM)
+    off = {"proxies": None, "load_in_8bit": False, "quantization_config": None}
+    resolve(OWNER, tmp_path, **off, offload_folder=None).checkpoint.close()
+    with pytest.raises(InvalidInputError, match="load_in_8bit"):
+        resolve(OWNER, tmp_path, load_in_8bit=True)
+
+
 def test_loading_imports_no_library_that_it_does_not_need(folder):
     code = f"""
 import sys

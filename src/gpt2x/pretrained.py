@@ -66,6 +66,20 @@ _WITHOUT_EFFECT = (
     "_commit_hash",
 )
 
+# Keywords of transformers for what is not here: they may be passed on, as long as they ask for
+# nothing.
+_SWITCHED_OFF = (
+    "proxies",
+    "load_in_8bit",
+    "load_in_4bit",
+    "quantization_config",
+    "max_memory",
+    "offload_folder",
+    "offload_state_dict",
+    "adapter_kwargs",
+    "tp_plan",
+)
+
 
 @dataclass
 class Pretrained:
@@ -139,7 +153,11 @@ def resolve(
         CheckpointError: if the model, its config or its weights cannot be found or read.
         InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
     """
-    overrides = {k: v for k, v in overrides.items() if k not in _WITHOUT_EFFECT}
+    overrides = {
+        k: v
+        for k, v in overrides.items()
+        if k not in _WITHOUT_EFFECT and not (k in _SWITCHED_OFF and v in (None, False))
+    }
     if "use_auth_token" in overrides:
         warnings.warn("use_auth_token= is now called token=.", FutureWarning, stacklevel=3)
         token = overrides.pop("use_auth_token") if token is None else token
