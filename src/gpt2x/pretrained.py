@@ -15,6 +15,7 @@ arrays::
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import warnings
 from collections.abc import Mapping
@@ -199,6 +200,26 @@ def resolve(
     except BaseException:
         checkpoint.close()
         raise
+
+
+def take_constructor_arguments(
+    cls: Any, base: type, kwargs: dict[str, Any], has_config: bool
+) -> dict[str, Any]:
+    """Take the arguments of a user's own constructor out of `from_pretrained`'s.
+
+    Args:
+        cls: the class to be loaded, with a `config_class`.
+        base: the class of ours whose constructor has arguments that are no business of the user's.
+        kwargs: those of `from_pretrained`; what is returned is removed.
+        has_config: whether the config is given as an object; else its fields have precedence.
+    """
+    known = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+    fields = None if has_config else cls.config_class()
+    return {
+        name: kwargs.pop(name)
+        for name in inspect.signature(cls.__init__).parameters
+        if name in kwargs and name not in known and not hasattr(fields, name)
+    }
 
 
 def _find_config(

@@ -240,14 +240,20 @@ def test_a_file_that_cannot_be_read_leaves_nothing_behind(tmp_path, monkeypatch)
     np.testing.assert_array_equal(first_output(again), first_output(model))
 
 
+class OwnConfig(GPT2Config):
+    """A config by another name."""
+
+
 class OwnModel(TFGPT2PreTrainedModel):
     """Makes some weights early, adds a layer, and ends its constructor without post_init."""
 
-    def __init__(self, config, **options):
+    config_class = OwnConfig
+
+    def __init__(self, config, verdicts=2, **options):
         super().__init__(config, **options)
         self.transformer = TFGPT2MainLayer(config, name="transformer")
         self.transformer.wpe.build()
-        self.verdict = keras.layers.Dense(2, name="verdict")
+        self.verdict = keras.layers.Dense(verdicts, name="verdict")
 
     def call(self, input_ids, training=False):
         return self.verdict(self.transformer(input_ids, training=training)[0][:, -1])
@@ -258,6 +264,12 @@ def test_classes_of_a_users_own_load(tmp_path):
     model.save_pretrained(tmp_path)
     own = OwnModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(own.transformer(IDS)[0], model(IDS)[0])
+    assert type(own.config) is OwnConfig
+    for more in (
+        OwnModel.from_pretrained(tmp_path, 4),
+        OwnModel.from_pretrained(tmp_path, verdicts=4),
+    ):
+        assert more(input_ids=IDS).shape == (2, 4)
     own.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     result = own.evaluate(IDS, np.array([0, 1]), verbose=0)
     losses = -np.log(tf.nn.softmax(own(input_ids=IDS)).numpy()[[0, 1], [0, 1]])

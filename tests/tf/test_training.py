@@ -108,17 +108,17 @@ def test_sample_weights_count():
     np.testing.assert_allclose(both, half / 2, rtol=1e-5)
 
 
-def test_a_loss_that_is_given_is_used():
+@pytest.mark.parametrize("caches", [None, 2])  # scripts for transformers count them as outputs
+def test_a_loss_that_is_given_is_used(caches):
     model = tiny_model(**NO_DROPOUT)
-    model.compile(
-        "sgd",
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss if caches is None else [loss, *[None] * caches], metrics=["accuracy"])
     result = model.evaluate(IDS, IDS, batch_size=8, verbose=0, return_dict=True)
     losses = keras.losses.sparse_categorical_crossentropy(IDS, model(IDS).logits, from_logits=True)
     np.testing.assert_allclose(result["loss"], losses.numpy().mean(), rtol=1e-5)
     assert set(result) == {"loss", "accuracy"}
+    with pytest.raises(InvalidInputError, match="has one output to train"):
+        model.compile("sgd", [loss, loss])
 
 
 def test_predict_joins_batches_without_cache(reference):

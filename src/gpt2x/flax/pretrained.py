@@ -325,7 +325,9 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             InvalidInputError: for an unknown keyword or a bad value.
         """
         wanted = dtype if dtype == "auto" and param_dtype is None else param_dtype
-        arguments = cls._take_arguments(kwargs, isinstance(config, GPT2Config))
+        arguments = pretrained.take_constructor_arguments(
+            cls, FlaxGPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
+        )
         # A constructor that does not know these two must do without, as in transformers.
         arguments |= {"seed": seed} if seed else {}
         arguments |= {"input_shape": input_shape} if input_shape != (1, 1) else {}
@@ -365,17 +367,6 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         if output_loading_info:
             results = (*results, plan.info.as_dict())
         return results[0] if len(results) == 1 else results
-
-    @classmethod
-    def _take_arguments(cls, kwargs: dict[str, Any], has_config: bool) -> dict[str, Any]:
-        """Take the arguments of a user's own constructor out of `from_pretrained`'s."""
-        known = inspect.signature(FlaxGPT2PreTrainedModel.__init__).parameters
-        fields = None if has_config else cls.config_class()
-        return {
-            name: kwargs.pop(name)
-            for name in inspect.signature(cls.__init__).parameters
-            if name in kwargs and name not in known and not hasattr(fields, name)
-        }
 
     def _read(self, plan: pretrained.LoadPlan, dtype: str) -> dict[Path, Array]:
         """Read the tensors of a plan and initialise the parameters it lacks."""

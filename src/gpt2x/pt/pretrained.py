@@ -171,7 +171,9 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
             InvalidInputError: for an unknown keyword or a bad value.
         """
         device = None if device_map is None else _one_device(device_map)
-        model_kwargs = cls._take_constructor_arguments(kwargs, isinstance(config, GPT2Config))
+        model_kwargs = pretrained.take_constructor_arguments(
+            cls, GPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
+        )
         make = functools.partial(cls._build, model_args=model_args, model_kwargs=model_kwargs)
         options: dict[str, Any] = {
             "owner": cls.__name__,
@@ -219,19 +221,6 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         if device is not None:
             model.to(device).tie_weights()
         return (model, plan.info.as_dict()) if output_loading_info else model
-
-    @classmethod
-    def _take_constructor_arguments(
-        cls, kwargs: dict[str, Any], has_config: bool
-    ) -> dict[str, Any]:
-        """Take the arguments of a user's own constructor out of `from_pretrained`'s."""
-        names = list(inspect.signature(cls.__init__).parameters.values())[2:]  # self, config
-        fields = None if has_config else cls.config_class()
-        return {
-            p.name: kwargs.pop(p.name)
-            for p in names
-            if p.name in kwargs and not hasattr(fields, p.name)
-        }
 
     @classmethod
     def _build(

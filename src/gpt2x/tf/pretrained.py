@@ -116,7 +116,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
+        *model_args: Any,
         config: GPT2Config | str | os.PathLike[str] | None = None,
         attn_implementation: str | None = None,
         generation_config: GenerationConfig | None = None,
@@ -133,6 +133,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
 
         Args:
             pretrained_model_name_or_path: folder or name on the hub.
+            *model_args: arguments of the constructor of a class of your own, after the config.
             config: in place of the model's own.
             attn_implementation: "sdpa", "eager" (which are one in TensorFlow) or a registered one.
             generation_config: in place of the model's own.
@@ -142,17 +143,26 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             strict: raise if anything is missing or left over.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
-                `from_flax`), `dtype` ("auto", a dtype or its name; default float32), and fields of
-                the config to override. Where Keras's global dtype policy is a mixed one with
-                variables of that dtype, the model has that policy.
+                `from_flax`), `dtype` ("auto", a dtype or its name; default float32),
+                fields of the config to override, and arguments of the constructor of a class of
+                your own (the config has precedence, unless it is given as an object). Where Keras's
+                global dtype policy is a mixed one with variables of that dtype, the model has that
+                policy.
 
         Raises:
             CheckpointError: if the files cannot be found or read.
             WeightsError: if the weights do not fit the model.
             InvalidInputError: for an unknown keyword or a bad value.
         """
+        model_kwargs = pretrained.take_constructor_arguments(
+            cls, TFGPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
+        )
         with pretrained.resolve(
-            cls.__name__, pretrained_model_name_or_path, config=config, **kwargs
+            cls.__name__,
+            pretrained_model_name_or_path,
+            config=config,
+            config_class=cls.config_class,
+            **kwargs,
         ) as source:
             plan = pretrained.plan_load(
                 source.checkpoint,
@@ -167,7 +177,11 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             loading = _loading.set((cls, plan))
             try:
                 model = cls._from_config(
-                    source.config, dtype=source.dtype, attn_implementation=attn_implementation
+                    source.config,
+                    *model_args,
+                    dtype=source.dtype,
+                    attn_implementation=attn_implementation,
+                    **model_kwargs,
                 )
                 if not model.built:  # the constructor of a class of the caller's own
                     model.post_init()
@@ -185,16 +199,22 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     def _from_config(
         cls,
         config: GPT2Config,
-        *,
+        *model_args: Any,
         dtype: str | None = None,
         attn_implementation: str | None = None,
+        **model_kwargs: Any,
     ) -> Self:
-        """Return a model with new weights in `dtype` (default: the config's, or float32)."""
+        """Return a model with new weights in `dtype` (default: the config's, or float32).
+
+        What else is given goes to the constructor of a class of a user's own.
+        """
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         config.dtype = dtype or config.dtype or "float32"
-        policy = keras.config.dtype_policy()
-        return cls(config, dtype=policy if policy.variable_dtype == config.dtype else config.dtype)
+        policy: Any = keras.config.dtype_policy()
+        if policy.variable_dtype != config.dtype:
+            policy = config.dtype
+        return cls(config, *model_args, dtype=policy, **model_kwargs)
 
     def _canonical_variables(self) -> Iterator[tuple[str, keras.Variable]]:
         """Yield canonical name and variable of every parameter of GPT-2 (see `gpt2x.weights`)."""

@@ -118,13 +118,21 @@ class TrainingMixin(keras.Model):
 
         Args:
             optimizer: a Keras optimizer or its name.
-            loss: a Keras loss of `y` and the logits; None, or transformers' "auto" or
-                "passthrough", for the model's own.
+            loss: a Keras loss of `y` and the logits, or a list of it and of None for what is not
+                trained; None, or transformers' "auto" or "passthrough", for the model's own.
             *args: as in Keras.
             jit_compile: whether to compile steps with XLA. "auto" means no, since XLA compiles a
                 step again for each length that a batch has.
             **options: as in Keras.
         """
+        if isinstance(loss, list | tuple) and len(self.labels_of_outputs) == 1:
+            # Scripts for transformers give None for each layer's cache, an output there.
+            loss, *rest = loss or [None]
+            if any(other is not None for other in rest):
+                raise InvalidInputError(
+                    f"loss= has several losses; {type(self).__name__} has one output to train. "
+                    "Pass the loss of its logits."
+                )
         self._uses_own_loss = loss is None or (isinstance(loss, str) and loss in _OWN_LOSS)
         super().compile(
             optimizer,
