@@ -338,3 +338,24 @@ def test_an_empty_prompt_needs_a_bos():
     assert bos_token(GenerationConfig(bos_token_id=3)) == 3
     with pytest.raises(InvalidInputError, match="bos_token_id, which is not set"):
         bos_token(GenerationConfig())
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_an_eos_beyond_the_vocabulary_never_comes(num_beams):
+    """As in a small model whose config holds GPT-2's own: no text ends, so none is padded."""
+    fields = {"num_beams": num_beams, "max_new_tokens": 5, "do_sample": False}
+    plan = plan_for(eos_token_id=50256, min_new_tokens=3, batch_size=2, **fields)
+    assert plan.fill == plan_for(batch_size=2, **fields).fill == 0
+    assert not plan.processors
+    with pytest.raises(InvalidInputError, match="pad_token_id is 50256"):
+        plan_for(eos_token_id=[50256, 7], **fields)
+
+
+def test_rows_that_criteria_end_need_a_pad_token_of_the_vocabulary():
+    def criterion(input_ids, scores):
+        return [False] * len(input_ids)
+
+    options = {"eos_token_id": 50256, "stopping_criteria": [criterion]}
+    assert plan_for(**options).fill == 0
+    with pytest.raises(InvalidInputError, match="pad_token_id is 50256"):
+        plan_for(batch_size=2, **options)

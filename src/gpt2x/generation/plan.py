@@ -169,14 +169,17 @@ def make_plan(
     _refuse_unavailable(config)
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
+    criteria += _criteria_of(config, tokenizer)
     max_length = total_length(config, prompt_length, n_positions, hidden_length)
     min_length = shortest_length(config, prompt_length, max_length, hidden_length)
 
     beams = config.num_beams > 1
     rows_per_prompt = config.num_beams if beams else config.num_return_sequences
+    # A small model's config may hold GPT-2's own 50256, which such a model never writes.
+    possible_eos = [token for token in eos if token < vocab_size]
     processors = build_processors(
         config,
-        eos=eos,
+        eos=possible_eos,
         prompt_length=prompt_length,
         max_length=max_length,
         min_length=min_length,
@@ -205,9 +208,7 @@ def make_plan(
         "processors": Processors.of(processors),
         "keep_scores": bool(config.output_scores and config.return_dict_in_generate),
         "keep_logits": bool(config.output_logits and config.return_dict_in_generate),
-        "criteria": tuple(
-            Identity(criterion) for criterion in [*criteria, *_criteria_of(config, tokenizer)]
-        ),
+        "criteria": tuple(map(Identity, criteria)),
     }
     strategy: Strategy
     if beams:
@@ -229,6 +230,8 @@ def make_plan(
     else:
         strategy = Greedy(**common)
     rows = batch_size * rows_per_prompt
+    one_text = beams or (isinstance(rows, int) and rows == 1)
+    some_end = bool(possible_eos or (criteria and not one_text))
     return Plan(
         strategy=strategy,
         config=config,
@@ -236,7 +239,7 @@ def make_plan(
         prompt_length=prompt_length,
         max_length=max_length,
         eos=eos,
-        fill=_fill(config, eos, beams, vocab_size),
+        fill=_fill(config, eos, beams, vocab_size, some_end),
         processors=processors,
         warpers=warpers,
         top_k=top_k.values["top_k"] if top_k is not None else 0,
@@ -307,12 +310,16 @@ def _criteria_of(config: GenerationConfig, tokenizer: Any) -> list[Any]:
     return criteria
 
 
-def _fill(config: GenerationConfig, eos: list[int], beams: bool, vocab_size: int) -> int:
-    """Return the token that follows an eos."""
+def _fill(
+    config: GenerationConfig, eos: list[int], beams: bool, vocab_size: int, some_end: bool
+) -> int:
+    """Return the token that follows an eos; `some_end` if a row may end before the others."""
     pad = pad_token(config)
     if pad is None:
         pad = eos[0] if eos else 0
     if pad >= vocab_size:
+        if not some_end:
+            return 0  # stands nowhere in the end
         raise InvalidInputError(
             f"pad_token_id is {pad}, but the vocabulary has the ids 0 to {vocab_size - 1}; rows "
             "that end could not be padded. Resize the embeddings or choose another pad_token_id."
