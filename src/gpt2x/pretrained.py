@@ -203,7 +203,7 @@ def resolve(
 
 
 def take_constructor_arguments(
-    cls: Any, base: type, kwargs: dict[str, Any], has_config: bool
+    cls: Any, base: Any, kwargs: dict[str, Any], has_config: bool
 ) -> dict[str, Any]:
     """Take the arguments of a user's own constructor out of `from_pretrained`'s.
 
@@ -213,12 +213,15 @@ def take_constructor_arguments(
         kwargs: those of `from_pretrained`; what is returned is removed.
         has_config: whether the config is given as an object; else its fields have precedence.
     """
-    known = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+    known = inspect.signature(base.__init__).parameters
     fields = None if has_config else cls.config_class()
     return {
         name: kwargs.pop(name)
-        for name in inspect.signature(cls.__init__).parameters
-        if name in kwargs and name not in known and not hasattr(fields, name)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if name in kwargs
+        and name not in known
+        and parameter.kind is not parameter.VAR_KEYWORD  # whatever its name, it is no argument
+        and not hasattr(fields, name)
     }
 
 

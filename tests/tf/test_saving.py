@@ -249,8 +249,8 @@ class OwnModel(TFGPT2PreTrainedModel):
 
     config_class = OwnConfig
 
-    def __init__(self, config, verdicts=2, **options):
-        super().__init__(config, **options)
+    def __init__(self, config, verdicts=2, **keras_options):
+        super().__init__(config, **keras_options)
         self.transformer = TFGPT2MainLayer(config, name="transformer")
         self.transformer.wpe.build()
         self.verdict = keras.layers.Dense(verdicts, name="verdict")
@@ -270,6 +270,8 @@ def test_classes_of_a_users_own_load(tmp_path):
         OwnModel.from_pretrained(tmp_path, verdicts=4),
     ):
         assert more(input_ids=IDS).shape == (2, 4)
+    with pytest.raises(InvalidInputError, match="unknown argument 'keras_options'"):
+        OwnModel.from_pretrained(tmp_path, keras_options=4)
     own.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     result = own.evaluate(IDS, np.array([0, 1]), verbose=0)
     losses = -np.log(tf.nn.softmax(own(input_ids=IDS)).numpy()[[0, 1], [0, 1]])
