@@ -28,6 +28,7 @@ from gpt2x.errors import (
     did_you_mean,
     unknown_arguments,
 )
+from gpt2x.loading import drop_model_options, take_where
 from gpt2x.publishing import PushToHubMixin
 
 CONFIG_NAME = "config.json"
@@ -44,16 +45,6 @@ PRESETS: dict[str, dict[str, int]] = {
     "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
     "distilgpt2": {"n_embd": 768, "n_layer": 6, "n_head": 12},
 }
-
-# Where `from_pretrained` finds files; everything else that it is given overrides a field.
-_HUB_OPTIONS = (
-    "revision",
-    "subfolder",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "force_download",
-)
 
 # Constructor arguments that are stored under another name.
 _CONSTRUCTOR_ONLY = ("num_labels", "attn_implementation", "name_or_path")
@@ -361,8 +352,9 @@ class GPT2Config(PushToHubMixin):
             pretrained_model_name_or_path: folder that holds config.json, path of such a file, or
                 the name of a model on the hub.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
-                `local_files_only`, `force_download`), fields to override, and
-                `return_unused_kwargs=True` to get `(config, kwargs that are no field)`.
+                `local_files_only`, `force_download`), `gguf_file` to read one of the folder's GGUF
+                files, fields to override, and `return_unused_kwargs=True` to get
+                `(config, kwargs that are no field)`.
 
         Raises:
             CheckpointError: if there is no such file, or it is not a JSON object.
@@ -376,13 +368,16 @@ class GPT2Config(PushToHubMixin):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what config.json holds, and the keywords that do not say where to find it."""
-        hub_options = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
+        where = take_where(kwargs)
         name_or_path = os.fspath(pretrained_model_name_or_path)
         path = Path(name_or_path)
+        gguf_file = kwargs.pop("gguf_file", None)
+        if gguf_file is not None or (path.suffix == ".gguf" and path.is_file()):
+            return {**_read_gguf(path, gguf_file, where), "name_or_path": name_or_path}, kwargs
         if not path.is_file():
             from gpt2x import hub
 
-            found = hub.resolve_files(name_or_path, [CONFIG_NAME], **hub_options)[CONFIG_NAME]
+            found = hub.resolve_files(name_or_path, [CONFIG_NAME], **where)[CONFIG_NAME]
             if found is None:
                 raise CheckpointError(
                     f"{name_or_path!r} holds no {CONFIG_NAME}; give a folder or a hub model that "
@@ -413,8 +408,10 @@ class GPT2Config(PushToHubMixin):
 
         known = {*cls().__dict__, *OPTIONAL_FIELDS, *_CONSTRUCTOR_ONLY, *values}
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
-        if kwargs and not return_unused_kwargs:
-            raise InvalidInputError(unknown_arguments(cls.__name__, kwargs, known))
+        if not return_unused_kwargs:
+            drop_model_options(kwargs)
+            if kwargs:
+                raise InvalidInputError(unknown_arguments(cls.__name__, kwargs, known))
         config = cls(**{**values, **fields})
         return (config, kwargs) if return_unused_kwargs else config
 
@@ -512,6 +509,14 @@ def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name not in first_names or first_names[name] not in values
     }
+
+
+def _read_gguf(path: Path, gguf_file: str | None, where: Mapping[str, Any]) -> dict[str, Any]:
+    from gpt2x.checkpoint.opening import open_model
+
+    _, checkpoint = open_model(path, file=gguf_file, **where)
+    with checkpoint:
+        return dict(checkpoint.config or {})
 
 
 def _parse(name: str, text: str, current: Any) -> Any:

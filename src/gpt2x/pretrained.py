@@ -42,6 +42,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation.config import GENERATION_CONFIG_NAME
 from gpt2x.hub import ModelFiles
 from gpt2x.load_plan import LoadingInfo, LoadPlan, check_depth, numpy_dtype, plan_load
+from gpt2x.loading import drop_model_options, take_where
 from gpt2x.weights import Head
 
 __all__ = [
@@ -53,33 +54,6 @@ __all__ = [
     "resolve",
     "save_folder",
 ]
-
-# Keywords that transformers takes and that change nothing here: every load is frugal with memory,
-# nothing is initialised twice, and no file can run code.
-_WITHOUT_EFFECT = (
-    "low_cpu_mem_usage",
-    "_fast_init",
-    "weights_only",
-    "trust_remote_code",
-    "resume_download",
-    "_from_auto",
-    "_from_pipeline",
-    "_commit_hash",
-)
-
-# Keywords of transformers for what is not here: they may be passed on, as long as they ask for
-# nothing.
-_SWITCHED_OFF = (
-    "proxies",
-    "load_in_8bit",
-    "load_in_4bit",
-    "quantization_config",
-    "max_memory",
-    "offload_folder",
-    "offload_state_dict",
-    "adapter_kwargs",
-    "tp_plan",
-)
 
 
 @dataclass
@@ -154,20 +128,14 @@ def resolve(
         CheckpointError: if the model, its config or its weights cannot be found or read.
         InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
     """
-    overrides = {
-        k: v
-        for k, v in overrides.items()
-        if k not in _WITHOUT_EFFECT and not (k in _SWITCHED_OFF and v in (None, False))
-    }
-    if "use_auth_token" in overrides:
-        warnings.warn("use_auth_token= is now called token=.", FutureWarning, stacklevel=3)
-        token = overrides.pop("use_auth_token") if token is None else token
+    drop_model_options(overrides)
+    renamed = take_where(overrides)
     if dtype is not None and torch_dtype is not None:
         raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
     where: dict[str, Any] = {
         "revision": revision,
         "cache_dir": cache_dir,
-        "token": token,
+        "token": renamed.get("token") if token is None else token,
         "local_files_only": local_files_only,
         "force_download": force_download,
     }

@@ -18,6 +18,7 @@ from gpt2x.generation.config_fields import (
     NONE_IS_OFF,
     OUTPUT_FLAGS,
 )
+from gpt2x.loading import drop_model_options, take_where
 from gpt2x.publishing import PushToHubMixin
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ GENERATION_CONFIG_NAME = "generation_config.json"
 
 #: The release whose file format and rules for defaults this module follows.
 TRANSFORMERS_VERSION = "4.57.6"
-
-_HUB_OPTIONS = (
-    "revision",
-    "subfolder",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "force_download",
-)
 
 # Where a config came from: neither compared nor passed on.
 _METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
@@ -189,14 +181,14 @@ class GenerationConfig(PushToHubMixin):
             CheckpointError: if there is no such file, or it is not a JSON object.
             InvalidInputError: if its values cannot be used, or a keyword is unknown.
         """
-        hub_options = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
+        where = take_where(kwargs)
         filename = os.fspath(config_file_name or GENERATION_CONFIG_NAME)
         path = Path(pretrained_model_name)
         if not path.is_file():
             from gpt2x import hub
 
             name = os.fspath(pretrained_model_name)
-            found = hub.resolve_files(name, [filename], **hub_options)[filename]
+            found = hub.resolve_files(name, [filename], **where)[filename]
             if found is None:
                 raise CheckpointError(
                     f"{name!r} holds no {filename}; give a folder or a hub model that has one."
@@ -218,8 +210,10 @@ class GenerationConfig(PushToHubMixin):
         if isinstance(bias := values.get("sequence_bias"), Mapping):
             values["sequence_bias"] = {_tokens(key): value for key, value in bias.items()}
         unused = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
-        if unused and not return_unused_kwargs:
-            raise InvalidInputError(unknown_arguments("GenerationConfig", unused, DEFAULTS))
+        if not return_unused_kwargs:
+            drop_model_options(unused)
+            if unused:
+                raise InvalidInputError(unknown_arguments("GenerationConfig", unused, DEFAULTS))
         fields = {name: value for name, value in values.items() if name in known}
         config = cls(**{**fields, **kwargs})
         for name, value in values.items():

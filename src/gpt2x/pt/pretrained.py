@@ -23,6 +23,7 @@ from gpt2x.checkpoint.pruning import restore_heads
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
+from gpt2x.loading import take_where
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
@@ -574,5 +575,6 @@ def _config_for_state_dict(
     if not isinstance(config, GPT2Config):
         raise InvalidInputError("A state_dict needs config=, a GPT2Config, beside it.")
     dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "float32"
+    take_where(kwargs)
     made = GPT2Config.from_dict(config.to_dict(), dtype=dtype, **kwargs)
     return made, made.dtype

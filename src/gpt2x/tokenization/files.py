@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles
+from gpt2x.loading import drop_model_options, take_where
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
 from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.vocabulary import (
@@ -41,17 +42,8 @@ VOCAB_FILES_NAMES = {
     "tokenizer_file": TOKENIZER_FILE,
 }
 
-_HUB_OPTIONS = (
-    "revision",
-    "subfolder",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "force_download",
-)
-
-# Options of transformers' from_pretrained that have no meaning here: there is one way to load.
-_IGNORED_OPTIONS = ("trust_remote_code", "use_fast", "from_slow", "do_lower_case")
+# Options of tokenizers alone that have no meaning here: there is one way to load.
+_IGNORED_OPTIONS = ("use_fast", "from_slow", "do_lower_case")
 
 # What a tokenizer_config.json holds that says where and how it was written, not what it describes.
 _NOT_SETTINGS = {
@@ -77,7 +69,8 @@ def load(
 ) -> AnyTokenizer:
     """Load a tokenizer: see `GPT2TokenizerBase.from_pretrained`."""
     given = {name: value for name, value in options.items() if name not in _IGNORED_OPTIONS}
-    where = {name: given.pop(name) for name in _HUB_OPTIONS if name in given}
+    drop_model_options(given)
+    where = take_where(given)
     where["subfolder"] = where.get("subfolder") or ""
     with _tokenizer_folder(name_or_path, given.pop("gguf_file", None), where) as model_files:
         vocabulary = _read_vocabulary(model_files)
