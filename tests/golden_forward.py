@@ -75,7 +75,7 @@ def check_outputs(
         else:
             ours = to_numpy(output[name])
         assert ours.shape == theirs.shape, name
-        ours, theirs = (_real_tokens(case, name, array) for array in (ours, theirs))
+        ours, theirs = (_from_text_on(case, name, array) for array in (ours, theirs))
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
@@ -96,13 +96,13 @@ def check_gradients(
         )
 
 
-def _real_tokens(case: GoldenCase, name: str, array: np.ndarray) -> np.ndarray:
-    """Leave out padding, where what is computed has no meaning."""
+def _from_text_on(case: GoldenCase, name: str, array: np.ndarray) -> np.ndarray:
+    """Leave out the padding before a text, where what is computed has no meaning."""
     mask = case.inputs.get("attention_mask")
     pooled = case.settings["class"].endswith("SequenceClassification") and name == "logits"
     if mask is None or mask.ndim == 4 or name not in _TOKEN_AXES or pooled:
         return array
     axes = _TOKEN_AXES[name] if mask.ndim == 2 else tuple(range(mask.ndim))
     tokens_first = np.moveaxis(array, axes, range(mask.ndim))
-    mask = mask[..., -tokens_first.shape[mask.ndim - 1] :]  # of past and new tokens, the new ones
-    return tokens_first[mask != 0]
+    begun = mask.cumsum(axis=-1) != 0
+    return tokens_first[begun[..., -tokens_first.shape[mask.ndim - 1] :]]  # of the new tokens

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import positions
 from flax_models import random_ids, tiny_model
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import KVCache
@@ -104,6 +105,19 @@ def test_padded_rows_through_a_static_cache_are_what_they_are_alone(model):
     cache = model(IDS[:, :4], mask[:, :4], past_key_values=model.init_cache(2, 9)).past_key_values
     padded = model(IDS[:, 4:], mask, past_key_values=cache).logits
     close(padded[0], model(IDS[:1, 2:]).logits[0, 2:])
+
+
+@pytest.mark.parametrize("transform", [jax.jit, lambda function: function])
+def test_positions_follow_from_the_mask(model, transform):
+    """Also where a cache holds the first columns, and a mask covers room that is not filled."""
+    call = transform(lambda ids, mask, past: model(ids, mask, past_key_values=past))
+    ids = random_ids(6, 6)
+    expected = model(ids, positions.MASK, positions.POSITIONS).logits
+    close(call(ids, positions.MASK, None).logits, expected)
+    beginning = positions.MASK[:, :3], positions.POSITIONS[:, :3]
+    past = model(ids[:, :3], *beginning, past_key_values=model.init_cache(6, 9)).past_key_values
+    for mask in (positions.MASK, np.pad(positions.MASK, [(0, 0), (0, 3)], constant_values=1)):
+        close(call(ids[:, 3:], mask, past).logits, expected[:, 3:])
 
 
 def test_cache_crops_extends_and_reorders(model):

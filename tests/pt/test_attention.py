@@ -12,6 +12,7 @@ import torch
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt import attention
+from positions import MASK, POSITIONS
 from pt_models import assert_as_close_as, random_ids, tiny_config, tiny_model
 
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
@@ -115,6 +116,17 @@ def test_a_padded_row_gives_what_it_gives_alone(implementation: str, side: str):
         torch.testing.assert_close(real, alone.logits[0], rtol=1e-5, atol=1e-5)
         step = model(next_ids[row : row + 1], past_key_values=alone.past_key_values)
         torch.testing.assert_close(after.logits[row], step.logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_positions_follow_from_the_mask():
+    """Also where a cache holds the first columns, whose mask is that of the whole."""
+    model = tiny_model()
+    ids, mask, positions = random_ids(6, 6), torch.tensor(MASK), torch.tensor(POSITIONS)
+    expected = model(ids, attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits, expected)
+    past = model(ids[:, :3], attention_mask=mask[:, :3], position_ids=positions[:, :3])
+    rest = model(ids[:, 3:], attention_mask=mask, past_key_values=past.past_key_values).logits
+    torch.testing.assert_close(rest, expected[:, 3:], rtol=1e-5, atol=1e-5)
 
 
 def test_masks_of_rank_4():

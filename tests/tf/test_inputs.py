@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import positions
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import KVCache, TFGPT2DoubleHeadsModel, TFGPT2LMHeadModel, TFGPT2Model
 from gpt2x.tokenization import BatchEncoding
@@ -113,6 +114,28 @@ def test_arguments_given_twice(model):
 def test_a_row_gives_what_it_gives_alone(model, expected):
     alone = model(IDS[:1, 2:]).logits
     np.testing.assert_allclose(expected[0, 2:], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_positions_follow_from_the_mask(model, jit_compile):
+    """Also where a cache holds the first columns, and a mask covers room that is not filled."""
+    call = tf.function(
+        lambda ids, mask, past=None: model(ids, attention_mask=mask, past_key_values=past),
+        jit_compile=jit_compile,
+    )
+    ids = random_ids(6, 6)
+    expected = model(ids, attention_mask=positions.MASK, position_ids=positions.POSITIONS).logits
+    logits = call(ids, positions.MASK).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    longer = np.pad(positions.MASK, [(0, 0), (0, 10)], constant_values=1)
+    past = model(
+        ids[:, :3],
+        attention_mask=positions.MASK[:, :3],
+        position_ids=positions.POSITIONS[:, :3],
+        past_key_values=KVCache.create(model.config, 6, 16),
+    ).past_key_values
+    rest = call(ids[:, 3:], longer, past).logits
+    np.testing.assert_allclose(rest, expected[:, 3:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["KVCache", "pairs", "stacked", "preallocated"])

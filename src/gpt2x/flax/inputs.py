@@ -117,9 +117,10 @@ def positions(attention_mask: Array | None, past_length: int | Array, T: int) ->
     """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
     if attention_mask is None or attention_mask.ndim == 4:
         return (past_length + jnp.arange(T))[None]
-    attended = attention_mask.astype(bool).astype(jnp.int32).cumsum(axis=-1)
-    if isinstance(past_length, int):
-        attended = attended[:, past_length : past_length + T]
-    else:
-        attended = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
-    return jnp.maximum(attended - 1, 0)
+    attended = attention_mask.astype(bool).astype(jnp.int32).cumsum(axis=-1)  # [B, S]
+    in_all = lax.dynamic_slice_in_dim(attended, past_length + T - 1, 1, axis=1)
+    last = (attended == in_all).argmax(axis=-1, keepdims=True)  # [B, 1]
+    window = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
+    columns = past_length + jnp.arange(T)
+    # Padding behind the last attended token counts on from it, as in transformers.
+    return jnp.maximum(window - 1, 0) + jnp.maximum(columns - last, 0)

@@ -273,9 +273,9 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
                 static cache also as wide as that. Or [B, 1 or H, T, S], boolean or additive, which
                 replaces the causal order; or [B, 1 or H, 1, S], which is added to it.
             position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone; else the
-                positions that follow the past. Without mask and cache, positions that start again
-                keep packed texts apart.
+                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
+                behind the last of them counts on by one); else the positions that follow the past.
+                Without mask and cache, positions that start again keep packed texts apart.
             encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
                 seen them they may be left out.
             encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where

@@ -275,9 +275,9 @@ class GPT2Model(GPT2PreTrainedModel):
                 [B, 1 or H, 1, S], which is added to it.
             token_type_ids: [B, T], embedded with the tokens' embedding and added.
             position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone; else the
-                positions that follow the past. Without mask and cache, positions that start again
-                keep packed texts apart.
+                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
+                behind the last of them counts on by one); else the positions that follow the past.
+                Without mask and cache, positions that start again keep packed texts apart.
             head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
                 the call then computes attention eagerly.
             inputs_embeds: [B, T, E] in place of `input_ids`.
@@ -473,8 +473,11 @@ def _positions(
     """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
     if attention_mask is None or attention_mask.dim() == 4:
         return torch.arange(past_length, past_length + T, device=device)[None]
-    attended = (attention_mask != 0).cumsum(dim=-1)
-    return (attended[:, past_length:] - 1).clamp(min=0)
+    attended = (attention_mask != 0).long().cumsum(dim=-1)  # [B, S]
+    last = (attended == attended[:, -1:]).long().argmax(dim=-1, keepdim=True)  # [B, 1]
+    columns = torch.arange(past_length, past_length + T, device=attended.device)
+    # Padding behind the last attended token counts on from it, as in transformers.
+    return (attended[:, past_length:] - 1).clamp(min=0) + (columns - last).clamp(min=0)
 
 
 def _check_tensors(inputs: Mapping[str, Any]) -> None:

@@ -485,9 +485,9 @@ class TFGPT2Model(TFGPT2PreTrainedModel):
                 [B, 1 or H, 1, S], which is added to it.
             token_type_ids: [B, T], embedded with the tokens' embedding and added.
             position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone; else the
-                positions that follow the past. Without mask and cache, positions that start again
-                keep packed texts apart.
+                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
+                behind the last of them counts on by one); else the positions that follow the past.
+                Without mask and cache, positions that start again keep packed texts apart.
             head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
                 the call then computes attention eagerly.
             inputs_embeds: [B, T, E] in place of `input_ids`.
@@ -560,9 +560,15 @@ def _positions(
     """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
     if attention_mask is None or attention_mask.shape.rank == 4:
         return (past_length + tf.range(T))[None]
-    attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)
-    window = tf.slice(attended, [0, past_length], [shape_of(attended)[0], T])
-    return tf.maximum(window - 1, 0)
+    attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)  # [B, S]
+    B = shape_of(attended)[0]
+    in_all = tf.slice(attended, [0, past_length + T - 1], [B, 1])
+    is_last = tf.cast(attended == in_all, tf.int32)
+    last = tf.argmax(is_last, axis=-1, output_type=tf.int32)[:, None]  # [B, 1]
+    window = tf.slice(attended, [0, past_length], [B, T])
+    columns = past_length + tf.range(T)
+    # Padding behind the last attended token counts on from it, as in transformers.
+    return tf.maximum(window - 1, 0) + tf.maximum(columns - last, 0)
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -75,6 +75,13 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def positions_given(mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The positions that transformers has to be given: it counts padding before a text as text."""
+    if mask is None or mask[..., 0].all():
+        return {}
+    return {"position_ids": positions_of(mask)}
+
+
 def padded_mask(lengths: list[int], width: int, side: str) -> torch.Tensor:
     """int64 [B, width] with ``lengths`` ones in each row, padding on ``side``."""
     column = torch.arange(width)
@@ -160,6 +167,9 @@ def plain_cases(out: Path) -> dict[str, Case]:
     cases = {
         "ids": forward_case(model, {"input_ids": ids}, **EVERYTHING),
         "base_model": forward_case(base, {"input_ids": ids}, keep=("last_hidden_state",)),
+        "base_model_right_padded": forward_case(
+            base, {"input_ids": ids, "attention_mask": right}, keep=("last_hidden_state",)
+        ),
         "one_token": forward_case(model, {"input_ids": ids[:, :1]}),
         "full_length": forward_case(model, {"input_ids": random_ids(102, 1, 40)}, keep=logits),
         "token_type_ids": forward_case(
@@ -169,7 +179,7 @@ def plain_cases(out: Path) -> dict[str, Case]:
         "inputs_embeds_left_padded": forward_case(
             model,
             {"inputs_embeds": embeddings, "attention_mask": left},
-            reference={"position_ids": positions_of(left)},
+            reference=positions_given(left),
             keep=logits,
         ),
         "position_ids": forward_case(
@@ -197,7 +207,7 @@ def plain_cases(out: Path) -> dict[str, Case]:
         cases[f"{side}_padded"] = forward_case(
             model,
             {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
-            reference={"position_ids": positions_of(mask)},
+            reference=positions_given(mask),
             **EVERYTHING,
         )
     return cases
@@ -218,10 +228,13 @@ def past_cases(out: Path) -> dict[str, Case]:
     mask = padded_mask([8, 6, 4], 8, "left")
     embeddings = {"inputs_embeds": random_floats(106, 3, 8, 24, scale=0.5)}
     padded = {"input_ids": torch.where(mask.bool(), ids, PAD)}
+    right = padded_mask([8, 6, 4], 8, "right")
+    right_padded = {"input_ids": torch.where(right.bool(), ids, PAD)}
     return {
         "ids": past_case(model, {"input_ids": ids}, **EVERYTHING),
         "left_padded": past_case(model, padded, mask, **EVERYTHING),
         "one_token": past_case(model, padded, mask, split=7, keep=("logits",)),
+        "right_padded": past_case(model, right_padded, right, **EVERYTHING),
         "inputs_embeds": past_case(model, embeddings, keep=("logits",)),
     }
 
@@ -237,12 +250,12 @@ def past_case(
     """The columns from ``split`` on, after the columns before it have filled a cache."""
     past_arguments = {key: value[:, :split] for key, value in tokens.items()}
     inputs = {key: value[:, split:] for key, value in tokens.items()}
-    reference = {}
+    reference = positions_given(mask)
     if mask is not None:
         past_arguments["attention_mask"] = mask[:, :split]
-        past_arguments["position_ids"] = positions_of(mask[:, :split])
         inputs["attention_mask"] = mask
-        reference["position_ids"] = positions_of(mask)[:, split:]
+    for name, positions in reference.items():
+        past_arguments[name], reference[name] = positions[:, :split], positions[:, split:]
     with torch.no_grad():
         cache = model(**past_arguments, use_cache=True).past_key_values
     inputs["past_keys"] = torch.stack([layer.keys for layer in cache.layers])
@@ -251,9 +264,8 @@ def past_case(
 
 
 def flag_cases(out: Path, folder: str, keep: tuple[str, ...]) -> dict[str, Case]:
-    """Each flag of the config on one folder's weights, for the plain ones also left-padded."""
+    """Each flag of the config on one folder's weights, for the plain ones also padded."""
     ids = random_ids(110, 2, 7)
-    mask = padded_mask([7, 4], 7, "left")
     cases = {}
     for name, config in FLAGS.items():
         model = load_model(out, folder, **config)
@@ -264,11 +276,12 @@ def flag_cases(out: Path, folder: str, keep: tuple[str, ...]) -> dict[str, Case]
             keep=keep,
             **EVERYTHING,
         )
-        if folder == "plain":
-            cases[f"{name}_left_padded"] = forward_case(
+        for side in ("left", "right") if folder == "plain" else ():
+            mask = padded_mask([7, 4], 7, side)
+            cases[f"{name}_{side}_padded"] = forward_case(
                 model,
                 {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
-                reference={"position_ids": positions_of(mask)},
+                reference=positions_given(mask),
                 config=config,
                 keep=("logits",),
             )
@@ -296,7 +309,7 @@ def untied_cases(out: Path) -> dict[str, Case]:
         "left_padded": forward_case(
             model,
             {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask},
-            reference={"position_ids": positions_of(mask)},
+            reference=positions_given(mask),
             keep=("logits",),
         ),
     }
@@ -312,6 +325,7 @@ def cross_attention_cases(out: Path) -> dict[str, Case]:
         "encoder_attention_mask": padded_mask([5, 3, 1], 5, "right"),
     }
     mask = padded_mask([6, 4, 2], 6, "left")
+    right = padded_mask([6, 4, 2], 6, "right")
     cases = {
         "ids": forward_case(model, {"input_ids": ids, **encoder}, **EVERYTHING),
         "base_model": forward_case(
@@ -326,7 +340,12 @@ def cross_attention_cases(out: Path) -> dict[str, Case]:
         "left_padded": forward_case(
             model,
             {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask, **encoder},
-            reference={"position_ids": positions_of(mask)},
+            reference=positions_given(mask),
+        ),
+        "right_padded": forward_case(
+            model,
+            {"input_ids": torch.where(right.bool(), ids, PAD), "attention_mask": right, **encoder},
+            keep=("logits",),
         ),
     }
     for name in (
@@ -360,7 +379,7 @@ def loss_cases(out: Path, folder: str) -> dict[str, Case]:
                 "attention_mask": mask,
                 "labels": torch.where(mask.bool(), ids, -100),
             },
-            reference={"position_ids": positions_of(mask)},
+            reference=positions_given(mask),
             keep=("loss",),
         ),
     }

@@ -8,7 +8,7 @@ import torch
 
 from .files import Case, write_group
 from .formats import from_torch
-from .forward import padded_mask, positions_of
+from .forward import padded_mask, positions_given
 from .models import PAD, compact_ids, load_model, random_ids
 
 IDS = random_ids(500, 3, 8)
@@ -61,7 +61,7 @@ def plain_inputs() -> dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.T
         "ids": ({"input_ids": IDS}, {}),
         "left_padded": (
             {"input_ids": PADDED_IDS, "attention_mask": MASK},
-            {"position_ids": positions_of(MASK)},
+            positions_given(MASK),
         ),
     }
 
@@ -92,7 +92,7 @@ def tensorflow_classification(out: Path) -> dict[str, Case]:
     ids = compact_ids(502, 3, 8)
     mask = padded_mask([8, 6, 4], 8, "right")
     inputs = {"input_ids": torch.where(mask.bool(), ids, PAD), "attention_mask": mask}
-    reference = {"position_ids": positions_of(mask)}
+    reference = positions_given(mask)
     return {
         "ids": framework_case(out, folder, model, {"input_ids": ids}, ("logits",)),
         "right_padded": framework_case(out, folder, model, inputs, ("logits",), reference),

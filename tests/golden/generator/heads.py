@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .files import Case, write_group
-from .forward import forward_case, padded_mask, positions_of
+from .forward import forward_case, padded_mask, positions_given
 from .models import PAD, compact_ids, load_model, random_floats
 
 
@@ -75,6 +75,15 @@ def double_heads_cases(out: Path) -> dict[str, Case]:
                 "input_ids": torch.where(right.bool(), ids.flatten(0, 1), PAD).view_as(ids),
                 "attention_mask": right.view_as(ids),
                 "mc_token_ids": torch.tensor(lengths).view(2, 3) - 1,
+                "labels": torch.where(right.bool(), ids.flatten(0, 1), -100).view_as(ids),
+                "mc_labels": both["mc_labels"],
+            }
+        ),
+        "right_padded_mc_token_ids_absent": case(
+            {
+                "input_ids": torch.where(right.bool(), ids.flatten(0, 1), PAD).view_as(ids),
+                "attention_mask": right.view_as(ids),
+                "labels": ids,
                 "mc_labels": both["mc_labels"],
             }
         ),
@@ -85,7 +94,7 @@ def double_heads_cases(out: Path) -> dict[str, Case]:
                 "mc_labels": both["mc_labels"],
             },
             # transformers adds the positions to flattened choices, so it needs them flattened
-            reference={"position_ids": positions_of(left)},
+            reference=positions_given(left),
         ),
         "hidden_states": case(
             {"input_ids": ids, "mc_token_ids": chosen},
@@ -129,12 +138,6 @@ def pooled_inputs(seed: int) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def positions_given(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The positions that gpt2x derives from the inputs' mask, if they have one."""
-    mask = inputs.get("attention_mask")
-    return {} if mask is None else {"position_ids": positions_of(mask)}
-
-
 def regression_cases(out: Path) -> dict[str, Case]:
     """One label: a mean squared error."""
     labels = torch.tensor([0.5, -1.25, 3.0])
@@ -143,7 +146,7 @@ def regression_cases(out: Path) -> dict[str, Case]:
             out,
             "regression",
             {**inputs, "labels": labels},
-            reference=positions_given(inputs),
+            reference=positions_given(inputs.get("attention_mask")),
         )
         for name, inputs in pooled_inputs(320).items()
     }
@@ -157,7 +160,10 @@ def sequence_classification_cases(out: Path) -> dict[str, Case]:
     inputs = pooled_inputs(330)
     cases = {
         name: head_case(
-            out, folder, {**arrays, "labels": classes}, reference=positions_given(arrays)
+            out,
+            folder,
+            {**arrays, "labels": classes},
+            reference=positions_given(arrays.get("attention_mask")),
         )
         for name, arrays in inputs.items()
     }
@@ -193,7 +199,7 @@ def token_classification_cases(out: Path) -> dict[str, Case]:
     left = padded_mask([6, 3], 6, "left")
 
     def case(inputs: dict[str, torch.Tensor], **options: Any) -> Case:
-        reference = positions_given(inputs)
+        reference = positions_given(inputs.get("attention_mask"))
         return head_case(out, "token_classification", inputs, reference=reference, **options)
 
     return {
@@ -220,9 +226,15 @@ def question_answering_cases(out: Path) -> dict[str, Case]:
     """The first and the last token of an answer; a position past the text is not counted."""
     ids = compact_ids(350, 3, 6)
     left = padded_mask([6, 4, 3], 6, "left")
+    right = padded_mask([6, 4, 3], 6, "right")
 
     def case(inputs: dict[str, torch.Tensor]) -> Case:
-        return head_case(out, "question_answering", inputs, reference=positions_given(inputs))
+        return head_case(
+            out,
+            "question_answering",
+            inputs,
+            reference=positions_given(inputs.get("attention_mask")),
+        )
 
     return {
         "ids": case({"input_ids": ids}),
@@ -245,6 +257,14 @@ def question_answering_cases(out: Path) -> dict[str, Case]:
                 "input_ids": ids,
                 "start_positions": torch.tensor([[0], [2], [5]]),
                 "end_positions": torch.tensor([[3], [2], [5]]),
+            }
+        ),
+        "right_padded": case(
+            {
+                "input_ids": torch.where(right.bool(), ids, PAD),
+                "attention_mask": right,
+                "start_positions": torch.tensor([0, 2, 1]),
+                "end_positions": torch.tensor([3, 3, 5]),
             }
         ),
         "left_padded": case(
