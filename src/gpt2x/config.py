@@ -282,7 +282,8 @@ class GPT2Config(PushToHubMixin):
                 "one label use 'regression'."
             )
         for layer, heads in self.pruned_heads.items():
-            if not 0 <= layer < self.n_layer or not set(heads) <= set(range(self.n_head)):
+            inside = all(0 <= head < self.n_head for head in heads)
+            if not 0 <= layer < self.n_layer or not inside:
                 raise InvalidInputError(
                     f"pruned_heads names layer {layer}, heads {heads}; allowed are layers 0 to "
                     f"{self.n_layer - 1} and heads 0 to {self.n_head - 1}."

@@ -26,11 +26,14 @@ def check_depth(config: GPT2Config, checkpoint: Mapping[str, LazyTensor], name: 
 
     Before a model or a list of its parameters is made: a number in a file must not fill the memory.
     """
-    if config.n_layer > max(1000, len(checkpoint)):
+    if config.n_layer > max(1000, len(checkpoint) // _TENSORS_OF_A_BLOCK):
         raise WeightsError(
             f"{name!r} has a config of n_layer={config.n_layer}, but only {len(checkpoint)} "
             "tensors. Correct the config."
         )
+
+
+_TENSORS_OF_A_BLOCK = 8  # or more: those of two norms, an attention and an MLP
 
 
 @dataclass

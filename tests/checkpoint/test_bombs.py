@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -17,9 +18,11 @@ import safetensors.numpy
 
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.checkpoint.source import open_source
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.pretrained import resolve
 from gpt2x.weights import Head
+from measuring import cost
 
 LEVELS = 60
 EMPTY_BODY = {
@@ -161,3 +164,26 @@ def test_a_config_of_other_kinds(tmp_path, fields, message):
     else:
         with pytest.raises(InvalidInputError, match=message):
             open_source(tmp_path).__enter__()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory through /proc")
+@pytest.mark.parametrize(("n_head", "layers"), [(10**9, 1), (2 * 10**5, 1000)])
+def test_a_config_of_many_heads_some_of_them_pruned(tmp_path, n_head, layers):
+    safetensors.numpy.save_file(EMPTY_BODY, tmp_path / "model.safetensors")
+    sizes = {"n_layer": layers, "n_embd": n_head, "n_head": n_head}
+    pruned = {str(layer): [0, n_head - 1] for layer in range(layers)}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"pruned_heads": pruned}))
+    found = cost(lambda: GPT2Config.from_pretrained(tmp_path).pruned_heads[0])
+    assert found.said == f"[0, {n_head - 1}]"
+    assert found.megabytes < 50
+    assert found.seconds < 5
+    found = cost(lambda: open_source(tmp_path).__enter__().config.n_layer)
+    assert found.said == str(layers)
+    assert found.megabytes < 50
+    assert found.seconds < 5
+
+
+@pytest.mark.parametrize("head", [-1, 4])
+def test_a_pruned_head_that_is_not_there(head):
+    with pytest.raises(InvalidInputError, match=rf"heads \[0, {head}\]; .* heads 0 to 3"):
+        GPT2Config(n_embd=8, n_head=4, pruned_heads={0: [0, head]})

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpt2x.budget import TENSOR, Budget
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.errors import CheckpointError
 from gpt2x.weights import Shape
@@ -29,7 +30,7 @@ def check_shape(shape: object, where: str) -> Shape:
     if (
         not isinstance(shape, list | tuple)
         or len(shape) > MAX_DIMENSIONS
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+        or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape)
         or math.prod(n for n in shape if n) > MAX_ELEMENTS
     ):
         raise CheckpointError(f"{where} has an impossible shape, {reprlib.repr(shape):.100}")
@@ -37,15 +38,21 @@ def check_shape(shape: object, where: str) -> Shape:
 
 
 class BinaryFile:
-    """A file open for reading at offsets. `size` is its length in bytes."""
+    """A file open for reading at offsets. `size` is its length in bytes.
 
-    def __init__(self, path: Path) -> None:
+    `budget` is what reading it may cost: that of all files of a checkpoint if one is given, else
+    its own.
+    """
+
+    def __init__(self, path: Path, budget: Budget | None = None) -> None:
         self.path = Path(path)
         try:
             self._stream = open(self.path, "rb")  # noqa: SIM115 (closed by `close`)
         except OSError as error:
             raise CheckpointError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
         self.size = os.fstat(self._stream.fileno()).st_size
+        self.budget = Budget(str(path)) if budget is None else budget
+        self.budget.admit(self.size)
         if self._stream.read(len(_GIT_LFS)) == _GIT_LFS:
             self.close()
             raise CheckpointError(
@@ -76,7 +83,9 @@ class BinaryFile:
         self, offset: int, shape: Shape, dtype: np.dtype[Any], what: str = "a tensor"
     ) -> LazyTensor:
         """The array stored row by row from `offset`; raises CheckpointError if it does not fit."""
-        self._check_range(offset, math.prod(shape) * dtype.itemsize, what)
+        count = math.prod(shape) * dtype.itemsize
+        self._check_range(offset, count, what)
+        self.budget.charge(TENSOR + count, "tensors")
         row = math.prod(shape[1:]) * dtype.itemsize
 
         def rows(first: int, last: int) -> np.ndarray:

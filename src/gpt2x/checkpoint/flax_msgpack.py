@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint.base import BFLOAT16, LazyTensor, RawFile
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.names import Rename, flax_name
@@ -29,9 +30,9 @@ _MAX_DEPTH = 64
 _MAX_TEXT = 2**16
 
 
-def open_raw(path: Path) -> RawFile:
+def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
     """Open one file; raises CheckpointError if it is damaged or holds something else."""
-    file = BinaryFile(path)
+    file = BinaryFile(path, budget)
     try:
         tree, end = _Walker(file).value(0)
         if end != file.size or not isinstance(tree, dict):

@@ -165,13 +165,15 @@ def _sniff_keras(path: Path) -> str:
 
 
 def _sniff_hdf5(path: Path) -> str:
+    from gpt2x.checkpoint import tf_h5
+
     h5py = require("h5py", "Reading HDF5 weights")
     try:
         with h5py.File(path, "r") as file:
-            if "layer_names" in file.attrs or "model_weights" in file:
+            if "layer_names" in file.attrs or tf_h5.has_link(file, "model_weights"):
                 return "tf-h5"  # Keras 2 lists its layers in an attribute
             # In Keras 3 a functional model, as KerasHub's are, groups its layers.
-            functional = {"layers", "_backbone", "backbone"} & set(file)
+            functional = any(tf_h5.has_link(file, n) for n in ("layers", "_backbone", "backbone"))
             return "keras-hub" if functional else "keras-tf"
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint import shards, tf_h5
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concatenated
 from gpt2x.checkpoint.keras_archive import open_archive
@@ -61,8 +62,9 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             tokenizer = {_ASSETS[name]: data for name, data in archive.assets.items()}
         paths = _shards(path, files) if path.name == SHARDS_NAME else [path]
         tensors: dict[str, LazyTensor] = {}
+        budget = Budget(str(path))
         for shard in paths:
-            raw = tf_h5.open_raw(shard, stream)
+            raw = tf_h5.open_raw(shard, budget, stream=stream)
             stack.callback(raw.close)
             tensors |= raw.tensors
         names = _name_tensors(path, tensors)

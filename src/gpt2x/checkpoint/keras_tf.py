@@ -37,7 +37,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             archive = open_archive(path)
             saved, stream = archive.saved, archive.weights
             stack.callback(stream.close)
-        raw = tf_h5.open_raw(path, stream)
+        raw = tf_h5.open_raw(path, stream=stream)
         stack.callback(raw.close)
         names = _name_tensors(path, raw.tensors)
         if "wte.weight" not in names.tensors:

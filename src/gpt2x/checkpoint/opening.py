@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint import shards
 from gpt2x.checkpoint.base import Checkpoint, LazyTensor, RawFile
 from gpt2x.checkpoint.formats import (
@@ -29,8 +30,8 @@ CONFIG_NAME = "config.json"
 class ShardedFormat(Protocol):
     """A module that reads one of transformers' formats, in one file or in shards of it."""
 
-    def open_raw(self, path: Path) -> RawFile:
-        """Open one file."""
+    def open_raw(self, path: Path, budget: Budget | None = None) -> RawFile:
+        """Open one file; `budget` is that of all shards, if there are several."""
         ...
 
     def rename(self, metadata: Mapping[str, Any]) -> Rename:
@@ -218,8 +219,9 @@ def _open_shards(format: str, path: Path, files: Mapping[str, Path]) -> Checkpoi
         tensors: dict[str, LazyTensor] = {}
         metadata: dict[str, Any] = {}
         held: dict[str, list[str]] = {}
+        budget = Budget(str(path))
         for name, file in files.items():
-            raw = module.open_raw(file)
+            raw = module.open_raw(file, budget)
             stack.callback(raw.close)
             if twice := tensors.keys() & raw.tensors.keys():
                 raise CheckpointError(f"Two shards of {str(path)!r} hold {min(twice)!r}.")

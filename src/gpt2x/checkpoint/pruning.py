@@ -33,15 +33,16 @@ def restore_heads(
     """
     restored = {}
     for layer, heads in config.pruned_heads.items():
-        kept = np.repeat(~np.isin(np.arange(config.n_head), heads), config.n_embd // config.n_head)
+        gone = len(set(heads)) * config.n_embd // config.n_head
         for name, axis, parts in _PLACES:
             name = f"h.{layer}.attn.{name}"
-            tensor, columns = tensors.get(name), np.tile(kept, parts)
+            tensor, whole = tensors.get(name), parts * config.n_embd
             if tensor is None or len(tensor.shape) <= axis:
                 continue
-            if tensor.shape[axis] in (columns.sum(), columns.size):
-                shape = (*tensor.shape[:axis], columns.size, *tensor.shape[axis + 1 :])
-                change = partial(_with_zeros, kept=columns, axis=axis)
+            if tensor.shape[axis] in (whole - parts * gone, whole):
+                shape = (*tensor.shape[:axis], whole, *tensor.shape[axis + 1 :])
+                sizes = (config.n_embd, config.n_head, parts)
+                change = partial(_with_zeros, heads=heads, sizes=sizes, axis=axis)
                 restored[name] = tensor.mapped(shape, change)
     return restored
 
@@ -50,7 +51,12 @@ def restore_heads(
 _PLACES = (("c_attn.weight", 1, 3), ("c_attn.bias", 0, 3), ("c_proj.weight", 0, 1))
 
 
-def _with_zeros(array: np.ndarray, kept: np.ndarray, axis: int) -> np.ndarray:
+def _with_zeros(
+    array: np.ndarray, heads: list[int], sizes: tuple[int, int, int], axis: int
+) -> np.ndarray:
+    # The mask is made only here: until a tensor has turned out to fit, the sizes are but numbers.
+    width, n_head, parts = sizes
+    kept = np.tile(np.repeat(~np.isin(np.arange(n_head), heads), width // n_head), parts)
     whole = np.zeros((*array.shape[:axis], kept.size, *array.shape[axis + 1 :]), array.dtype)
     place = (slice(None),) * axis + (kept,)
     whole[place] = array if array.shape[axis] < kept.size else array[place]

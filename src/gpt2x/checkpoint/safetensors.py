@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint.base import (
     BFLOAT16,
     LazyTensor,
@@ -47,12 +48,12 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def open_raw(path: Path) -> RawFile:
+def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
     """Open one safetensors file.
 
     Raises CheckpointError unless the header is sound and the tensors fill the file exactly.
     """
-    file = BinaryFile(path)
+    file = BinaryFile(path, budget)
     try:
         tensors, metadata = _read_header(file)
     except BaseException:

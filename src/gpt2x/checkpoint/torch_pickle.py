@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint.base import LazyTensor, RawFile
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.checkpoint.names import Rename, pytorch_name
@@ -29,9 +30,9 @@ from gpt2x.errors import CheckpointError
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def open_raw(path: Path) -> RawFile:
+def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
     """Open one file that holds a state dict, bare or under a training script's usual key."""
-    file = BinaryFile(path)
+    file = BinaryFile(path, budget)
     try:
         return RawFile(state_dict(load(file), file.path), {}, file.close)
     except BaseException:

@@ -1,0 +1,53 @@
+"""What reading a file may cost, so that a small file cannot take a machine's memory or time."""
+
+from __future__ import annotations
+
+from gpt2x.errors import CheckpointError
+
+#: Bytes that may be spent for each byte of the files, and beyond that for any file.
+TIMES = 10
+ALLOWANCE = 250_000_000
+
+#: What the smallest things cost that readers make: a value (a number, an entry of a dictionary),
+#: a tensor with its names, an open file.
+VALUE = 128
+TENSOR = 2048
+FILE = 16_384
+
+
+class Budget:
+    """The bytes that reading the files of one checkpoint may cost.
+
+    Readers charge what they take memory for, before they take it: the objects they make, each
+    tensor's values (though these are read later, if at all), and buffers between the two. They
+    charge what they go through once more as well (a key that is hashed again, arguments that are
+    passed again), so that time stays in proportion as memory does.
+
+    Args:
+        name: the file or folder, for messages.
+        size: bytes of the file; further files are added with `admit`.
+    """
+
+    __slots__ = ("_left", "_name", "_size")
+
+    def __init__(self, name: str, size: int = 0) -> None:
+        self._name = name
+        self._size = size
+        self._left = ALLOWANCE + TIMES * size
+
+    def admit(self, size: int) -> None:
+        """Count in one more file, of `size` bytes."""
+        self._size += size
+        self._left += TIMES * size
+        self.charge(FILE, "open files")
+
+    def charge(self, nbytes: int, what: str) -> None:
+        """Spend `nbytes` on `what`, a plural; raises CheckpointError where they are not there."""
+        self._left -= nbytes
+        if self._left < 0:
+            allowed = ALLOWANCE + TIMES * self._size
+            raise CheckpointError(
+                f"{self._name!r} asks for {allowed - self._left:,} bytes of memory or more, up to "
+                f"its {what}; {self._size:,} bytes of file may take {allowed:,} ({TIMES} times as "
+                f"much and {ALLOWANCE:,}). It is damaged, or made to exhaust the machine."
+            )
