@@ -23,7 +23,7 @@ class WeightsError(RuntimeError):
 
 
 class MissingBackendError(ImportError):
-    """A framework, or the library of a file format, that is not installed."""
+    """A framework, or a library of an extra, that is not installed."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

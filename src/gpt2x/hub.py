@@ -88,19 +88,20 @@ class ModelFiles:
             self._found[filename] = self._download(filename)
         return self._found[filename]
 
-    def names(self) -> list[str]:
-        """The names of all files directly in the folder, or in the repository (one request)."""
+    def names(self, inside: str = "") -> list[str]:
+        """The names of all files directly in the folder, or in the repository (one request).
+
+        Args:
+            inside: a folder in it whose files are meant; if there is none, nor are there names.
+        """
         if self.folder is not None:
-            return sorted(path.name for path in self.folder.iterdir() if path.is_file())
+            return _file_names(self.folder / inside)
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError
 
         snapshot = self._snapshot()
         if self._offline:
-            folder = snapshot / self.subfolder if snapshot else None
-            if folder is None or not folder.is_dir():
-                return []
-            return sorted(path.name for path in folder.iterdir() if path.is_file())
+            return _file_names(snapshot / self.subfolder / inside) if snapshot else []
         revision = self._commit or self._revision
         try:
             files = HfApi(endpoint(), token=self._token).list_repo_files(
@@ -108,9 +109,9 @@ class ModelFiles:
             )
         except HTTPError:
             return []  # a server without a listing: the names that are known must do
-        prefix = f"{self.subfolder}/" if self.subfolder else ""
-        inside = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-        return sorted(name for name in inside if "/" not in name)
+        prefix = "".join(f"{folder}/" for folder in (self.subfolder, inside) if folder)
+        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        return sorted(name for name in names if "/" not in name)
 
     def _download(self, filename: str) -> Path | None:
         from huggingface_hub import hf_hub_download
@@ -208,6 +209,12 @@ class ModelFiles:
             f"{self._url()} cannot be reached. Check the connection (and that HF_HUB_OFFLINE is "
             "not set), or give the path of a folder."
         )
+
+
+def _file_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 def endpoint() -> str:

@@ -13,7 +13,6 @@ _DEVICES = "GPT-2 fits on one device"
 _DECODING = "generate prepares its own inputs, see docs/generation.md"
 _MASKS = "the model takes masks as they are, see docs/compatibility.md"
 _CODE = "files of gpt2x hold no code"
-_TEMPLATE = "render chat_template, which is kept, with jinja2, and pass the text to the tokenizer"
 _FUSED = 'attention is fused as it is (attn_implementation="sdpa")'
 _RESIZE = "a GPT-2 cannot learn positions after the fact; set n_positions before training"
 
@@ -48,8 +47,6 @@ FLAX_MODEL: dict[str, str] = MODEL | {
 
 #: Attributes of transformers' tokenizers.
 TOKENIZER: dict[str, str] = {
-    **dict.fromkeys(("apply_chat_template", "get_chat_template"), _TEMPLATE),
-    "encode_message_with_chat_template": _TEMPLATE,
     "as_target_tokenizer": "pass text_target= to the tokenizer",
     "prepare_seq2seq_batch": "pass text_target= to the tokenizer",
     "set_truncation_and_padding": "pass truncation= and padding= to each call",

@@ -14,7 +14,7 @@ import pytest
 from gpt2x.checkpoint import megatron, open_checkpoint, torch_writer
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.formats import sniff
-from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files
+from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files, write_tokenizer_files
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
@@ -371,6 +371,18 @@ def test_tokenizer_files_are_found_under_any_name(name):
     found = find_tokenizer_files(ModelFiles(FILES / name), format)
     assert sorted(found) == ["merges.txt", "vocab.json"]
     assert found["vocab.json"].read_text() == (FILES / "source" / "vocab.json").read_text()
+
+
+def test_chat_templates_travel_with_the_tokenizer(tmp_path):
+    names = ["additional_chat_templates/tool_use.jinja", "chat_template.jinja", "vocab.json"]
+    (tmp_path / "source" / "additional_chat_templates").mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    for name in [*names, "additional_chat_templates/notes.txt"]:
+        (tmp_path / "source" / name).write_text(name)
+    found = find_tokenizer_files(ModelFiles(tmp_path / "source"), "safetensors")
+    write_tokenizer_files(tmp_path / "target", found)
+    assert sorted(found) == names
+    assert all((tmp_path / "target" / name).read_text() == name for name in names)
 
 
 def test_files_are_told_apart_by_content(tmp_path):

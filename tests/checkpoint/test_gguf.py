@@ -94,10 +94,11 @@ def test_a_tokenizer_from_the_file_itself(tmp_path, tokenizer_class):
         tokenizer_class.from_pretrained(path)
 
 
-def test_the_tokenizer_survives(tmp_path):
+@pytest.mark.parametrize("templates", ["{{ messages }}", {"default": "{{ messages }}", "x": "y"}])
+def test_the_tokenizer_survives(tmp_path, templates):
     """Roles, special and other added tokens, the template and the rule about the first token."""
     folder = write_model(tmp_path / "model")
-    tokenizer = GPT2Tokenizer.from_pretrained(folder, chat_template="{{ messages }}")
+    tokenizer = GPT2Tokenizer.from_pretrained(folder, chat_template=templates)
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "a mask"})
     tokenizer.add_tokens(["ein Wort"])
     tokenizer.bos_token = "a mask"

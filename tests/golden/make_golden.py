@@ -45,6 +45,7 @@ PARTS = {
     "frameworks": "write_frameworks",
     "configs": "write_configs",
     "tokenizer": "write_tokenizer",
+    "chat": "write_chat",
 }
 # What transformers 5 writes, which a check of the rest leaves out.
 RELEASE_5 = ("configs/transformers_5/", "tokenizer/tiny_5/")

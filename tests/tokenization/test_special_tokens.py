@@ -236,5 +236,5 @@ def test_init_kwargs_make_the_same_tokenizer_again(tiny):
 def test_what_is_not_here_says_what_to_do_instead(tiny):
     for name in TOKENIZER:
         assert not hasattr(tiny, name)
-    with pytest.raises(AttributeError, match=r"no .apply_chat_template., .* with jinja2"):
-        tiny.apply_chat_template([])
+    with pytest.raises(AttributeError, match=r"no .prepare_seq2seq_batch., .*text_target="):
+        tiny.prepare_seq2seq_batch([])

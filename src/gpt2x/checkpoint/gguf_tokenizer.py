@@ -96,8 +96,11 @@ def to_pairs(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, t
         "tokenizer.ggml.merges": (ARRAY, (STRING, merges)),
         "tokenizer.ggml.add_bos_token": (BOOL, tokenizer.add_bos_token),
     }
-    if isinstance(tokenizer.chat_template, str):
-        pairs["tokenizer.chat_template"] = (STRING, tokenizer.chat_template)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is not None:
+        pairs["tokenizer.chat_template"] = (STRING, template)
     return pairs | _role_ids(tokenizer, config)
 
 

@@ -19,6 +19,9 @@ KEPT = (
     "chat_template.jinja",
 )
 
+# A folder of transformers', whose files are kept as well.
+_CHAT_TEMPLATES = "additional_chat_templates"
+
 # OpenAI's and KerasHub's names -> transformers'.
 _RENAMED = {
     "encoder.json": "vocab.json",
@@ -34,7 +37,7 @@ def find_tokenizer_files(files: ModelFiles, format: str) -> dict[str, Path]:
     A preset of KerasHub has a ``tokenizer.json`` too, which is another kind of file and stays.
     """
     found: dict[str, Path] = {}
-    kept = () if format == "keras-hub" else KEPT
+    kept = () if format == "keras-hub" else (*KEPT, *_chat_templates(files))
     for name, path in ((name, files.find(name)) for name in kept):
         if path is not None:
             found[name] = path
@@ -49,7 +52,14 @@ def write_tokenizer_files(folder: Path, sources: Mapping[str, Path | bytes]) -> 
     """Write the files into a folder."""
     for name, source in sources.items():
         data = source if isinstance(source, bytes) else _read(source)
-        (folder / name).write_bytes(data)
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+
+def _chat_templates(files: ModelFiles) -> list[str]:
+    names = files.names(_CHAT_TEMPLATES)
+    return [f"{_CHAT_TEMPLATES}/{name}" for name in names if name.endswith(".jinja")]
 
 
 def _read(path: Path) -> bytes:

@@ -19,9 +19,10 @@ from gpt2x.publishing import PushToHubMixin
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
+from gpt2x.tokenization.chat import ChatMixin
 from gpt2x.tokenization.decoding import DecodeMixin
 from gpt2x.tokenization.options import NO_MAX_LENGTH, SIDES, EncodeOptions
-from gpt2x.tokenization.preparing import PrepareMixin, to_list
+from gpt2x.tokenization.preparing import to_list
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS, Token
 from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.training import TrainMixin
@@ -58,7 +59,7 @@ _KNOWN = (
 )
 
 
-class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
+class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
     """A byte-level BPE tokenizer with GPT-2's rules.
 
     Args:
@@ -108,6 +109,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
         for name, default in {**SETTINGS, **from_file}.items():
             setattr(self, name, given.get(name, default))
         self.model_input_names = list(self.model_input_names)
+        self.chat_template = _named_templates(self.chat_template)
         check_choice("padding_side", self.padding_side, SIDES)
         check_choice("truncation_side", self.truncation_side, SIDES)
         try:
@@ -367,7 +369,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
 
     def optional_settings(self) -> dict[str, Any]:
         """The settings that are saved only where they are not the default, and the defaults."""
-        names = ("split_special_tokens", "model_input_names", "pad_token_type_id", "chat_template")
+        names = ("split_special_tokens", "model_input_names", "pad_token_type_id")
         return {name: SETTINGS[name] for name in names}
 
     def current_vocabulary(self) -> Vocabulary:
@@ -385,7 +387,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
 
         Reads tokenizer.json if there is one, else vocab.json and merges.txt (or OpenAI's
         encoder.json and vocab.bpe); then tokenizer_config.json and, in older folders,
-        special_tokens_map.json and added_tokens.json. A GGUF file holds its tokenizer itself.
+        special_tokens_map.json and added_tokens.json; last chat_template.jinja and the files of
+        additional_chat_templates. A GGUF file holds its tokenizer itself.
 
         Args:
             pretrained_model_name_or_path: a folder, a .gguf file, or a name such as "gpt2".
@@ -404,6 +407,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
         save_directory: str | Path,
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
+        *,
+        save_jinja_files: bool = True,
     ) -> tuple[str, ...]:
         """Write the files that transformers 4 and 5 read back to the same ids.
 
@@ -412,11 +417,14 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
             legacy_format: True to leave tokenizer.json out; False to leave out vocab.json,
                 merges.txt and added_tokens.json; None to write all.
             filename_prefix: what the names of the files begin with, before a "-".
+            save_jinja_files: whether chat templates are files of their own, chat_template.jinja
+                and, for named ones, additional_chat_templates/NAME.jinja; if not, they are written
+                into tokenizer_config.json, where older programs look for them.
 
         Returns:
             The paths of the files.
         """
-        return files.save(self, save_directory, legacy_format, filename_prefix)
+        return files.save(self, save_directory, legacy_format, filename_prefix, save_jinja_files)
 
     def save_vocabulary(
         self, save_directory: str | Path, filename_prefix: str | None = None
@@ -440,3 +448,16 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, PrepareMixin):
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map}, "
             f"added_tokens={self.added_tokens_encoder})"
         )
+
+
+def _named_templates(chat_template: Any) -> Any:
+    """Turn the list in which tokenizer_config.json holds several templates into a dictionary."""
+    if not isinstance(chat_template, (list, tuple)):
+        return chat_template
+    try:
+        return {entry["name"]: entry["template"] for entry in chat_template}
+    except (KeyError, TypeError) as error:
+        raise InvalidInputError(
+            "chat_template must be a template, a dictionary of templates by name, or a list of "
+            'dictionaries with the keys "name" and "template".'
+        ) from error

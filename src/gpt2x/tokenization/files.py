@@ -35,6 +35,8 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+CHAT_TEMPLATES_FOLDER = "additional_chat_templates"
+_JINJA = ".jinja"
 
 VOCAB_FILES_NAMES = {
     "vocab_file": VOCAB_FILE,
@@ -137,10 +139,20 @@ def _read_config(model_files: ModelFiles) -> dict[str, Any]:
     for role in (*NAMED_TOKENS, ADDITIONAL, "extra_special_tokens"):
         if config.get(role) is not None:
             config[role] = _read_tokens(config[role])
-    template = model_files.find(CHAT_TEMPLATE_FILE)
-    if template is not None:
-        config["chat_template"] = read_text(template)
+    templates = _read_chat_templates(model_files)
+    if templates:
+        only_default = list(templates) == ["default"]
+        config["chat_template"] = templates["default"] if only_default else templates
     return config
+
+
+def _read_chat_templates(model_files: ModelFiles) -> dict[str, str]:
+    """Read the chat templates that are files of their own, by name."""
+    paths = {"default": model_files.find(CHAT_TEMPLATE_FILE)}
+    for file in model_files.names(CHAT_TEMPLATES_FOLDER):
+        if file.endswith(_JINJA):
+            paths[file.removesuffix(_JINJA)] = model_files.find(f"{CHAT_TEMPLATES_FOLDER}/{file}")
+    return {name: read_text(path) for name, path in paths.items() if path is not None}
 
 
 def _read_older_files(model_files: ModelFiles, config: dict[str, Any]) -> None:
@@ -187,6 +199,7 @@ def save(
     folder: PathLike,
     legacy_format: bool | None = None,
     filename_prefix: str | None = None,
+    save_jinja_files: bool = True,
 ) -> tuple[str, ...]:
     """Write a tokenizer's files: see `GPT2TokenizerBase.save_pretrained`."""
     vocabulary = tokenizer.current_vocabulary()
@@ -195,9 +208,14 @@ def save(
         for content, token_id in tokenizer.added_tokens_encoder.items()
         if content not in vocabulary.tokens
     }
+    config = _config(tokenizer)
+    templates = _chat_template_files(tokenizer) if save_jinja_files else {}
+    if tokenizer.chat_template is not None and not save_jinja_files:
+        config["chat_template"] = _chat_template_entry(tokenizer.chat_template)
     contents = {
-        CONFIG_FILE: _json(_config(tokenizer)),
+        CONFIG_FILE: _json(config),
         SPECIAL_TOKENS_FILE: _json(_special_tokens(tokenizer)),
+        **templates,
     }
     if legacy_format is not False:
         contents[VOCAB_FILE] = vocabulary.vocab_json()
@@ -226,6 +244,7 @@ _ALL_FILES = (
     SPECIAL_TOKENS_FILE,
     ADDED_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
+    CHAT_TEMPLATES_FOLDER,
 )
 
 
@@ -244,7 +263,9 @@ def _write(
         raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must be no path.")
     with atomic_folder(Path(folder), replaces=tuple(prefix + name for name in stale)) as work:
         for name, content in contents.items():
-            (work / (prefix + name)).write_bytes(content.encode("utf-8"))
+            path = work / (prefix + name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content.encode("utf-8"))
     return tuple(str(Path(folder) / (prefix + name)) for name in contents)
 
 
@@ -271,6 +292,30 @@ def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
         if getattr(tokenizer, name) != default:
             settings[name] = getattr(tokenizer, name)
     return {**tokenizer.other_settings, **settings, **tokenizer.special_tokens_map}
+
+
+def _chat_template_files(tokenizer: GPT2TokenizerBase) -> dict[str, str]:
+    """The chat templates by file name; none for a tokenizer without any."""
+    templates = tokenizer.chat_template or {}
+    if isinstance(templates, str):
+        return {CHAT_TEMPLATE_FILE: templates}
+    for name in templates:
+        if not name or Path(name).name != name or "\\" in name:
+            raise InvalidInputError(
+                f"A chat template is called {name!r}, which cannot be a file's name. Rename it, or "
+                "save with save_jinja_files=False."
+            )
+    return {
+        CHAT_TEMPLATE_FILE if name == "default" else f"{CHAT_TEMPLATES_FOLDER}/{name}{_JINJA}": text
+        for name, text in templates.items()
+    }
+
+
+def _chat_template_entry(templates: str | Mapping[str, str]) -> Any:
+    """The form of chat templates in tokenizer_config.json."""
+    if isinstance(templates, str):
+        return templates
+    return [{"name": name, "template": template} for name, template in templates.items()]
 
 
 def _special_tokens(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
