@@ -158,7 +158,6 @@ def test_labels():
         ({"label2id": ["a", "b"]}, "label2id must be a dictionary"),
         ({"num_labels": 0}, "num_labels must be an integer of at least 1"),
         ({"num_labels": 3, "id2label": {0: "a"}}, "num_labels is 3, but id2label holds 1"),
-        ({"num_labels": 1, "problem_type": "single_label_classification"}, "use 'regression'"),
         ({"pruned_heads": {12: [0]}}, "pruned_heads names layer 12"),
         ({"pruned_heads": [1]}, "pruned_heads must map"),
     ],

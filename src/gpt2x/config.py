@@ -276,11 +276,6 @@ class GPT2Config(PushToHubMixin):
                 f"n_embd ({self.n_embd}) must be divisible by n_head ({self.n_head}), so that "
                 "every head has the same width."
             )
-        if self.problem_type == "single_label_classification" and self.num_labels == 1:
-            raise InvalidInputError(
-                "problem_type 'single_label_classification' needs num_labels of at least 2; with "
-                "one label use 'regression'."
-            )
         for layer, heads in self.pruned_heads.items():
             inside = all(0 <= head < self.n_head for head in heads)
             if not 0 <= layer < self.n_layer or not inside:

@@ -174,6 +174,10 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     jax.tree.map(close, gradient(checkpointed)(model.params), expected)
 
 
+def test_old_configs_switch_checkpointing_on():
+    assert tiny_model(gradient_checkpointing=True, n_layer=1).is_gradient_checkpointing
+
+
 def test_users_attention_implementations(model, logits):
     def doubled(query, key, value, mask, *, scaling, dropout):
         scores = jnp.einsum("bhtd,bhsd->bhts", query, key) * scaling + mask

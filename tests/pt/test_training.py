@@ -39,6 +39,11 @@ def test_checkpointing_gives_equal_gradients(use_reentrant: bool | None, cross: 
     assert not model.is_gradient_checkpointing
 
 
+def test_old_configs_switch_checkpointing_on():
+    assert tiny_model(gradient_checkpointing=True).is_gradient_checkpointing
+    assert not tiny_model(gradient_checkpointing=False).is_gradient_checkpointing
+
+
 def test_checkpointing_recomputes_blocks():
     model = tiny_model().train()
     calls = []

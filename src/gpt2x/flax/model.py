@@ -240,7 +240,8 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         )
         self.ln_f = precision.layer_norm(config)
         self.embd_pdrop = config.embd_pdrop
-        self.gradient_checkpointing = False
+        # Configs of 2020 and 2021 switch it on.
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
 
     def __call__(
         self,

@@ -240,7 +240,8 @@ class GPT2Model(GPT2PreTrainedModel):
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, layer_idx=i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.gradient_checkpointing = False
+        # Configs of 2020 and 2021 switch it on.
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.post_init()
 
     def forward(

@@ -54,8 +54,21 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
     accepts_loss_kwargs: ClassVar[bool] = False
     head: ClassVar[Head] = Head.NONE
-    _no_split_modules: ClassVar[list[str]] = ["GPT2Block"]  # asked by accelerate
-    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # asked by transformers' Trainer
+    # Asked by accelerate, PEFT, optimum and transformers' own tools: what a model can do.
+    is_parallelizable: ClassVar[bool] = False
+    model_tags: ClassVar[list[str] | None] = None
+    _no_split_modules: ClassVar[list[str]] = ["GPT2Block"]
+    _skip_keys_device_placement: ClassVar[str] = "past_key_values"
+    _supports_sdpa: ClassVar[bool] = True
+    _supports_flash_attn: ClassVar[bool] = False
+    _supports_flex_attn: ClassVar[bool] = False
+    _supports_attention_backend: ClassVar[bool] = False  # the functions of transformers' registry
+    _can_compile_fullgraph: ClassVar[bool] = True
+    _is_stateful: ClassVar[bool] = False
+    _keep_in_fp32_modules: ClassVar[list[str] | None] = None
+    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
+    _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str] | None] = None
     _tied_weights_keys: ClassVar[list[str]] = []
 
     def __init__(self, config: GPT2Config) -> None:
@@ -414,6 +427,10 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
         """Return the bytes that the parameters (and buffers) take."""
         buffers = self.buffers() if return_buffers else ()
         return sum(t.nbytes for tensors in (self.parameters(), buffers) for t in tensors)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # asked as the class attributes above
 
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Switch to "sdpa", "eager" or a registered attention implementation."""
