@@ -12,8 +12,10 @@ from flax.traverse_util import flatten_dict
 
 from flax import nnx
 from flax_models import random_ids, tiny_config, tiny_model, tiny_params
+from gpt2x import flax as gpt2x_flax
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, register_attention
+from ignored_labels import IGNORED, ids_for
 
 IDS = random_ids(2, 6)
 
@@ -111,6 +113,25 @@ def test_pure_under_jit_grad_and_vmap(model, logits):
     plain = gradient(model.params)
     by_module = jax.jit(jax.grad(lambda module: module(IDS, labels=IDS).loss))(model)
     close(by_module.transformer.wte.embedding.get_value(), plain["transformer"]["wte"]["embedding"])
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_the_mean_over_no_label_is_nan_and_moves_nothing(name):
+    model = tiny_model(getattr(gpt2x_flax, f"FlaxGPT2{name}"), pad_token_id=60)
+
+    def losses(params):
+        output = model(ids_for(name), params=params, **IGNORED[name])
+        return [output[field] for field in ("loss", "mc_loss") if field in output]
+
+    gradient, values = jax.grad(lambda params: (sum(losses(params)), losses(params)), has_aux=True)(
+        model.params
+    )
+    assert all(jnp.isnan(value) for value in values)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_no_label_in_a_batch_that_is_counted_elsewhere(model):
+    assert model(IDS, labels=IGNORED["LMHeadModel"]["labels"], num_items_in_batch=7).loss == 0
 
 
 def test_dropout_takes_keys_and_nothing_else(model, logits):

@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from pt_models import random_ids, tiny_config, tiny_model
+from ignored_labels import IGNORED, ids_for
+from pt_models import random_ids, tensors, tiny_config, tiny_model
 
 CLASSES = [
     pt.GPT2Model,
@@ -207,6 +208,16 @@ def test_config_decides_what_is_returned():
     assert len(output.hidden_states) == 3
 
 
+@pytest.mark.parametrize("name", IGNORED)
+def test_the_mean_over_no_label_is_nan_and_moves_nothing(name: str):
+    model = tiny_model(getattr(pt, f"GPT2{name}"), pad_token_id=60)
+    output = model(torch.tensor(ids_for(name)), **tensors(IGNORED[name]))
+    losses = [output[field] for field in ("loss", "mc_loss") if field in output]
+    assert all(loss.isnan() for loss in losses)
+    sum(losses).backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 # --- language model ---
 
 
@@ -222,6 +233,7 @@ def test_loss_of_a_language_model():
     for items in (7, torch.tensor(7)):
         loss = model(ids, labels=labels, num_items_in_batch=items).loss
         torch.testing.assert_close(loss, each[kept].sum() / 7)
+        assert model(ids, labels=labels * 0 - 100, num_items_in_batch=items).loss == 0
     shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
     torch.testing.assert_close(model(ids, shift_labels=shifted).loss, output.loss)
     torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted).loss, output.loss)

@@ -17,6 +17,7 @@ from gpt2x.tf import (
     create_optimizer,
 )
 from gpt2x.tokenization import BatchEncoding
+from ignored_labels import IGNORED, ids_for
 from tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
@@ -174,6 +175,31 @@ def test_every_head_trains(case):
     np.testing.assert_allclose(losses, [own, own], rtol=1e-5)
     history = model.fit({"input_ids": ids, **labels}, batch_size=4, epochs=2, verbose=0)
     assert history.history["loss"][1] < history.history["loss"][0]
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_the_mean_over_no_label_is_nan_and_moves_nothing(name):
+    model = tiny_model(getattr(gpt2x_tf, f"TFGPT2{name}"), pad_token_id=60, **NO_DROPOUT)
+    ids, labels = ids_for(name), IGNORED[name]
+    with tf.GradientTape() as tape:
+        output = model(ids, **labels)
+        losses = [output[field] for field in ("loss", "mc_loss") if field in output]
+        loss = tf.add_n(losses)
+    assert all(np.isnan(loss) for loss in losses)
+    gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
+    assert all(not np.any(tf.convert_to_tensor(gradient)) for gradient in gradients)
+    before = model.get_weights()
+    model.compile("sgd")
+    history = model.fit({"input_ids": ids, **labels}, verbose=0).history
+    assert np.isnan(history["loss"])
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_no_label_in_a_batch_that_is_counted_elsewhere():
+    model = tiny_model(**NO_DROPOUT)
+    labels = IGNORED["LMHeadModel"]["labels"]
+    assert model(IDS[:2], labels=labels, num_items_in_batch=7).loss == 0
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

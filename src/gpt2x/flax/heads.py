@@ -68,6 +68,8 @@ def causal_lm_loss(
 ) -> Array:
     """Return the mean cross-entropy of each token given those before it, in float32.
 
+    Without any label that counts, the mean is NaN.
+
     Args:
         logits: [..., T, V].
         labels: [..., T]; position t is what the logits of position t - 1 predict.

@@ -42,6 +42,8 @@ def causal_lm_loss(
 ) -> tf.Tensor:
     """Return the mean cross-entropy of each token given those before it, in float32.
 
+    Without any label that counts, the mean is NaN.
+
     Args:
         logits: [..., T, V].
         labels: [..., T]; position t is what the logits of position t - 1 predict.
@@ -56,7 +58,7 @@ def causal_lm_loss(
         target = classes(logits, shift_labels, ignore_index)
     if num_items_in_batch is None:
         return target.loss()
-    return tf.reduce_sum(target.losses * target.weights) / tf.cast(num_items_in_batch, tf.float32)
+    return tf.reduce_sum(target.counted()) / tf.cast(num_items_in_batch, tf.float32)
 
 
 class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):

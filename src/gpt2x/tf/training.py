@@ -34,10 +34,15 @@ class Target(NamedTuple):
     weights: tf.Tensor
     losses: tf.Tensor
 
+    def counted(self) -> tf.Tensor:
+        """Return the losses that count, and 0 for the others, whose gradients are 0 whatever
+        follows: also where the mean over nothing is NaN, as in PyTorch.
+        """
+        return tf.where(self.weights > 0, self.losses, 0.0)
+
     def loss(self) -> tf.Tensor:
-        """Return the mean of the losses that count, a scalar; 0 if none does."""
-        total = tf.reduce_sum(self.losses * self.weights)
-        return tf.math.divide_no_nan(total, tf.reduce_sum(self.weights))
+        """Return the mean of the losses that count, a scalar; NaN if none does."""
+        return tf.reduce_sum(self.counted()) / tf.reduce_sum(self.weights)
 
 
 def classes(
@@ -189,18 +194,17 @@ class TrainingMixin(keras.Model):
         rows. Replicas may hold different numbers of rows and labels. So the gradient is that of the
         replica's part of the sum, and the value that of all.
         """
-        losses, count = target.losses * target.weights, tf.reduce_sum(target.weights)
+        losses, count = target.counted(), tf.reduce_sum(target.weights)
         if sample_weight is not None:
             losses *= _aligned(tf.cast(sample_weight, losses.dtype), losses)
         total, replicas = tf.reduce_sum(losses), self.distribute_strategy.num_replicas_in_sync
         if replicas == 1:
-            return tf.math.divide_no_nan(total, count)
+            return total / count
         totals = tf.stop_gradient(tf.stack([total, count]))
         all_total, all_count = tf.unstack(
             tf.distribute.get_replica_context().all_reduce("SUM", totals)
         )
-        part = tf.math.divide_no_nan(total, all_count)
-        mean = tf.math.divide_no_nan(all_total, all_count)
+        part, mean = total / all_count, all_total / all_count
         return part + tf.stop_gradient(mean / replicas - part)
 
     def compute_metrics(
