@@ -28,6 +28,7 @@ from gpt2x.tf.outputs import (
     TFTokenClassifierOutput,
 )
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
+from gpt2x.tf.tracking import Dense, TrackedLayer
 from gpt2x.tf.training import Target, choices, classes, next_tokens, numbers, positions
 from gpt2x.weights import Head
 
@@ -178,7 +179,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
         return next_tokens(logits, labels)
 
 
-class TFGPT2SequenceSummary(keras.layers.Layer):
+class TFGPT2SequenceSummary(TrackedLayer):
     """One vector per choice out of its hidden states, projected to a score."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
@@ -585,9 +586,9 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
 
 def _linear(
     config: GPT2Config, n_out: int, name: str, owner: keras.layers.Layer, use_bias: bool = True
-) -> keras.layers.Dense:
+) -> Dense:
     """Return a head's projection of the last axis, of its owner's dtype."""
-    return keras.layers.Dense(
+    return Dense(
         n_out,
         use_bias=use_bias,
         kernel_initializer=normal(config.initializer_range),

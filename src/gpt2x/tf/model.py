@@ -34,6 +34,7 @@ from gpt2x.tf.attention import (
 from gpt2x.tf.cache import KVCache, LayerCache
 from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
+from gpt2x.tf.tracking import Embedding, LayerNormalization, TrackedLayer
 
 Past = KVCache | Sequence[Sequence[tf.Tensor]] | Sequence[tf.Tensor]
 
@@ -49,7 +50,7 @@ def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
     return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
-class Conv1D(keras.layers.Layer):
+class Conv1D(TrackedLayer):
     """A linear layer whose weight is stored (in, out), as OpenAI's 1x1 convolutions were."""
 
     def __init__(self, n_out: int, n_in: int, stddev: float, **options: Any) -> None:
@@ -70,7 +71,7 @@ class Conv1D(keras.layers.Layer):
         return tf.reshape(out, [*shape_of(x)[:-1], self.n_out])
 
 
-class TFGPT2Attention(keras.layers.Layer):
+class TFGPT2Attention(TrackedLayer):
     """Multi-head attention: to the text itself, or to an encoder's states (cross-attention)."""
 
     def __init__(
@@ -179,7 +180,7 @@ class TFGPT2Attention(keras.layers.Layer):
         return tf.transpose(x, [0, 2, 1, 3])
 
 
-class TFGPT2MLP(keras.layers.Layer):
+class TFGPT2MLP(TrackedLayer):
     """Two layers with an activation between them: E -> I -> E."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
@@ -200,7 +201,7 @@ class TFGPT2MLP(keras.layers.Layer):
         return self.dropout(self.c_proj(self.act(self.c_fc(hidden_states))))
 
 
-class TFGPT2Block(keras.layers.Layer):
+class TFGPT2Block(TrackedLayer):
     """Attention, cross-attention where the config has it, and MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, *, layer: int, **options: Any) -> None:
@@ -263,19 +264,15 @@ class TFGPT2Block(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
-class TFGPT2MainLayer(keras.layers.Layer):
+class TFGPT2MainLayer(TrackedLayer):
     """The body as a layer: embeddings, L blocks and a final layer norm."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(**options)
         self.config = config
         width, std, dtype = config.n_embd, config.initializer_range, self.dtype_policy
-        self.wte = keras.layers.Embedding(
-            config.vocab_size, width, normal(std), name="wte", dtype=dtype
-        )
-        self.wpe = keras.layers.Embedding(
-            config.n_positions, width, normal(std), name="wpe", dtype=dtype
-        )
+        self.wte = Embedding(config.vocab_size, width, normal(std), name="wte", dtype=dtype)
+        self.wpe = Embedding(config.n_positions, width, normal(std), name="wpe", dtype=dtype)
         self.drop = keras.layers.Dropout(config.embd_pdrop, name="drop", dtype=dtype)
         # transformers' name of a list's item; a slash cannot stand in a layer's name.
         self.h = [
@@ -530,12 +527,8 @@ def host_values(tensor: tf.Tensor) -> np.ndarray | None:
     return tensor.numpy()
 
 
-def _layer_norm(
-    config: GPT2Config, name: str, dtype: keras.DTypePolicy
-) -> keras.layers.LayerNormalization:
-    return keras.layers.LayerNormalization(
-        epsilon=config.layer_norm_epsilon, name=name, dtype=dtype
-    )
+def _layer_norm(config: GPT2Config, name: str, dtype: keras.DTypePolicy) -> LayerNormalization:
+    return LayerNormalization(epsilon=config.layer_norm_epsilon, name=name, dtype=dtype)
 
 
 def _residual_stddev(config: GPT2Config) -> float:

@@ -74,7 +74,14 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         kind, plan = _loading.get() or (None, None)
         if plan is None or type(self) is not kind:
             self.build()
-            return
+        else:
+            self._build_loaded(plan)
+        # Keras takes no more layers into what is built, but a class derived from this one adds its
+        # own when this constructor has ended.
+        self._tracker.unlock()
+
+    def _build_loaded(self, plan: pretrained.LoadPlan) -> None:
+        """Make the weights of all layers of what `plan` reads."""
         errors: list[BaseException] = []
         # Keras makes variables without values in this scope, and calls their initializers as it
         # leaves it, one after another.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.outputs import ModelOutput
+from gpt2x.tf.tracking import COLLECTIONS, TrackedLayer
 
 
-class ServingMixin(keras.Model):
+class ServingMixin(TrackedLayer, keras.Model):
     """`serving` and its signature; the call of a SavedModel that is given no other."""
 
     @property
@@ -30,8 +33,12 @@ class ServingMixin(keras.Model):
     def serving_output(self, output: Any) -> dict[str, tf.Tensor]:
         """Bring an output to the flat dictionary of tensors that signatures return.
 
-        Tuples over layers are stacked on a new first axis. The cache is left out.
+        Tuples over layers are stacked on a new first axis. The cache is left out. What is no
+        output object, of a class of a user's own, is called output_0, output_1 ...
         """
+        if not isinstance(output, ModelOutput | Mapping):
+            parts = output if isinstance(output, tuple | list) else [output]
+            output = {f"output_{number}": part for number, part in enumerate(parts)}
         return {
             name: tf.stack(value) if isinstance(value, tuple) else value
             for name, value in output.items()
@@ -55,12 +62,15 @@ class ServingMixin(keras.Model):
             tf.saved_model.save(self, os.fspath(folder), signatures=signatures)
 
     def _serving(self, dtype: tf.DType) -> tf.types.experimental.GenericFunction:
-        signature = {
-            name: tf.TensorSpec(spec.shape, dtype, name)
-            for name, spec in self.input_signature.items()
-        }
+        return tf.function(self._serve, input_signature=[self._signature(dtype)], autograph=False)
 
-        return tf.function(self._serve, input_signature=[signature], autograph=False)
+    def _signature(self, dtype: tf.DType) -> dict[str, tf.TensorSpec]:
+        """Return those of the inputs that `call` takes, which a user's own class may narrow."""
+        return {
+            name: tf.TensorSpec(spec.shape, dtype if spec.dtype.is_integer else spec.dtype, name)
+            for name, spec in self.input_signature.items()
+            if name in self._call_parameters
+        }
 
     def _serve(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         options = {"use_cache": False, "return_dict": True}
@@ -86,7 +96,7 @@ class ServingMixin(keras.Model):
             **options: of Keras, for other formats.
         """
         if input_signature is None:
-            input_signature = [self.input_signature]
+            input_signature = [self._signature(tf.int32)]
         if format != "tf_saved_model":
             super().export(
                 filepath, format, verbose=verbose, input_signature=input_signature, **options
@@ -94,6 +104,8 @@ class ServingMixin(keras.Model):
             return
         archive = keras.export.ExportArchive()
         archive.track(self)
+        for name in COLLECTIONS:  # TensorFlow's, lest each be written twice (see `TrackedLayer`)
+            archive.add_variable_collection(name, [v.value for v in getattr(self, name)])
         archive.add_endpoint("serve", self._serve, input_signature=input_signature)
         archive.write_out(os.fspath(filepath), verbose=verbose)
 
