@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gpt2x import tf as gpt2x_tf
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import (
     TFGPT2DoubleHeadsModel,
     TFGPT2ForQuestionAnswering,
     TFGPT2ForSequenceClassification,
     TFGPT2ForTokenClassification,
-    create_optimizer,
 )
 from gpt2x.tokenization import BatchEncoding
 from ignored_labels import IGNORED, ids_for
@@ -300,38 +298,3 @@ def _only_ids(x, y):
 def test_dataset_errors(rows, options, message):
     with pytest.raises(InvalidInputError, match=message):
         tiny_model().prepare_tf_dataset(rows, **options)
-
-
-# --- the optimizer ---
-
-
-def test_optimizer_warms_up_and_decays():
-    optimizer, schedule = create_optimizer(
-        1.0, num_train_steps=30, num_warmup_steps=10, min_lr_ratio=0.1
-    )
-    rates = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
-    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.55, 0.1], rtol=1e-5)
-    assert type(optimizer) is keras.optimizers.Adam
-    copy = gpt2x_tf.WarmUp.from_config(schedule.get_config())
-    assert float(copy(20)) == float(schedule(20))
-
-
-@pytest.mark.parametrize("include", [None, [r"ln_f/gamma"]])
-def test_weight_decay_leaves_biases_and_norms_alone(include):
-    model = tiny_model()
-    optimizer, _ = create_optimizer(
-        0.1, 10, 0, weight_decay_rate=0.5, include_in_weight_decay=include
-    )
-    before = [weight.numpy() for weight in model.weights]
-    zeros = [tf.zeros_like(weight) for weight in model.trainable_weights]
-    optimizer.apply_gradients(zip(zeros, model.trainable_weights, strict=True))
-    for weight, old in zip(model.weights, before, strict=True):
-        decays = weight.name not in ("bias", "beta", "gamma") or (
-            include is not None and weight.path.endswith("ln_f/gamma")
-        )
-        np.testing.assert_allclose(weight, old * (0.95 if decays else 1.0), rtol=1e-5)
-
-
-def test_optimizer_needs_a_warm_up_that_ends():
-    with pytest.raises(InvalidInputError, match="num_warmup_steps must be from 0 to"):
-        create_optimizer(1.0, 10, 10)

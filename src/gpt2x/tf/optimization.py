@@ -1,6 +1,6 @@
 """The optimizer of transformers' TensorFlow scripts, made of Keras's own parts.
 
-Source of the interface: `create_optimizer` of transformers 4.57 (`optimization_tf.py`).
+Source of the interface: `optimization_tf.py` of transformers 4.57.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from gpt2x.errors import InvalidInputError
+from gpt2x.errors import InvalidInputError, unknown_arguments
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
@@ -63,39 +64,107 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
-class AdamWeightDecay(keras.optimizers.AdamW):
-    """AdamW that leaves biases and layer norms alone.
+class AdamWeightDecay(keras.optimizers.Adam):
+    """Adam with decoupled weight decay, of the weights that names choose.
+
+    A weight's name is its path, ``tfgpt2lm_head_model/transformer/h_._0/ln_1/gamma:0``. A pattern
+    is a part of names, or a regular expression that is found in them. Biases contain "bias"; the
+    layer norms of GPT-2 contain "ln_", not "LayerNorm".
 
     Args:
-        include_in_weight_decay: regular expressions; a bias or layer norm is decayed all the same
-            if one of them matches its path (``tfgpt2lm_head_model/transformer/ln_f/gamma``).
-        options: those of `keras.optimizers.AdamW`.
+        learning_rate: a number or a schedule.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        amsgrad: whether the second moment never falls.
+        weight_decay_rate: at each step, a weight loses this times the learning rate of itself.
+        include_in_weight_decay: patterns of weights that are decayed though excluded.
+        exclude_from_weight_decay: patterns of weights that are not decayed; by default all are.
+        name: of the optimizer.
+        options: those of `keras.optimizers.Adam` (`clipnorm`, `global_clipnorm` ...), `lr`, the
+            older name of `learning_rate`, and `decay`: the learning rate, a number, is divided by
+            1 + decay * steps.
+
+    Raises:
+        InvalidInputError: for `weight_decay`, or `decay` of a schedule.
     """
 
     def __init__(
-        self, *, include_in_weight_decay: Sequence[str] | None = None, **options: Any
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        weight_decay_rate: float = 0.0,
+        include_in_weight_decay: Sequence[str] | None = None,
+        exclude_from_weight_decay: Sequence[str] | None = None,
+        name: str = "AdamWeightDecay",
+        **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.include_in_weight_decay = list(include_in_weight_decay or ())
+        if "weight_decay" in options:
+            raise InvalidInputError(
+                unknown_arguments("AdamWeightDecay", ["weight_decay"], ["weight_decay_rate"])
+            )
+        learning_rate = options.pop("lr", learning_rate)
+        decay = options.pop("decay", None)
+        if decay:
+            learning_rate = _inverse_time_decay(learning_rate, decay)
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            amsgrad,
+            weight_decay=weight_decay_rate or None,
+            name=name,
+            **options,
+        )
+        self.weight_decay_rate = weight_decay_rate
+        self._included = list(include_in_weight_decay or ())
+        self._excluded = list(exclude_from_weight_decay or ())
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Create the moments of `variables`, and choose which of them are decayed."""
-        self.exclude_from_weight_decay(
-            var_list=[
-                variable
-                for variable in variables
-                if variable.name in ("bias", "gamma", "beta")
-                and not any(re.search(p, variable.path) for p in self.include_in_weight_decay)
-            ]
-        )
+        if self._excluded:
+            self.exclude_from_weight_decay(
+                var_list=[
+                    variable
+                    for variable in variables
+                    if _matches(self._excluded, variable) and not _matches(self._included, variable)
+                ]
+            )
         super().build(variables)
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` needs."""
+        config = super().get_config()
+        del config["weight_decay"]
         return {
-            **super().get_config(),
-            "include_in_weight_decay": self.include_in_weight_decay,
+            **config,
+            "weight_decay_rate": self.weight_decay_rate,
+            "include_in_weight_decay": self._included,
+            "exclude_from_weight_decay": self._excluded,
         }
+
+
+def _matches(patterns: Sequence[str], variable: keras.Variable | tf.Variable) -> bool:
+    """Whether one of the patterns stands in a variable's name, or is found in it."""
+    # Keras gives TensorFlow's variables, and paths, without the number that TensorFlow appends.
+    name = getattr(variable, "path", variable.name).removesuffix(":0")
+    return any(
+        pattern in f"{name}:0" or re.search(pattern, name) is not None for pattern in patterns
+    )
+
+
+def _inverse_time_decay(
+    learning_rate: Any, decay: float
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    if not isinstance(learning_rate, int | float):
+        raise InvalidInputError(
+            "decay= needs a learning rate that is a number; a schedule says itself how it falls."
+        )
+    return keras.optimizers.schedules.InverseTimeDecay(learning_rate, 1, decay)
 
 
 def create_optimizer(
@@ -126,8 +195,9 @@ def create_optimizer(
         adam_global_clipnorm: clips all gradients together to this norm.
         weight_decay_rate: decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
         power: power of the decay.
-        include_in_weight_decay: regular expressions; weights whose path one of them matches are
-            decayed although they are biases or layer norms, which are left alone otherwise.
+        include_in_weight_decay: patterns of weights that are decayed all the same. Left alone are
+            otherwise those with "LayerNorm", "layer_norm" or "bias" in their names: the biases of
+            GPT-2, whose layer norms are called otherwise.
 
     Returns:
         The optimizer and its schedule.
@@ -160,6 +230,9 @@ def create_optimizer(
     if weight_decay_rate <= 0.0:
         return keras.optimizers.Adam(**options), schedule
     optimizer = AdamWeightDecay(
-        weight_decay=weight_decay_rate, include_in_weight_decay=include_in_weight_decay, **options
+        weight_decay_rate=weight_decay_rate,
+        include_in_weight_decay=include_in_weight_decay,
+        exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
+        **options,
     )
     return optimizer, schedule
