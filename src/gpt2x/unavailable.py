@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_PEFT = "adapters are not supported; train all weights, or freeze some with requires_grad"
+_PEFT = "adapters are PEFT's: wrap a PyTorch model with peft.get_peft_model"
 _DEVICES = "GPT-2 fits on one device"
 _DECODING = "generate prepares its own inputs, see docs/generation.md"
 _MASKS = "the model takes masks as they are, see docs/compatibility.md"
@@ -23,9 +23,8 @@ MODEL: dict[str, str] = {
     **dict.fromkeys(("add_adapter", "load_adapter", "set_adapter", "delete_adapter"), _PEFT),
     **dict.fromkeys(("enable_adapters", "disable_adapters", "active_adapters"), _PEFT),
     **dict.fromkeys(("to_bettertransformer", "reverse_bettertransformer", "kernelize"), _FUSED),
-    **dict.fromkeys(("prepare_inputs_for_generation", "_reorder_cache", "heal_tokens"), _DECODING),
-    **dict.fromkeys(("generate_batch", "init_continuous_batching", "greedy_search"), _DECODING),
-    **dict.fromkeys(("sample", "beam_search", "contrastive_search"), _DECODING),
+    **dict.fromkeys(("heal_tokens", "generate_batch", "init_continuous_batching"), _DECODING),
+    **dict.fromkeys(("greedy_search", "sample", "beam_search", "contrastive_search"), _DECODING),
     **dict.fromkeys(("get_head_mask", "invert_attention_mask"), _MASKS),
     "get_extended_attention_mask": _MASKS,
     **dict.fromkeys(("resize_position_embeddings", "get_position_embeddings"), _RESIZE),

@@ -133,11 +133,15 @@ class TorchEngine:
             later = self._token_types[:, -1:].expand(-1, columns - self._width)
             inputs["token_type_ids"] = torch.cat([self._token_types, later], dim=1)[:, -count:]
         outputs = self._model(**inputs, past_key_values=cache, **self._arguments, **self._options)
+        self._record(outputs)
+        return outputs.logits[:, -1].float()
+
+    def _record(self, outputs: Any) -> None:
+        """Keep what `generate` was asked to return of this step."""
         if self.attentions is not None:
             self.attentions.append(outputs.attentions)
         if self.hidden_states is not None:
             self.hidden_states.append(outputs.hidden_states)
-        return outputs.logits[:, -1].float()
 
     def _expand(self, origins: Tensor) -> None:
         """Give every row its own copy of what belongs to its prompt."""

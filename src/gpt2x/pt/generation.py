@@ -23,6 +23,7 @@ from gpt2x.generation.seeds import streams
 from gpt2x.generation.streamers import as_streamer
 from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.ops import torch_ops
+from gpt2x.pt.prepared import PreparationMixin, PreparedEngine
 
 # Arguments of `forward` that generation sets itself, or that make no sense in it.
 _OWN_ARGUMENTS = (
@@ -36,7 +37,7 @@ _OWN_ARGUMENTS = (
 )
 
 
-class GenerationMixin:
+class GenerationMixin(PreparationMixin):
     """Gives a model with `lm_head` the method `generate`."""
 
     config: Any
@@ -136,7 +137,8 @@ class GenerationMixin:
         hidden = 0 if mask is None else mask.size(1) - input_ids.size(1)
         ids_mask = None if mask is None else mask[:, hidden:]
         settings = plan.settings(ops, input_ids, ids_mask, keys)
-        engine = TorchEngine(self, plan, input_ids, mask, arguments)
+        make_engine = PreparedEngine if self._prepares_itself() else TorchEngine
+        engine = make_engine(self, plan, input_ids, mask, arguments)
         if streamer is None:
             carry = driver.fused(ops, plan.strategy, engine, settings)
         else:
@@ -167,8 +169,12 @@ class GenerationMixin:
         return results.transition_scores(ops, sequences, scores, beam_indices, normalize_logits)
 
     def _arguments(self) -> list[str]:
-        """Return the names of `forward`'s arguments that `generate` passes on."""
-        names = inspect.signature(self.forward).parameters
+        """Return the names of the arguments that `generate` passes on to the model."""
+        names = dict(inspect.signature(self.forward).parameters)
+        if self._prepares_itself():
+            prepare = inspect.signature(self.prepare_inputs_for_generation).parameters
+            variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            names |= {name: p for name, p in prepare.items() if p.kind not in variable}
         return [name for name in names if name not in _OWN_ARGUMENTS]
 
     def _prompt(

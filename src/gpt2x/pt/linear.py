@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt2x.pt.recognition import Recognised
+
 # Elements from which a weight counts as large: 1 MiB of float32.
 LARGE = 1 << 18
 
@@ -79,7 +81,7 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-class Conv1D(nn.Module):
+class Conv1D(Recognised):
     """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
 
     Its order in memory is another matter, see above.
@@ -87,6 +89,8 @@ class Conv1D(nn.Module):
     `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
     see `GPT2PreTrainedModel._init_weights`.
     """
+
+    _stands_for = ("transformers.pytorch_utils", "Conv1D")
 
     def __init__(self, nf: int, nx: int, *, adds_to_residual: bool = False) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ from gpt2x.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.linear import Conv1D
+from gpt2x.pt.recognition import Recognised
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
@@ -38,7 +39,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
+class GPT2PreTrainedModel(PushToHubMixin, Recognised):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -54,6 +55,7 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
     accepts_loss_kwargs: ClassVar[bool] = False
     head: ClassVar[Head] = Head.NONE
+    _stands_for = ("transformers.modeling_utils", "PreTrainedModel")
     # Asked by accelerate, PEFT, optimum and transformers' own tools: what a model can do.
     is_parallelizable: ClassVar[bool] = False
     model_tags: ClassVar[list[str] | None] = None
@@ -391,6 +393,11 @@ class GPT2PreTrainedModel(PushToHubMixin, nn.Module):
     def can_generate(cls) -> bool:
         """Whether the class has a language model to generate text with."""
         return cls.head in (Head.LM, Head.DOUBLE)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Whether the class is not transformers' own, which it asks before it converts weights."""
+        return True
 
     @property
     def name_or_path(self) -> str:

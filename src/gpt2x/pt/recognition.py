@@ -1,0 +1,68 @@
+"""Lets `isinstance` of transformers' classes recognise the layers and models here.
+
+PEFT asks a layer whether it is transformers' `Conv1D`, and PEFT and the Trainer ask a model whether
+it is a `PreTrainedModel`. Nothing here imports transformers; a user's own import decides, before or
+after the models are made.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class Recognised(nn.Module):
+    """A module that `isinstance` also takes for the class of transformers named in it.
+
+    Of all that `isinstance` looks at, only the attribute `__class__` of the instance is read anew
+    each time, so only there can a later import count. `type(module)` stays as it is, and with it
+    every method, copies, pickles, `torch.compile` and traces. A real base class, chosen when the
+    module is made, would miss an import that follows, and make a file that was pickled with
+    transformers unreadable without it.
+    """
+
+    #: Module and name of the class.
+    _stands_for: ClassVar[tuple[str, str]]
+
+    @property
+    def __class__(self) -> Any:
+        module, name = self._stands_for
+        theirs = getattr(sys.modules.get(module), name, None)
+        own: Any = type(self)
+        return own if theirs is None or issubclass(own, theirs) else _as_subclass(own, theirs)
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        # FSDP and parametrisations change a module's class, and change it back.
+        vars(object)["__class__"].__set__(self, vars(value).get("_like", value))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # pickle refuses to make an object anew whose __class__ is not its type.
+        made: Any = object.__reduce_ex__(self, max(2, protocol))
+        _, arguments, *state = made
+        return (_new, arguments, *state)
+
+
+@functools.cache
+def _as_subclass(own: type, theirs: type) -> Any:
+    """Return a class like `own`, by the same name, that `issubclass` finds to derive from `theirs`.
+
+    `theirs` comes last in the order in which attributes are looked up, behind `object`: as a base
+    it would come before `nn.Module` and replace methods of it.
+    """
+    kind: Any = type(own)
+
+    class Virtual(kind):
+        def mro(cls) -> list[type]:  # noqa: N805
+            order = super().mro()
+            return order if theirs in order else [*order, theirs]
+
+    names = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return Virtual(own.__name__, (own,), {**names, "_like": own})
+
+
+def _new(own: Any) -> Any:
+    return own.__new__(own)
