@@ -207,13 +207,64 @@ def test_overflow_rows_hold_the_whole_text(tiny):
         ({"stride": 1.5}, "stride is 1.5"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
         ({"pad_to_multiple_of": 2, "padding": True, "truncation": True}, "not a multiple"),
-        ({"paddding": True}, "Did you mean 'padding'"),
         ({"return_tensors": "torch"}, "allowed are 'np', 'pt', 'tf', 'jax'"),
     ],
 )
 def test_options_that_are_refused(tiny, options, message):
     with pytest.raises(InvalidInputError, match=message):
         tiny(TEXT, **{"max_length": 3, **options})
+
+
+def test_unknown_options_are_named_in_a_warning(tiny, caplog):
+    expected = tiny(TEXT)
+    assert tiny(TEXT, paddding=True) == expected == tiny(TEXT, paddding=True)
+    (record,) = caplog.records
+    assert (
+        "unknown argument 'paddding'. Did you mean 'padding'? It has no effect." in record.message
+    )
+    caplog.clear()
+    assert tiny(TEXT, nonsense=1, verbose=False) == expected
+    assert not caplog.records
+    tiny.encode_plus(TEXT, nonsense=1)
+    tiny.batch_encode_plus([TEXT], other=1)
+    tiny.prepare_for_model([1], third=1)
+    assert [record.message[:30] for record in caplog.records] == [
+        "encode_plus() got an unknown a",
+        "batch_encode_plus() got an unk",
+        "prepare_for_model() got an unk",
+    ]
+
+
+@pytest.mark.parametrize("method", ["tokenize", "encode", "encode_plus", "batch_encode_plus"])
+def test_none_is_no_text(tiny, method):
+    with pytest.raises(InvalidInputError, match="None"):
+        getattr(tiny, method)(None)
+
+
+def test_padding_by_hand_is_warned_of_once(tiny, caplog):
+    encoded = tiny(["a", "The cat"])
+    for _ in range(2):
+        tiny.pad(encoded)
+    assert len(caplog.records) == tiny.is_fast
+    topic = "Asking-to-pad-a-fast-tokenizer"
+    assert tiny.deprecation_warnings == ({topic: True} if tiny.is_fast else {})
+    tiny.deprecation_warnings = {}
+    tiny.pad(encoded, verbose=False)
+    tiny.deprecation_warnings[topic] = True
+    tiny.pad(encoded)
+    tiny(["a", "The cat"], padding=True)
+    assert len(caplog.records) == tiny.is_fast
+
+
+def test_warnings_come_again_once_their_topic_is_forgotten(tiny, caplog):
+    tiny.model_max_length = 1
+    topic = "sequence-length-is-longer-than-the-specified-maximum"
+    for count in (1, 2):
+        tiny(TEXT)
+        tiny(TEXT)
+        assert len(caplog.records) == count
+        assert tiny.deprecation_warnings == {topic: True}
+        tiny.deprecation_warnings = {}
 
 
 def test_truncation_that_cannot_be(tiny):

@@ -22,7 +22,8 @@ def changed(tiny):
     tiny.add_bos_token = True
     tiny.padding_side = "left"
     tiny.errors = "ignore"
-    tiny.other_settings["unheard_of"] = {"kept": True}
+    tiny.init_kwargs["unheard_of"] = {"kept": True}
+    tiny.init_kwargs["token"] = AddedToken("<t>", lstrip=True)
     return tiny
 
 
@@ -32,7 +33,7 @@ def assert_same(one, other):
     assert one.get_vocab() == other.get_vocab()
     assert one.special_tokens_map == other.special_tokens_map
     assert one.settings() == other.settings()
-    assert one.other_settings == other.other_settings
+    assert one.other_arguments() == other.other_arguments()
     assert {i: repr(t) for i, t in one.added_tokens_decoder.items()} == {
         i: repr(t) for i, t in other.added_tokens_decoder.items()
     }
@@ -266,6 +267,26 @@ def test_chat_template_travels(tokenizer_class, folder, tmp_path):
     assert tokenizer.chat_template == "{{ messages }}"
     tokenizer.save_pretrained(tmp_path / "again")
     assert tokenizer_class.from_pretrained(tmp_path / "again").chat_template == "{{ messages }}"
+
+
+def test_unknown_keys_of_files_are_kept_without_a_word(tokenizer_class, folder, tmp_path, caplog):
+    edit(folder / "tokenizer_config.json", lambda c: c.update(special=[1], add_special_tokens=True))
+    tokenizer = tokenizer_class.from_pretrained(folder)
+    assert not caplog.records
+    assert tokenizer.init_kwargs["special"] == [1]
+    tokenizer.save_pretrained(tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    assert config["special"] == [1]
+    assert config["add_special_tokens"] is True
+    assert "vocab_file" not in config
+    assert "tokenizer_file" not in config
+
+
+def test_arguments_that_json_cannot_hold(tiny, tmp_path):
+    tiny.init_kwargs["thing"] = {1, 2}
+    with pytest.raises(InvalidInputError, match=r"holds \{1, 2\}, .* JSON has no set"):
+        tiny.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 # Files that are refused ---------------------------------------------------------------------------

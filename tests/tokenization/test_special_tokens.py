@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from golden_data import load_json
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.tokenization import AddedToken
+from gpt2x.tokenization import AddedToken, GPT2TokenizerFast
 from gpt2x.unavailable import TOKENIZER
+
+INIT_KWARGS = load_json("tokenizer/init_kwargs.json")
 
 
 def test_roles_are_attributes_and_ids(tiny):
@@ -167,9 +172,42 @@ def test_conflicting_added_tokens_are_refused(tokenizer_class, tiny_folder):
             )
 
 
-def test_constructor_refuses_unknown_arguments(tokenizer_class, tiny_folder):
-    with pytest.raises(InvalidInputError, match="Did you mean 'padding_side'"):
-        tokenizer_class.from_pretrained(tiny_folder, paddding_side="left")
+def test_unknown_arguments_are_kept_and_warned_of(tokenizer_class, tiny_folder, caplog):
+    given = {"paddding_side": "left", "other": {"a": [1]}}
+    tokenizer = tokenizer_class.from_pretrained(tiny_folder, **given)
+    (record,) = caplog.records
+    assert "2 unknown arguments: 'other'. 'paddding_side'. Did you mean 'padding_side'?" in (
+        record.message
+    )
+    assert "kept in init_kwargs" in record.message
+    assert {name: tokenizer.init_kwargs[name] for name in given} == given
+    assert tokenizer.init_kwargs["other"] is not given["other"]
+    tokenizer_class.from_pretrained(tiny_folder, other=1, verbose=False)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["add_special_tokens", "get_vocab", "vocab_size"])
+def test_an_argument_with_the_name_of_a_method(tokenizer_class, tiny_folder, name):
+    if name == "vocab_size":  # a property, which old files of tokenizers hold
+        assert tokenizer_class.from_pretrained(tiny_folder, vocab_size=3).vocab_size == 407
+        return
+    with pytest.raises(AttributeError, match=f"'{name}' cannot be an argument of GPT2Tokenizer"):
+        tokenizer_class.from_pretrained(tiny_folder, **{name: True})
+
+
+@pytest.mark.parametrize("name", ["bos_token", "pad_token", "additional_special_tokens"])
+def test_roles_that_are_unset(tiny, name):
+    setattr(tiny, name, None)
+    assert getattr(tiny, name) is None
+    assert name not in tiny.special_tokens_map
+    tiny.add_tokens(["<new>"], special_tokens=True)
+    assert "<new>" in tiny.additional_special_tokens
+    setattr(tiny, name, None)
+    tiny.add_special_tokens({"additional_special_tokens": ["<b>"]}, False)
+    assert "<b>" in tiny.additional_special_tokens
+
+
+def test_constructor_refuses_bad_arguments(tokenizer_class, tiny_folder):
     with pytest.raises(InvalidInputError, match="padding_side is 'top'"):
         tokenizer_class.from_pretrained(tiny_folder, padding_side="top")
     with pytest.raises(InvalidInputError, match="errors is 'none'"):
@@ -224,13 +262,37 @@ def test_the_backends_post_processor_is_where_special_tokens_are_kept(tiny_folde
     assert fast.backend_tokenizer.encode("new").ids == [406, 409]
 
 
-def test_init_kwargs_make_the_same_tokenizer_again(tiny):
-    tiny.add_special_tokens({"pad_token": "<pad>"})
-    tiny.padding_side = "left"
-    tiny.add_bos_token = True
-    again = tiny.from_vocabulary(tiny.current_vocabulary(), **tiny.init_kwargs)
-    assert again.init_kwargs == tiny.init_kwargs
-    assert again("a extra<pad>")["input_ids"] == tiny("a extra<pad>")["input_ids"]
+@pytest.mark.parametrize("name", INIT_KWARGS)
+def test_init_kwargs(name, tokenizer_class, tiny_folder, tmp_path):
+    case = INIT_KWARGS[name]
+    if tokenizer_class.__name__ not in case:
+        pytest.skip("transformers' Python class needs vocab.json")
+    for file in case["files"]:
+        shutil.copy(tiny_folder / file, tmp_path)
+    if case["constructor"]:
+        tokenizer = tokenizer_class(
+            f"{tmp_path}/vocab.json", f"{tmp_path}/merges.txt", **case["options"]
+        )
+    else:
+        tokenizer = tokenizer_class.from_pretrained(str(tmp_path), **case["options"])
+    found = {
+        key: str(value).replace(str(tmp_path), "") for key, value in tokenizer.init_kwargs.items()
+    }
+    assert found == case[tokenizer_class.__name__]
+    assert tokenizer.init_inputs == ()
+
+
+def test_init_kwargs_make_the_same_tokenizer_again(tiny_folder):
+    one = GPT2TokenizerFast(
+        str(tiny_folder / "vocab.json"),
+        str(tiny_folder / "merges.txt"),
+        pad_token="<pad>",
+        padding_side="left",
+        add_bos_token=True,
+    )
+    again = GPT2TokenizerFast(**one.init_kwargs)
+    assert again.init_kwargs == one.init_kwargs
+    assert again("a extra<pad>")["input_ids"] == one("a extra<pad>")["input_ids"]
 
 
 def test_what_is_not_here_says_what_to_do_instead(tiny):

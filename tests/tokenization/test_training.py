@@ -46,8 +46,20 @@ def test_saved_and_loaded(tiny, tmp_path):
     assert again(TEXTS)["input_ids"] == new(TEXTS)["input_ids"]
 
 
+def test_a_vocabulary_less_than_the_bytes(tiny, caplog):
+    new = tiny.train_new_from_iterator(TEXTS, 257)
+    assert (
+        "vocab_size is 257, but the 256 bytes and the 2 special tokens alone are 258" in caplog.text
+    )
+    assert len(new) == 258
+    assert new.decode(new(TEXTS)["input_ids"][0]) == TEXTS[0]
+
+
+def test_arguments_that_are_no_settings_stay(tiny):
+    tiny.init_kwargs["unheard_of"] = 1
+    assert tiny.train_new_from_iterator(TEXTS, 280).init_kwargs["unheard_of"] == 1
+
+
 def test_what_is_refused(tiny):
-    with pytest.raises(InvalidInputError, match="at least 258"):
-        tiny.train_new_from_iterator(TEXTS, 257)
     with pytest.raises(InvalidInputError, match="min_frequence"):
         tiny.train_new_from_iterator(TEXTS, 280, min_frequence=2)

@@ -112,7 +112,7 @@ def _padder(tokenizer: Any) -> Callable[..., dict[str, Any]]:
             rows[0]["input_ids"]
         )
         plain = [{n: v for n, v in row.items() if n != "labels" or not by_token} for row in rows]
-        padded = dict(tokenizer.pad(plain, return_tensors="np"))
+        padded = dict(tokenizer.pad(plain, return_tensors="np", verbose=False))
         if by_token:
             width = padded["input_ids"].shape[1]
             labels = np.full((len(rows), width), IGNORE_INDEX)

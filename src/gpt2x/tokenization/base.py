@@ -6,6 +6,7 @@ They differ in how they encode plain text, and in nothing else.
 from __future__ import annotations
 
 import codecs
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -79,17 +80,15 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
 
     def __init__(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> None:
         unknown = [name for name in settings if name not in _KNOWN]
-        if unknown:
-            raise InvalidInputError(unknown_arguments(type(self).__name__, unknown, _KNOWN))
-        given = {name: value for name, value in settings.items() if value is not None}
+        self._check_unknown(unknown)
+        given = {k: v for k, v in settings.items() if v is not None and k in _KNOWN}
+        #: The topics that were warned of; set one to True, and it is not warned of.
+        self.deprecation_warnings: dict[str, bool] = {}
         self._vocabulary = vocabulary
         self._added = AddedTokens()
         self._next_id = max(vocabulary.tokens.values(), default=-1) + 1
         self._stored_template = Template()
         self._start_engine()
-        self._warned: set[str] = set()
-        #: What tokenizer_config.json held beside our settings; written back by save_pretrained.
-        self.other_settings: dict[str, Any] = {}
         self._bytes_of: dict[int, bytes] = {}
         self._apply_settings(given)
         added = {**vocabulary.added_tokens, **given.get("added_tokens_decoder", {})}
@@ -100,6 +99,34 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             self._set_template(vocabulary.template)
         if "add_bos_token" in given:
             self.add_bos_token = given["add_bos_token"]
+        self._keep_arguments(settings)
+        if unknown and self.verbose:
+            message = unknown_arguments(type(self).__name__, unknown, _KNOWN)
+            logger.warning(f"{message} It is kept in init_kwargs and changes nothing.")
+
+    def _check_unknown(self, names: Sequence[str]) -> None:
+        """Raise for an argument that must be meant for a method, as transformers does."""
+        for name in names:
+            if callable(getattr(type(self), name, None)):
+                raise AttributeError(
+                    f"{name!r} cannot be an argument of {type(self).__name__}: it is a method."
+                )
+
+    def _keep_arguments(self, settings: Mapping[str, Any]) -> None:
+        self.init_inputs: tuple[Any, ...] = ()
+        #: The arguments that this tokenizer was made with, those of tokenizer_config.json included.
+        #: What is no setting is written back by save_pretrained.
+        self.init_kwargs: dict[str, Any] = {"errors": self.errors, **copy.deepcopy({**settings})}
+        self.init_kwargs.pop("added_tokens_decoder", None)
+        for name in ("add_prefix_space", "add_bos_token"):
+            self.init_kwargs[name] = getattr(self, name)
+        for role in set(NAMED_TOKENS).intersection(settings):
+            self.init_kwargs[role] = self._special_tokens_map[role]
+
+    def other_arguments(self) -> dict[str, Any]:
+        """The arguments that are neither settings nor files."""
+        known = {*_KNOWN, *self.vocab_files_names}
+        return {name: value for name, value in self.init_kwargs.items() if name not in known}
 
     def _apply_settings(self, given: Mapping[str, Any]) -> None:
         from_file = {
@@ -182,7 +209,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def _unknown_id(self) -> int | None:
-        unk_token = self._special_tokens["unk_token"]
+        unk_token = self._special_tokens_map["unk_token"]
         return None if unk_token is None else self.token_to_id(str(unk_token))
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
@@ -269,7 +296,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         self._added.put(token_id, token)
         self._bytes_of.pop(token_id, None)
         if token.special and token.content not in self.all_special_tokens:
-            self._special_tokens[ADDITIONAL].append(token)
+            additional = self._special_tokens_map[ADDITIONAL] or []
+            self._special_tokens_map[ADDITIONAL] = [*additional, token]
 
     def sanitize_special_tokens(self) -> int:
         """Add the special tokens that the vocabulary lacks; return how many those are."""
@@ -283,16 +311,16 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             given = {**given, ADDITIONAL: [*given.get(ADDITIONAL, []), *extra]}
             extra = {}
         self.extra_special_tokens = dict(extra)
-        self._special_tokens.update(dict.fromkeys(extra))
-        for role in self._special_tokens:
+        self._special_tokens_map.update(dict.fromkeys(extra))
+        for role in self._special_tokens_map:
             value = extra.get(role, given.get(role))
             if value is not None:
                 self._set_special_token(role, value)
-        for role, value in self._special_tokens.items():
+        for role, value in self._special_tokens_map.items():
             if isinstance(value, list):
                 value[:] = [self._adopt(token) for token in value]
             elif value is not None:
-                self._special_tokens[role] = self._adopt(value)
+                self._special_tokens_map[role] = self._adopt(value)
 
     def _adopt(self, token: Token) -> AddedToken:
         """Register a role's token as a special one; options that are not given are as they were."""
@@ -352,15 +380,6 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         """The constructor arguments beside the vocabulary and special tokens."""
         names = [name for name in SETTINGS if name != "name_or_path"]
         return {name: getattr(self, name) for name in (*names, "add_bos_token")}
-
-    @property
-    def init_kwargs(self) -> dict[str, Any]:
-        """The constructor arguments that make this tokenizer of its vocabulary."""
-        return {
-            **self.settings(),
-            **self.special_tokens_map_extended,
-            "name_or_path": self.name_or_path,
-        }
 
     @classmethod
     def settings_names(cls) -> frozenset[str]:
@@ -436,8 +455,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
 
     def warn_once(self, topic: str, message: str) -> None:
         """Log a warning, the first time that this tokenizer meets the topic."""
-        if topic not in self._warned:
-            self._warned.add(topic)
+        if not self.deprecation_warnings.get(topic):
+            self.deprecation_warnings[topic] = True
             logger.warning(message)
 
     def __repr__(self) -> str:

@@ -120,7 +120,8 @@ class CallMixin:
                 character and the one after the last (GPT2TokenizerFast only).
             return_length: whether to return `length`, of each row in tokens.
             verbose: whether to log warnings.
-            **kwargs: `split_special_tokens` and `add_prefix_space`, for this call.
+            **kwargs: `split_special_tokens` and `add_prefix_space`, for this call. A warning names
+                others.
 
         Returns:
             `input_ids`, `attention_mask` and what else was asked for: for a text, lists of one
@@ -150,6 +151,7 @@ class CallMixin:
                 "verbose": verbose,
                 **kwargs,
             },
+            self,
         )
         if text is None and text_target is None:
             raise InvalidInputError("Nothing to encode: give `text` or `text_target`.")
@@ -206,7 +208,8 @@ class CallMixin:
 
         Takes the options of `__call__`.
         """
-        return self._encode(text, text_pair, EncodeOptions.from_arguments("encode_plus", options))
+        resolved = EncodeOptions.from_arguments("encode_plus", options, self)
+        return self._encode(text, text_pair, resolved)
 
     def batch_encode_plus(
         self, batch_text_or_text_pairs: Sequence[Any], **options: Any
@@ -215,7 +218,7 @@ class CallMixin:
 
         Takes the options of `__call__`.
         """
-        resolved = EncodeOptions.from_arguments("batch_encode_plus", options)
+        resolved = EncodeOptions.from_arguments("batch_encode_plus", options, self)
         if not _is_list(batch_text_or_text_pairs):
             raise InvalidInputError(
                 f"A batch must be a list, not {_excerpt(batch_text_or_text_pairs)}."
@@ -259,7 +262,9 @@ class CallMixin:
                 "return_offsets_mapping=True needs GPT2TokenizerFast; GPT2Tokenizer does not "
                 "know the offsets of a text."
             )
-        flat = [text for pair in pairs for text in pair if text is not None]
+        flat: list[Any] = []
+        for first, second in pairs:
+            flat += [first] if second is None else [first, second]
         sequences = iter(self._sequences(flat, options))
         builder = RowBuilder(
             self._template() if options.add_special_tokens else Template(),
@@ -334,7 +339,7 @@ class CallMixin:
     def _warn_if_too_long(self, length: int) -> None:
         if length > self.model_max_length:
             self.warn_once(
-                "too long",
+                "sequence-length-is-longer-than-the-specified-maximum",
                 f"A text has {length} tokens, and the model takes {self.model_max_length} at most. "
                 "Pass truncation=True to shorten such texts.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -94,6 +95,8 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
                 **settings,
             },
         )
+        for name, file in (("vocab_file", vocab_file), ("merges_file", merges_file)):
+            self.init_kwargs[name] = file if isinstance(file, (str, os.PathLike)) else None
 
     # Encoding -------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenizers import AddedToken
+
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles
 from gpt2x.loading import drop_model_options, take_where
@@ -63,6 +65,9 @@ _NOT_SETTINGS = {
 }
 
 
+_TOKEN_SETTINGS = (*NAMED_TOKENS, ADDITIONAL, "extra_special_tokens")
+
+
 # Reading ------------------------------------------------------------------------------------------
 
 
@@ -74,19 +79,34 @@ def load(
     drop_model_options(given)
     where = take_where(given)
     where["subfolder"] = where.get("subfolder") or ""
-    with _tokenizer_folder(name_or_path, given.pop("gguf_file", None), where) as model_files:
+    gguf_file = given.pop("gguf_file", None)
+    with _tokenizer_folder(name_or_path, gguf_file, where) as model_files:
         vocabulary = _read_vocabulary(model_files)
         config = _read_config(model_files)
+        paths = _paths(cls, model_files.folder if gguf_file is None else None)
     settings = {name: value for name, value in config.items() if name in cls.settings_names()}
     if vocabulary.template not in (None, Template()):
         settings.pop("add_bos_token", None)  # tokenizer.json says it, and more exactly
     tokenizer = cls.from_vocabulary(
         vocabulary, **{**settings, "name_or_path": str(name_or_path), **given}
     )
-    tokenizer.other_settings = {
-        name: value for name, value in config.items() if name not in cls.settings_names()
-    }
+    others = {k: v for k, v in config.items() if k not in cls.settings_names()}
+    tokenizer.init_kwargs = {**others, **tokenizer.init_kwargs, **paths}
     return tokenizer
+
+
+def _paths(cls: type[AnyTokenizer], folder: Path | None) -> dict[str, str | None]:
+    """The files that transformers' classes keep the paths of, by the constructor's argument."""
+
+    def path_of(name: str) -> str | None:
+        path = None if folder is None else folder / VOCAB_FILES_NAMES[name]
+        return str(path) if path is not None and path.is_file() else None
+
+    paths = {name: path_of(name) for name in VOCAB_FILES_NAMES}
+    tokenizer_file = paths.pop("tokenizer_file")
+    if not cls.is_fast:
+        return {"tokenizer_file": tokenizer_file}
+    return paths if tokenizer_file else {**paths, "tokenizer_file": None}
 
 
 @contextmanager
@@ -136,9 +156,10 @@ def _read_config(model_files: ModelFiles) -> dict[str, Any]:
         }
     else:
         _read_older_files(model_files, config)
-    for role in (*NAMED_TOKENS, ADDITIONAL, "extra_special_tokens"):
-        if config.get(role) is not None:
-            config[role] = _read_tokens(config[role])
+    for name, value in config.items():
+        is_token = isinstance(value, dict) and value.get("__type") == "AddedToken"
+        if is_token or (name in _TOKEN_SETTINGS and value is not None):
+            config[name] = _read_tokens(value)
     templates = _read_chat_templates(model_files)
     if templates:
         only_default = list(templates) == ["default"]
@@ -291,7 +312,12 @@ def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
     for name, default in tokenizer.optional_settings().items():
         if getattr(tokenizer, name) != default:
             settings[name] = getattr(tokenizer, name)
-    return {**tokenizer.other_settings, **settings, **tokenizer.special_tokens_map}
+    others = tokenizer.other_arguments()
+    return {
+        **{name: value for name, value in others.items() if name not in _NOT_SETTINGS},
+        **settings,
+        **tokenizer.special_tokens_map,
+    }
 
 
 def _chat_template_files(tokenizer: GPT2TokenizerBase) -> dict[str, str]:
@@ -333,4 +359,14 @@ def _special_tokens(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, ensure_ascii=False, default=_json_value) + "\n"
+
+
+def _json_value(value: Any) -> Any:
+    """The JSON form of what a constructor was given beside its settings."""
+    if isinstance(value, AddedToken):
+        return {"__type": "AddedToken", **added_token_state(value)}
+    raise InvalidInputError(
+        f"init_kwargs holds {value!r}, which cannot be written to {CONFIG_FILE}: JSON has no "
+        f"{type(value).__name__}. Remove it."
+    )

@@ -155,17 +155,16 @@ class EncodeOptions:
     verbose: bool = True
 
     @classmethod
-    def from_arguments(cls, where: str, arguments: Mapping[str, Any]) -> EncodeOptions:
-        """Take options by name.
-
-        Raises:
-            InvalidInputError: for a name that is no option; it names the nearest.
-        """
+    def from_arguments(
+        cls, where: str, arguments: Mapping[str, Any], tokenizer: _Defaults
+    ) -> EncodeOptions:
+        """Take options by name. Names that are none are warned of, as in transformers."""
         known = [option.name for option in fields(cls)]
-        unknown = [name for name in arguments if name not in known]
-        if unknown:
-            raise InvalidInputError(unknown_arguments(where, unknown, known))
-        return cls(**arguments)
+        unknown = sorted(name for name in arguments if name not in known)
+        if unknown and arguments.get("verbose", True):
+            message = unknown_arguments(where, unknown, known)
+            tokenizer.warn_once(f"unknown {unknown}", f"{message} It has no effect.")
+        return cls(**{name: value for name, value in arguments.items() if name in known})
 
     def resolve(self, tokenizer: _Defaults) -> tuple[Padding, Truncation]:
         """Return how to pad and truncate, where an option is left open as `tokenizer` says.
@@ -190,18 +189,21 @@ class EncodeOptions:
             truncation = "longest_first"
             self._warn(
                 tokenizer,
-                "truncation by max_length",
+                "Truncation-not-explicitly-activated",
                 "max_length is given without truncation; texts are truncated to it. Pass "
                 "truncation=True to say so, or truncation=False to keep them whole.",
             )
         if length is None and tokenizer.model_max_length < NO_MAX_LENGTH:
             length = tokenizer.model_max_length
         if length is None:
-            for option, value in (("padding", padding), ("truncation", truncation)):
+            for verb, option, value in (
+                ("pad", "padding", padding),
+                ("truncate", "truncation", truncation),
+            ):
                 if value not in ("do_not_pad", "longest", "do_not_truncate"):
                     self._warn(
                         tokenizer,
-                        option,
+                        f"Asking-to-{verb}-to-max_length",
                         f"{option}={value!r} has no effect: neither max_length nor the "
                         "tokenizer's model_max_length is set.",
                     )

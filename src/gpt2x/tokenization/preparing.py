@@ -145,7 +145,7 @@ class PrepareMixin(CallMixin):
         `overflowing_tokens`, the ids that truncation removed, and `num_truncated_tokens`.
         """
         resolved = EncodeOptions.from_arguments(
-            "prepare_for_model", {"add_special_tokens": add_special_tokens, **options}
+            "prepare_for_model", {"add_special_tokens": add_special_tokens, **options}, self
         )
         overflow = resolved.return_overflowing_tokens
         resolved.return_overflowing_tokens = False
@@ -199,6 +199,12 @@ class PrepareMixin(CallMixin):
             The entries. `input_ids`, `attention_mask`, `token_type_ids` and `special_tokens_mask`
             are padded, others left as they are.
         """
+        if self.is_fast and verbose:
+            self.warn_once(
+                "Asking-to-pad-a-fast-tokenizer",
+                f"{type(self).__name__} pads faster in the call that encodes the texts, "
+                "tokenizer(texts, padding=True), than in pad() afterwards.",
+            )
         entries = _as_entries(encoded_inputs)
         main = self.model_input_names[0]
         if main not in entries:

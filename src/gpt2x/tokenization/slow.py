@@ -95,7 +95,7 @@ class GPT2Tokenizer(GPT2TokenizerBase):
     def _encode_texts(
         self, texts: Sequence[Sequence[str]], options: EncodeOptions
     ) -> list[EncodedSequence]:
-        unk_token = self._special_tokens["unk_token"]
+        unk_token = self._special_tokens_map["unk_token"]
         self._words.unknown_id = None if unk_token is None else self.token_to_id(str(unk_token))
         return [
             EncodedSequence(

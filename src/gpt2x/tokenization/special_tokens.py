@@ -34,12 +34,12 @@ class SpecialTokensMixin:
 
     SPECIAL_TOKENS_ATTRIBUTES: ClassVar[list[str]] = [*NAMED_TOKENS, ADDITIONAL]
 
-    _special_tokens: dict[str, Any]
+    _special_tokens_map: dict[str, Any]
 
     def _clear_special_tokens(self) -> None:
         # Not by attribute: `__setattr__` looks for roles in it.
-        self.__dict__["_special_tokens"] = dict.fromkeys(NAMED_TOKENS)
-        self._special_tokens[ADDITIONAL] = []
+        self.__dict__["_special_tokens_map"] = dict.fromkeys(NAMED_TOKENS)
+        self._special_tokens_map[ADDITIONAL] = []
 
     def token_to_id(self, token: str) -> int | None:
         """Return the id of a token; None if the vocabulary has no such token."""
@@ -52,11 +52,11 @@ class SpecialTokensMixin:
     # Attributes -----------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        special_tokens = self.__dict__.get("_special_tokens", {})
+        special_tokens = self.__dict__.get("_special_tokens_map", {})
         role, is_id = _role(name)
         if role in special_tokens:
             value = special_tokens[role]
-            if role == ADDITIONAL:
+            if role == ADDITIONAL and value is not None:
                 contents = [str(token) for token in value]
                 return [self._special_id(role, token) for token in contents] if is_id else contents
             if value is None:
@@ -69,7 +69,7 @@ class SpecialTokensMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         role, is_id = _role(name)
-        if role not in self.__dict__.get("_special_tokens", {}):
+        if role not in self.__dict__.get("_special_tokens_map", {}):
             super().__setattr__(name, value)
             return
         if is_id and value is not None:
@@ -83,7 +83,7 @@ class SpecialTokensMixin:
         return tokens
 
     def _set_special_token(self, role: str, value: Any) -> None:
-        if role == ADDITIONAL:
+        if role == ADDITIONAL and value is not None:
             if not isinstance(value, (list, tuple)) or not all(map(_is_token, value)):
                 raise InvalidInputError(
                     f"{role} is {value!r}; it must be a list of strings or AddedTokens."
@@ -91,7 +91,7 @@ class SpecialTokensMixin:
             value = list(value)
         elif value is not None and not _is_token(value):
             raise InvalidInputError(f"{role} is {value!r}; it must be a string or an AddedToken.")
-        self._special_tokens[role] = value
+        self._special_tokens_map[role] = value
 
     def _special_id(self, role: str, token: str) -> int:
         token_id = self.token_to_id(token)
@@ -110,20 +110,20 @@ class SpecialTokensMixin:
         """The roles that have a token, and its text."""
         return {
             role: [str(token) for token in value] if isinstance(value, list) else str(value)
-            for role, value in self._special_tokens.items()
+            for role, value in self._special_tokens_map.items()
             if value
         }
 
     @property
     def special_tokens_map_extended(self) -> dict[str, Token | list[Token]]:
         """The roles that have a token, and it as it was given, AddedToken options included."""
-        return {role: value for role, value in self._special_tokens.items() if value}
+        return {role: value for role, value in self._special_tokens_map.items() if value}
 
     @property
     def all_special_tokens_extended(self) -> list[Token]:
         """Every special token once, in the order of the roles, AddedToken options included."""
         tokens: dict[str, Token] = {}
-        for value in self._special_tokens.values():
+        for value in self._special_tokens_map.values():
             for token in value if isinstance(value, list) else [value]:
                 if token is not None:
                     tokens.setdefault(str(token), token)
@@ -167,23 +167,23 @@ class SpecialTokensMixin:
         """
         added: list[Token] = []
         for role in special_tokens_dict:
-            check_choice("A special token's role", role, list(self._special_tokens))
+            check_choice("A special token's role", role, list(self._special_tokens_map))
         for role, value in special_tokens_dict.items():
             if role == ADDITIONAL:
                 self._set_special_token(
                     ADDITIONAL, self._additional(value, keep=not replace_additional_special_tokens)
                 )
-                added += self._special_tokens[ADDITIONAL]
+                added += self._special_tokens_map[ADDITIONAL]
             else:
                 self._set_special_token(role, _as_special(value))
-                added.append(self._special_tokens[role])
+                added.append(self._special_tokens_map[role])
         return self.add_tokens(added, special_tokens=True)
 
     def _additional(self, tokens: Any, *, keep: bool) -> list[Token]:
         """The list of additional tokens after `tokens` were set, or appended to those there."""
         if not isinstance(tokens, (list, tuple)):
             raise InvalidInputError(f"{ADDITIONAL} is {tokens!r}; it must be a list.")
-        known = list(self._special_tokens[ADDITIONAL]) if keep else []
+        known = list(self._special_tokens_map[ADDITIONAL] or []) if keep else []
         new = [_as_special(token) for token in tokens]
         return known + [token for token in new if str(token) not in set(map(str, known))]
 

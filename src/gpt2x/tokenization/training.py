@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from gpt2x.tokenization.special_tokens import (
     Token,
 )
 from gpt2x.tokenization.vocabulary import Vocabulary, added_token, added_token_state, parse_merges
+
+logger = logging.getLogger(__name__)
 
 #: Options of `tokenizers.trainers.BpeTrainer` that leave a byte-level vocabulary complete.
 TRAINER_OPTIONS = ("min_frequency", "max_token_length", "show_progress")
@@ -37,20 +40,21 @@ def train_vocabulary(
 
     Args:
         texts: texts, or batches of texts.
-        vocab_size: tokens to make, special ones included; at least those and the 256 bytes.
+        vocab_size: tokens to make, special ones included; if it is less than these and the 256
+            bytes, which are always made, a warning says so.
         special_tokens: these have the first ids.
         add_prefix_space: whether texts are taken as if after a space.
         length: how many items `texts` has, for the progress bar.
         trainer_options: any of TRAINER_OPTIONS.
 
     Raises:
-        InvalidInputError: if `vocab_size` is too small, or an option is unknown.
+        InvalidInputError: if an option is unknown.
     """
     least = len(byte_to_unicode()) + len(special_tokens)
     if vocab_size < least:
-        raise InvalidInputError(
-            f"vocab_size is {vocab_size}; it must be at least {least}, for the 256 bytes and the "
-            f"{len(special_tokens)} special tokens."
+        logger.warning(
+            f"vocab_size is {vocab_size}, but the 256 bytes and the {len(special_tokens)} special "
+            f"tokens alone are {least}: that is how many tokens there will be."
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space=add_prefix_space)
@@ -82,6 +86,11 @@ class TrainMixin(SpecialTokensMixin):
     add_prefix_space: bool
     add_bos_token: bool
     extra_special_tokens: dict[str, Token]
+    init_kwargs: dict[str, Any]
+
+    def other_arguments(self) -> dict[str, Any]:
+        """The constructor arguments that are neither settings nor files."""
+        raise NotImplementedError
 
     def _as_added_token(self, token: Token, special: bool) -> AddedToken:
         """Return a token with its options."""
@@ -142,7 +151,9 @@ class TrainMixin(SpecialTokensMixin):
             trainer_options=trainer_options,
         )
         roles["extra_special_tokens"] = {r: roles.pop(r) for r in self.extra_special_tokens}
-        return self.from_vocabulary(
+        new_tokenizer = self.from_vocabulary(
             vocabulary,
             **{**self.settings(), **dict.fromkeys(NAMED_TOKENS), **roles},
         )
+        new_tokenizer.init_kwargs = {**self.other_arguments(), **new_tokenizer.init_kwargs}
+        return new_tokenizer

@@ -224,6 +224,7 @@ def write_tokenizer(out: Path) -> None:
         write_json(folder / "added_tokens.json", added_token_cases(vocabulary))
         write_json(folder / "decode.json", decode_cases(vocabulary))
         write_tiny(vocabulary, folder)
+        write_json(folder / "init_kwargs.json", init_kwargs_cases(folder / "tiny_fast_4"))
 
 
 def copy_vocabulary(target: Path) -> None:
@@ -360,6 +361,43 @@ def write_tiny(vocabulary: Path, folder: Path) -> None:
         for kind, tokenizer in tokenizers.items():
             tokenizer.add_tokens([AddedToken("<sep>", special=True), AddedToken("extra")])
             tokenizer.save_pretrained(folder / f"tiny_{kind}_4")
+
+
+def init_kwargs_cases(source: Path) -> dict[str, Any]:
+    """What each class keeps of its arguments, as strings; paths without their folder."""
+    plain = ["vocab.json", "merges.txt"]
+    every = [*plain, "tokenizer.json", "tokenizer_config.json"]
+    some = {"pad_token": END, "model_max_length": 77, "unheard_of": [1]}
+    more = {"padding_side": "left", "additional_special_tokens": ["<a>"], "add_prefix_space": True}
+    cases = {}
+    for name, files, constructor, options in (
+        ("constructor", plain, True, {}),
+        ("constructor_options", plain, True, some),
+        ("plain", plain, False, {}),
+        ("plain_options", plain, False, more),
+        ("saved", every, False, {}),
+        ("saved_options", every, False, {"bos_token": "<b>", "errors": "ignore", "other": 1}),
+        ("tokenizer_json", every[2:], False, {}),
+    ):
+        case: dict[str, Any] = {"files": files, "constructor": constructor, "options": options}
+        for cls in CLASSES.values():
+            if "vocab.json" in files or cls is GPT2TokenizerFast:
+                case[cls.__name__] = init_kwargs(cls, source, case)
+        cases[name] = case
+    return cases
+
+
+def init_kwargs(cls: Any, source: Path, case: dict[str, Any]) -> dict[str, str]:
+    """The arguments that a tokenizer keeps which is made of copies of some files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file in case["files"]:
+            (Path(folder) / file).write_bytes((source / file).read_bytes())
+        if case["constructor"]:
+            tokenizer = cls(f"{folder}/vocab.json", f"{folder}/merges.txt", **case["options"])
+        else:
+            tokenizer = cls.from_pretrained(folder, **case["options"])
+        kept = {key: str(value) for key, value in tokenizer.init_kwargs.items()}
+        return {key: value.replace(folder, "") for key, value in sorted(kept.items())}
 
 
 def write_tiny_5(folder: Path) -> None:
