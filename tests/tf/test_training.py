@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gpt2x import tf as gpt2x_tf
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import (
     TFGPT2DoubleHeadsModel,
