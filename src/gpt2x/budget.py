@@ -11,7 +11,7 @@ ALLOWANCE = 250_000_000
 #: What the smallest things cost that readers make: a value (a number, an entry of a dictionary),
 #: a tensor with its names, an open file.
 VALUE = 128
-TENSOR = 2048
+TENSOR = 4096
 FILE = 16_384
 
 

@@ -28,6 +28,7 @@ from gpt2x.errors import (
     did_you_mean,
     unknown_arguments,
 )
+from gpt2x.json_files import read_object
 from gpt2x.loading import drop_model_options, take_where
 from gpt2x.publishing import PushToHubMixin
 
@@ -380,7 +381,7 @@ class GPT2Config(PushToHubMixin):
                     "has one."
                 )
             path = found
-        return {**cls._read_json(path), "name_or_path": name_or_path}, kwargs
+        return {**read_object(path), "name_or_path": name_or_path}, kwargs
 
     @classmethod
     def from_dict(
@@ -414,19 +415,7 @@ class GPT2Config(PushToHubMixin):
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """Build a config from a JSON file."""
-        return cls.from_dict(cls._read_json(Path(json_file)))
-
-    @staticmethod
-    def _read_json(path: Path) -> dict[str, Any]:
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{os.fspath(path)!r} cannot be read as JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(
-                f"{os.fspath(path)!r} holds a JSON {type(values).__name__}; a config is an object."
-            )
-        return values
+        return cls.from_dict(read_object(json_file))
 
     # --- writing ---
 

@@ -52,3 +52,9 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
         hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
         listed = ", ".join(repr(choice) for choice in allowed)
         raise InvalidInputError(f"{what} is {value!r}; allowed are {listed}.{hint}")
+
+
+def listed(names: Iterable[str], limit: int = 8) -> str:
+    """The names with commas between them; of a great many, the first few."""
+    names = list(names)
+    return ", ".join([*names[:limit], *(["..."] if len(names) > limit else [])])

@@ -54,7 +54,7 @@ def test_a_sound_file(tmp_path):
         (b"\x81\xc0" + GOOD, "impossible or repeated key None"),
         (b"\x81\xc1", "starts no MessagePack value"),
         (struct.pack(">BI", 0xDF, 2**32 - 1), "truncated or corrupt"),
-        (struct.pack(">BI", 0xDD, 2**32 - 1), "truncated or corrupt"),
+        (struct.pack(">BI", 0xDD, 2**32 - 1), "a list of 4294967295 values"),
         (one(struct.pack(">BI", 0xC6, 2**32 - 1)), "truncated or corrupt"),
         (struct.pack(">BBI", 0x81, 0xDB, 2**32 - 1), "name of 4294967295 bytes"),
         (b"\x81\xa1\xff" + GOOD, "not UTF-8"),

@@ -102,14 +102,14 @@ def test_a_damaged_file_is_read_or_refused(name, tmp_path):
     def check(data):
         target.write_bytes(data)
         tracemalloc.reset_peak()
-        before, started = tracemalloc.get_traced_memory()[0], time.perf_counter()
+        before, started = tracemalloc.get_traced_memory()[0], time.process_time()
         with (
             contextlib.suppress(CheckpointError),
             open_checkpoint(target if name in ALONE else folder) as checkpoint,
         ):
             for tensor in checkpoint.values():
                 assert tensor.read().shape == tensor.shape
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 20  # of this process, however busy the machine
         assert tracemalloc.get_traced_memory()[1] - before < budget
 
     tracemalloc.start()

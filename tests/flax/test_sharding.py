@@ -107,6 +107,10 @@ def test_kernels_are_partitioned_and_numbers_stay():
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, env=environment
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment,
     )
     assert done.stdout == "done\n", done.stderr[-3000:]

@@ -113,7 +113,7 @@ def test_a_criterion_may_answer_for_all_rows():
 
 def test_time_runs_out():
     assert tell(["abcdef"], ["a"], max_time=0.0) == ["ab"]
-    assert tell(["abcdef"], ["a"], max_time=60.0, max_new_tokens=5) == ["abcdef"]
+    assert tell(["abcdef"], ["a"], max_time=3600.0, max_new_tokens=5) == ["abcdef"]
     assert MaxTimeCriteria(1.0, initial_timestamp=time.time() - 2)(spell("a"), None).all()
 
 

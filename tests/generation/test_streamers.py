@@ -76,7 +76,7 @@ def test_text_is_printed(capsys):
 
 
 def test_another_thread_reads_the_text():
-    streamer = TextIteratorStreamer(Tokenizer(), timeout=10)
+    streamer = TextIteratorStreamer(Tokenizer(), timeout=600)
     thread = threading.Thread(target=_feed, args=(streamer, [0], [1, 2, 3]))
     thread.start()
     assert "".join(streamer) == "In the beginning"
@@ -90,7 +90,7 @@ def test_the_reader_does_not_wait_for_ever():
 
 def test_a_coroutine_reads_the_text():
     async def read():
-        streamer = AsyncTextIteratorStreamer(Tokenizer(), skip_prompt=True, timeout=10)
+        streamer = AsyncTextIteratorStreamer(Tokenizer(), skip_prompt=True, timeout=600)
         thread = threading.Thread(target=_feed, args=(streamer, [0], [1, 2, 3]))
         thread.start()
         words = [word async for word in streamer]

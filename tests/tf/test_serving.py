@@ -193,7 +193,7 @@ def outside(model, writer, tokenizer, tmp_path_factory):
         "special": SPECIAL,
     }
     command = [sys.executable, "-I", "-c", OUTSIDE, str(folder), json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -240,7 +240,7 @@ def test_folders_load_without_other_frameworks(model, tmp_path):
         "print(M.from_pretrained(sys.argv[1]).num_parameters())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", blocked, str(tmp_path)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", blocked, str(tmp_path)], capture_output=True, text=True, timeout=900
     )
     assert done.stdout.strip() == str(model.num_parameters()), done.stderr[-2000:]
 

@@ -33,8 +33,15 @@ def check_shape(shape: object, where: str) -> Shape:
         or not all(type(n) is int and 0 <= n <= MAX_ELEMENTS for n in shape)
         or math.prod(n for n in shape if n) > MAX_ELEMENTS
     ):
-        raise CheckpointError(f"{where} has an impossible shape, {reprlib.repr(shape):.100}")
+        raise CheckpointError(f"{where} has an impossible shape, {_spelled(shape):.100}")
     return tuple(shape)
+
+
+def _spelled(shape: object) -> str:
+    try:
+        return reprlib.repr(shape)
+    except ValueError:  # Python spells no integer of many thousand digits
+        return "of integers without end"
 
 
 class BinaryFile:
@@ -72,7 +79,7 @@ class BinaryFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`; raises CheckpointError if the file ends before."""
-        self._check_range(offset, count, "a header")
+        self.check_range(offset, count, "a header")
         self._stream.seek(offset)
         data = self._stream.read(count)
         if len(data) != count:
@@ -84,7 +91,7 @@ class BinaryFile:
     ) -> LazyTensor:
         """The array stored row by row from `offset`; raises CheckpointError if it does not fit."""
         count = math.prod(shape) * dtype.itemsize
-        self._check_range(offset, count, what)
+        self.check_range(offset, count, what)
         self.budget.charge(TENSOR + count, "tensors")
         row = math.prod(shape[1:]) * dtype.itemsize
 
@@ -103,14 +110,15 @@ class BinaryFile:
     ) -> np.ndarray:
         """Read the array stored row by row from `offset`, in this machine's byte order."""
         count = math.prod(shape) * dtype.itemsize
-        self._check_range(offset, count, what)
+        self.check_range(offset, count, what)
         array = np.empty(shape, dtype)
         self._stream.seek(offset)
         if count and self._stream.readinto(array.reshape(-1).view(np.uint8)) != count:  # type: ignore[arg-type]
             raise self._truncated(offset, count, what)
         return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
-    def _check_range(self, offset: int, count: int, what: str) -> None:
+    def check_range(self, offset: int, count: int, what: str) -> None:
+        """Raise CheckpointError unless the file has `count` bytes from `offset`."""
         if self._stream.closed:
             raise CheckpointError(f"{str(self.path)!r} is closed; read its tensors before.")
         if offset < 0 or count < 0 or offset + count > self.size:

@@ -13,13 +13,13 @@ import math
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from gpt2x.budget import Budget
+from gpt2x.budget import VALUE, Budget
 from gpt2x.checkpoint.base import BFLOAT16, LazyTensor, RawFile
-from gpt2x.checkpoint.binary import BinaryFile, check_shape
+from gpt2x.checkpoint.binary import MAX_DIMENSIONS, BinaryFile, check_shape
 from gpt2x.checkpoint.names import Rename, flax_name
 from gpt2x.errors import CheckpointError
 
@@ -28,6 +28,7 @@ _CHUNKED = "__msgpack_chunked_array__"
 _CHUNK_BYTES = 2**30  # as Flax writes them
 _MAX_DEPTH = 64
 _MAX_TEXT = 2**16
+_VALUE = 4 * VALUE  # what walking to a value costs, in memory and time
 
 
 def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
@@ -38,7 +39,7 @@ def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
         if end != file.size or not isinstance(tree, dict):
             raise CheckpointError("it is no single map of parameters")
         tensors: dict[str, LazyTensor] = {}
-        _flatten(tree, (), tensors)
+        _flatten(tree, "", tensors, file.budget)
     except CheckpointError as error:
         file.close()
         if str(path) in str(error):
@@ -55,16 +56,17 @@ def rename(metadata: Mapping[str, Any]) -> Rename:
     return flax_name
 
 
-def _flatten(tree: Any, path: tuple[str, ...], tensors: dict[str, LazyTensor]) -> None:
+def _flatten(tree: Any, path: str, tensors: dict[str, LazyTensor], budget: Budget) -> None:
+    budget.charge(2 * len(path), "names")  # which repeat those of the maps around them
     if isinstance(tree, LazyTensor):
-        tensors["/".join(path)] = tree
+        tensors[path] = tree
     elif isinstance(tree, dict) and _CHUNKED in tree:
-        tensors["/".join(path)] = _joined(tree)
+        tensors[path] = _joined(tree)
     elif isinstance(tree, dict):
         for name, branch in tree.items():
-            _flatten(branch, (*path, str(name)), tensors)
+            _flatten(branch, f"{path}/{name}" if path else str(name), tensors, budget)
     else:
-        raise CheckpointError(f"{'/'.join(path)!r} is no array")
+        raise CheckpointError(f"{path!r} is no array")
 
 
 def _joined(tree: dict[Any, Any]) -> LazyTensor:
@@ -96,6 +98,13 @@ def _joined(tree: dict[Any, Any]) -> LazyTensor:
     return LazyTensor(shape, dtype, read)
 
 
+class _Bytes(NamedTuple):
+    """Bytes that stand in the file."""
+
+    at: int
+    size: int
+
+
 class _Walker:
     """Reads MessagePack values at offsets; the bytes of arrays are left in the file."""
 
@@ -106,6 +115,7 @@ class _Walker:
         """Return the value that starts at an offset, and the offset after it."""
         if depth > _MAX_DEPTH:
             raise CheckpointError("its maps are nested beyond reason")
+        self._file.budget.charge(_VALUE, "values")
         code = self._file.read(at, 1)[0]
         if code <= 0x7F:
             return code, at + 1
@@ -141,15 +151,19 @@ class _Walker:
     def _text(self, at: int, size: int) -> tuple[str, int]:
         if size > _MAX_TEXT:
             raise CheckpointError(f"it holds a name of {size} bytes")
+        self._file.budget.charge(4 * size, "names")  # bytes of the widest characters
         try:
             return self._file.read(at, size).decode("utf-8"), at + size
         except UnicodeDecodeError as error:
             raise CheckpointError("it holds a name that is not UTF-8") from error
 
-    def _bytes(self, at: int, size: int) -> tuple[LazyTensor, int]:
-        return self._file.tensor(at, (size,), np.dtype("u1")), at + size
+    def _bytes(self, at: int, size: int) -> tuple[_Bytes, int]:
+        self._file.check_range(at, size, "an array")
+        return _Bytes(at, size), at + size
 
     def _array(self, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+        if count > MAX_DIMENSIONS:  # the longest list in a sound file is an array's shape
+            raise CheckpointError(f"it holds a list of {count} values in place of parameters")
         items = []
         for _ in range(count):
             item, at = self.value(at, depth + 1)
@@ -177,9 +191,9 @@ class _Walker:
         shape, name, raw = parts
         shape = check_shape(shape, "an array")
         dtype = _dtype(name)
-        if not isinstance(raw, LazyTensor) or raw.size != math.prod(shape) * dtype.itemsize:
+        if not isinstance(raw, _Bytes) or raw.size != math.prod(shape) * dtype.itemsize:
             raise CheckpointError(f"an array of shape {list(shape)} has another number of bytes")
-        return self._file.tensor(end - raw.size, shape, dtype, "an array"), end
+        return self._file.tensor(raw.at, shape, dtype, "an array"), end
 
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}

@@ -7,6 +7,7 @@ pass one at a time and every length is checked before it is believed.
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2x.budget import TENSOR, VALUE, Budget
 from gpt2x.checkpoint import gguf_tokenizer
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
@@ -54,8 +56,9 @@ def _read_name(name: str) -> str | None:
 class _Cursor:
     """Reads a header's values one after another."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, budget: Budget) -> None:
         self._data = data
+        self._budget = budget
         self.at = 0
 
     def take(self, count: int) -> bytes:
@@ -70,7 +73,9 @@ class _Cursor:
         return struct.unpack(format, self.take(struct.calcsize(format)))[0]
 
     def text(self) -> str:
-        return self.take(self.number("<Q")).decode("utf-8", "surrogateescape")
+        size = self.number("<Q")
+        self._budget.charge(VALUE + 4 * size, "texts")  # bytes of the widest characters
+        return self.take(size).decode("utf-8", "surrogateescape")
 
     def value(self, kind: int) -> Any:
         if kind in NUMBERS:
@@ -84,8 +89,9 @@ class _Cursor:
             raise CheckpointError(f"it holds an array of the impossible type {item}")
         if item in NUMBERS:
             size = struct.calcsize(NUMBERS[item])
-            return np.frombuffer(self.take(count * size), NUMBERS[item])  # no larger than the file
-        return [self.text() for _ in range(count)]  # each takes 8 bytes of the file at least
+            self._budget.charge(count * size, "numbers")
+            return np.frombuffer(self.take(count * size), NUMBERS[item])
+        return [self.text() for _ in range(count)]
 
 
 def open(path: Path, files: ModelFiles) -> Checkpoint:
@@ -104,7 +110,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             transposed = name is not None and is_projection(name) and len(shape) == 2
             names.add(name or source, source, tensor.transposed() if transposed else tensor)
         config = _config(path, pairs, names)
-        tokenizer_files = _tokenizer_files(path, pairs)
+        tokenizer_files = _tokenizer_files(file, pairs)
     except BaseException:
         file.close()
         raise
@@ -133,7 +139,7 @@ def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
             file.path.open("rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            cursor = _Cursor(data)
+            cursor = _Cursor(data, file.budget)
             if cursor.take(4) != MAGIC:
                 raise CheckpointError("it does not start with GGUF")
             if (version := cursor.number("<I")) not in (2, VERSION):
@@ -141,10 +147,12 @@ def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
             tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
             pairs: dict[str, Any] = {}
             for _ in range(pair_count):
+                file.budget.charge(VALUE, "pairs")
                 key = cursor.text()
                 pairs[key] = cursor.value(cursor.number("<I"))
             table: _Table = []
             for _ in range(tensor_count):
+                file.budget.charge(TENSOR, "tensors")
                 name, rank = cursor.text(), cursor.number("<I")
                 sizes = [cursor.number("<Q") for _ in range(min(rank, 8))]
                 shape = check_shape(sizes[::-1], f"tensor {name!r}")
@@ -155,7 +163,7 @@ def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
             raise CheckpointError(f"its alignment is {alignment!r:.40}")
         return pairs, table, -(-end // alignment) * alignment
     except (CheckpointError, struct.error, ValueError) as error:
-        raise CheckpointError(f"{str(file.path)!r} is not a sound GGUF file: {error}.") from error
+        raise _unsound(file.path, error) from error
 
 
 def _check_kind(path: Path, pairs: Mapping[str, Any]) -> None:
@@ -181,6 +189,7 @@ def _tensor(file: BinaryFile, name: str, shape: Shape, kind: int, offset: int) -
         )
     if not shape or shape[-1] % BLOCK:
         raise CheckpointError(f"{str(file.path)!r}: {name!r} has no whole blocks of {BLOCK}.")
+    file.budget.charge(math.prod(shape) * np.dtype(np.float32).itemsize, "tensors")
     blocks = file.tensor(offset, (*shape[:-1], shape[-1] // BLOCK), BLOCK_DTYPE, name)
 
     def values(stored: np.ndarray) -> np.ndarray:
@@ -225,8 +234,14 @@ def _config(path: Path, pairs: Mapping[str, Any], names: CanonicalNames) -> dict
     return config
 
 
-def _tokenizer_files(path: Path, pairs: Mapping[str, Any]) -> dict[str, bytes]:
+def _tokenizer_files(file: BinaryFile, pairs: Mapping[str, Any]) -> dict[str, bytes]:
     try:
-        return gguf_tokenizer.to_files(pairs)
+        return gguf_tokenizer.to_files(pairs, file.budget)
     except CheckpointError as error:
-        raise CheckpointError(f"{str(path)!r} is not a sound GGUF file: {error}.") from error
+        raise _unsound(file.path, error) from error
+
+
+def _unsound(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, CheckpointError) and str(path) in str(error):
+        return error
+    return CheckpointError(f"{str(path)!r} is not a sound GGUF file: {error}.")

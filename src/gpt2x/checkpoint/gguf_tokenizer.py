@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2x.budget import VALUE, Budget
 from gpt2x.checkpoint.gguf_format import ARCHITECTURE, ARRAY, BOOL, INT32, STRING, UINT32
 from gpt2x.checkpoint.tokenizer_files import write_tokenizer_files
 from gpt2x.config import GPT2Config
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gpt2x.tokenization import GPT2Tokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_ADDED_TOKEN = 2048  # bytes that an added token's options take, as objects and as text
 
 # Role -> what the key of its id is called; "seperator" is the format's own spelling.
 _ROLES = {
@@ -144,8 +146,10 @@ def _role_ids(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, 
 # Reading ------------------------------------------------------------------------------------------
 
 
-def to_files(pairs: Mapping[str, Any]) -> dict[str, bytes]:
+def to_files(pairs: Mapping[str, Any], budget: Budget) -> dict[str, bytes]:
     """Return file name -> contents of the tokenizer in a header, for transformers; maybe none.
+
+    The files take more than the header that they are made of; `budget` is charged for it.
 
     Raises CheckpointError if the header's entries are not what they should be.
     """
@@ -154,6 +158,9 @@ def to_files(pairs: Mapping[str, Any]) -> dict[str, bytes]:
         return {}
     tokens, merges = (_strings(pairs, key) for key in keys)
     types = _types(pairs, len(tokens))
+    budget.charge(4 * VALUE * (len(tokens) + len(merges)), "tokens")
+    described = len(types) - types.count(_NORMAL) - types.count(_UNUSED)
+    budget.charge(_ADDED_TOKEN * described, "added tokens")
     vocabulary = {
         token: number
         for number, (token, type) in enumerate(zip(tokens, types, strict=True))

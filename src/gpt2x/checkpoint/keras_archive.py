@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2x.budget import Budget
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.errors import CheckpointError
+from gpt2x.json_files import load_json
 
 CONFIG_ENTRY = "config.json"
 WEIGHTS_ENTRY = "model.weights.h5"
@@ -38,8 +39,9 @@ def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
     Raises CheckpointError if it is damaged, or its entries are compressed, which Keras leaves out.
     """
     try:
+        budget = Budget(str(path), path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
-            saved = json.loads(_read(archive, CONFIG_ENTRY))
+            saved = load_json(_read(archive, CONFIG_ENTRY), budget)
             if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
                 raise CheckpointError(f"its {CONFIG_ENTRY} is no config of a model")
             weights = _entry(archive, WEIGHTS_ENTRY)
@@ -50,6 +52,8 @@ def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
         start = weights.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         return KerasArchive(saved, _Part(path, start, weights.file_size), contents)
     except _DAMAGE as error:
+        if isinstance(error, CheckpointError) and str(path) in str(error):
+            raise
         raise CheckpointError(f"{str(path)!r} is not a sound .keras file: {error}.") from error
 
 
@@ -88,7 +92,7 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     OverflowError,
-    RuntimeError,  # an encrypted entry; NotImplementedError: an unknown compression
+    RuntimeError,  # an encrypted entry; JSON too deep; NotImplementedError: an unknown compression
 )
 
 

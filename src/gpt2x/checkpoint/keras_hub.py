@@ -21,6 +21,7 @@ from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concat
 from gpt2x.checkpoint.keras_archive import open_archive
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object
 
 CONFIG_NAME = "config.json"
 SHARDS_NAME = "model.weights.json"
@@ -70,7 +71,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         names = _name_tensors(path, tensors)
         beside = files.find(CONFIG_NAME)
         if config is None and beside is not None:
-            config = _config(beside, shards.read_json(beside))
+            config = _config(beside, read_object(beside))
         if config is None:
             config = _sizes(names, tensors)
         return Checkpoint(
@@ -88,15 +89,15 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
 
 def _shards(path: Path, files: ModelFiles) -> list[Path]:
     """The files that a preset's list of shards names; each layer may be spread over several."""
-    listed = shards.read_json(path).get("weight_map")
-    values = listed.values() if isinstance(listed, dict) else []
+    weight_map = read_object(path).get("weight_map")
+    values = weight_map.values() if isinstance(weight_map, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list) else [value])]
     for name in names:
         shards.check_shard_name(path, name)
     found = {name: files.find(name) for name in sorted(set(names))}
     missing = [name for name, shard in found.items() if shard is None]
     if missing or not found:
-        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {missing}.")
+        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {missing[:8]}.")
     return [shard for shard in found.values() if shard is not None]
 
 

@@ -25,12 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint import shards, torch_pickle
+from gpt2x.budget import VALUE, Budget
+from gpt2x.checkpoint import torch_pickle
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concatenated
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.checkpoint.pickle_machine import Inert
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object
 
 FILES = ("model_optim_rng.pt", "model_rng.pt")
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -84,7 +86,8 @@ def recognises(saved: Any) -> bool:
 def open(path: Path, files: ModelFiles) -> Checkpoint:
     """Open a checkpoint by its first rank's file; the other ranks' are found beside it."""
     paths = _rank_files(path)
-    opened = [BinaryFile(rank) for rank in paths]
+    budget = Budget(str(path))
+    opened = [BinaryFile(rank, budget) for rank in paths]
     try:
         saved = [torch_pickle.load(file) for file in opened]
         if not all(map(recognises, saved)):
@@ -102,7 +105,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
                 "with Megatron-LM's tools first."
             )
         names = CanonicalNames(path)
-        ranks = [_flat(_language_model(rank)) for rank in saved]
+        ranks = [_flat(_language_model(rank), budget) for rank in saved]
         heads = _heads(arguments, ranks[0], path)
         version = saved[0].get("checkpoint_version", 0)
         if not isinstance(version, int | float):
@@ -158,7 +161,7 @@ def _size(value: Any) -> int | None:
     return value if type(value) is int and 0 < value < 2**31 else None
 
 
-def _flat(tree: Any) -> dict[str, LazyTensor]:
+def _flat(tree: Any, budget: Budget) -> dict[str, LazyTensor]:
     """Tensors of nested dictionaries by dotted path.
 
     Raises CheckpointError if a dictionary stands in two places: a pickle of a few bytes can nest
@@ -173,7 +176,10 @@ def _flat(tree: Any) -> dict[str, LazyTensor]:
             raise CheckpointError("a checkpoint of Megatron-LM holds one dictionary twice")
         seen.add(id(branch))
         for name, value in branch.items():
+            if not isinstance(name, str):
+                continue
             path = f"{prefix}{name}"
+            budget.charge(VALUE + 2 * len(path), "names")
             if isinstance(value, LazyTensor):
                 flat[path] = value
             elif isinstance(value, dict):
@@ -291,7 +297,7 @@ def _trim_vocabulary(
 def _tokenizer_size(files: ModelFiles) -> int | None:
     """One more than the largest id of the vocab.json beside a checkpoint, if there is one."""
     path = files.find("vocab.json")
-    ids = [] if path is None else list(shards.read_json(path).values())
+    ids = [] if path is None else list(read_object(path).values())
     return max(ids) + 1 if ids and all(type(number) is int for number in ids) else None
 
 

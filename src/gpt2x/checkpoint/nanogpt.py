@@ -7,6 +7,7 @@ approximation. Compiled models carry the prefix ``_orig_mod.``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2x.budget import TENSOR, Budget
 from gpt2x.checkpoint import torch_pickle, torch_writer
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile
@@ -48,7 +50,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
                 names.add(name, source, tensor.transposed() if is_projection(name) else tensor)
         config = _config(path, saved["model_args"])
         if not saved["model_args"].get("bias", True):
-            _add_zero_biases(names)
+            _add_zero_biases(names, file.budget)
         for key in saved.keys() & {"optimizer", "optimizer_state"}:
             names.ignore(key, "optimizer state")
     except BaseException:
@@ -87,11 +89,12 @@ def _config(path: Path, arguments: Any) -> dict[str, Any]:
     }
 
 
-def _add_zero_biases(names: CanonicalNames) -> None:
+def _add_zero_biases(names: CanonicalNames, budget: Budget) -> None:
     for name, weight in list(names.tensors.items()):
         bias = f"{name.removesuffix('.weight')}.bias"
         if kind_of(name) in _BIASED and bias not in names.tensors:
             width, dtype = weight.shape[-1:], weight.dtype
+            budget.charge(TENSOR + math.prod(width) * dtype.itemsize, "tensors")
             zeros = LazyTensor(width, dtype, lambda w=width, d=dtype: np.zeros(w, d))  # type: ignore[misc]
             names.add(bias, f"(no bias in the file: zeros of {name})", zeros)
 

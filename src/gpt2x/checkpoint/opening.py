@@ -21,8 +21,9 @@ from gpt2x.checkpoint.formats import (
     sniff,
 )
 from gpt2x.checkpoint.names import Rename, name_tensors
-from gpt2x.errors import CheckpointError, check_choice
+from gpt2x.errors import CheckpointError, check_choice, listed
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object
 
 CONFIG_NAME = "config.json"
 
@@ -189,7 +190,7 @@ def _with_config(checkpoint: Checkpoint, files: ModelFiles) -> Checkpoint:
     try:
         path = files.find(CONFIG_NAME)
         if checkpoint.config is None and path is not None:
-            checkpoint.config = shards.read_json(path)
+            checkpoint.config = read_object(path)
         of_tensorflow = checkpoint.format == "tf-h5" or checkpoint.metadata.get("format") == "tf"
         if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
             # transformers' TensorFlow models tie the output layer, whatever their config says.
@@ -207,7 +208,7 @@ def _find_shards(files: ModelFiles, index: Path) -> dict[str, Path]:
     if missing:
         raise CheckpointError(
             f"{files.name!r} lacks {len(missing)} of the {len(found)} shards that {index.name} "
-            f"lists: {', '.join(missing)}. Download or copy the rest."
+            f"lists: {listed(missing)}. Download or copy the rest."
         )
     return {name: path for name, path in found.items() if path is not None}
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x import backends
+from gpt2x.budget import Budget
 from gpt2x.checkpoint import shards
 from gpt2x.checkpoint.base import Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import check_shape
@@ -25,15 +26,14 @@ from gpt2x.checkpoint.names import Place, flax_name, from_canonical, name_tensor
 from gpt2x.checkpoint.optional import require
 from gpt2x.errors import CheckpointError
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object
 from gpt2x.weights import FLAX
 
 PARAMS_NAME = "params"
 METADATA_NAME = "_METADATA"
 _CONFIG_NAME = "config.json"
 _DATABASE_NAME = "manifest.ocdbt"
-
-# Compressed weights shrink by a few per cent; what shrinks a hundredfold was made to swell.
-_MAX_COMPRESSION = 100
+_ARRAY = 20_000  # bytes of an open array of tensorstore's
 
 
 def find_params(folder: Path) -> Path | None:
@@ -58,7 +58,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         "orbax",
         folder,
         names.tensors,
-        config=shards.read_json(beside) if has_config else None,
+        config=read_object(beside) if has_config else None,
         ignored=names.ignored,
         source_names=names.source_names,
     )
@@ -75,15 +75,15 @@ def open_arrays(folder: Path) -> dict[tuple[str, ...], LazyTensor]:
     """
     tensorstore = require("tensorstore", "Reading Orbax checkpoints", extra="flax")
     folder = folder.expanduser().absolute()
-    metadata = shards.read_json(folder / METADATA_NAME)
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    arrays: dict[tuple[str, ...], LazyTensor] = {}
-    for keys in _keys(folder, metadata):
-        arrays[keys] = _open_array(tensorstore, folder, keys, metadata, stored)
-    if not arrays or sum(array.nbytes for array in arrays.values()) > _MAX_COMPRESSION * stored:
-        raise CheckpointError(
-            f"{str(folder)!r} claims to hold more than its files can, or holds nothing."
-        )
+    budget = Budget(str(folder), stored)
+    metadata = read_object(folder / METADATA_NAME, budget)
+    arrays = {
+        keys: _open_array(tensorstore, folder, keys, metadata, budget)
+        for keys in _keys(folder, metadata)
+    }
+    if not arrays:
+        raise CheckpointError(f"{str(folder)!r} holds no arrays.")
     return arrays
 
 
@@ -102,7 +102,7 @@ def _open_array(
     folder: Path,
     keys: tuple[str, ...],
     metadata: Mapping[str, Any],
-    stored: int,
+    budget: Budget,
 ) -> LazyTensor:
     name = ".".join(keys)
     what = f"{str(folder)!r}: {name!r}"
@@ -112,6 +112,7 @@ def _open_array(
         shards.check_shard_name(folder / METADATA_NAME, name)
         place = {"driver": "file", "path": f"{folder / name}/"}
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    budget.charge(_ARRAY, "arrays")
     try:
         array = tensorstore.open(
             {"driver": driver, "kvstore": place}, open=True, read=True
@@ -122,8 +123,8 @@ def _open_array(
         raise
     except Exception as error:  # tensorstore raises whatever fits
         raise _damaged(what, error) from error
-    if piece > _MAX_COMPRESSION * stored:
-        raise CheckpointError(f"{what} claims pieces of {piece} bytes; the files hold {stored}.")
+    # A piece is unpacked whole, however little of it is asked for.
+    budget.charge(max(math.prod(shape) * dtype.itemsize, piece), "arrays")
 
     def read(part: Any) -> np.ndarray:
         try:

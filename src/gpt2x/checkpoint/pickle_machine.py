@@ -4,8 +4,8 @@ Python's own unpickler imports what a file names and calls it; overriding ``find
 leaves it open to exhausting memory (its memo is an array that the file indexes) and to setting
 attributes on whatever it can reach. This machine interprets the opcodes of protocols 0 to 5 itself.
 Names resolve to the caller's table and nowhere else; every other name becomes an `Inert` record
-that holds what the file would have passed to it. Memory stays in proportion to the bytes
-interpreted.
+that holds what the file would have passed to it. A budget is charged for every opcode, and for all
+that takes longer or more memory the longer its operands are.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2x.budget import VALUE, Budget
 from gpt2x.errors import CheckpointError
 
 Constructor = Callable[..., Any]
 
 MAX_PROTOCOL = 5
 
+# What interpreting an opcode costs, in memory and time, and using a key.
+_OPERATION, _KEY = 2 * VALUE, 4 * VALUE
+_RECORD = 512  # bytes of an `Inert`, or of a name with its entry in the table
+_REFERENCE = 8  # bytes of one item of a tuple
+_MAX_CHARACTER = 4  # bytes in memory, of a string, for one in the file
+# Numbers hash to what a file can choose: as keys they can be made to collide, all with all.
+_COLLIDING = 32_768
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, slots=True)
 class Inert:
     """Stands for an object of a class this machine does not know, or for the class itself.
 
@@ -56,16 +65,28 @@ class _Mark:
 _MARK = _Mark()
 
 
-def plain_key(key: Any) -> Any:
+def plain_key(key: Any, budget: Budget) -> Any:
     """Return `key` if it is a scalar or a flat tuple of scalars, the only keys that are allowed.
 
-    Hashing a tuple nested a million deep overflows the interpreter's stack.
+    Hashing a tuple nested a million deep overflows the interpreter's stack. What one look-up may
+    cost is charged.
     """
     scalars = (str, bytes, int, float, bool, type(None))
     parts = key if isinstance(key, tuple) else (key,)
+    budget.charge(_KEY * len(parts), "keys")
     if not all(isinstance(part, scalars) for part in parts):
         raise CheckpointError("the pickle uses an object as the key of a dictionary")
+    budget.charge(sum(map(_key_length, parts)), "keys")
+    if isinstance(key, tuple) and any(isinstance(part, int | float) for part in key):
+        budget.charge(_COLLIDING, "keys of numbers")
     return key
+
+
+def _key_length(part: Any) -> int:
+    if isinstance(part, str | bytes):
+        return len(part)
+    wide = isinstance(part, int) and part.bit_length() > 64
+    return _COLLIDING + part.bit_length() // 8 if wide else 0
 
 
 class PickleMachine:
@@ -75,6 +96,8 @@ class PickleMachine:
         data: the bytes, or a map of the file; several pickles may follow one another.
         known: dotted name -> function called in place of that global.
         persistent: called with a persistent id, as ``persistent_load`` is.
+        position: where the pickle starts in `data`.
+        budget: what interpreting may cost; by default that of a file of the bytes of `data`.
 
     `load` raises CheckpointError for anything that is not a sound pickle.
     """
@@ -85,6 +108,7 @@ class PickleMachine:
         known: Mapping[str, Constructor],
         persistent: Callable[[Any], Any],
         position: int = 0,
+        budget: Budget | None = None,
     ) -> None:
         self.position = position
         self._data = data
@@ -92,10 +116,13 @@ class PickleMachine:
         self._persistent = persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._globals: dict[tuple[str, str], Inert | Known] = {}
+        self._budget = Budget("the pickle", len(data)) if budget is None else budget
 
     def load(self) -> Any:
         try:
             while True:
+                self._budget.charge(_OPERATION, "objects")
                 code = self._take(1)
                 if code == pickle.STOP:
                     return self._stack.pop()
@@ -124,13 +151,16 @@ class PickleMachine:
         end = self._data.find(b"\n", self.position)
         if end < 0:
             raise CheckpointError("the pickle ends in the middle")
+        self._budget.charge(_MAX_CHARACTER * (end - self.position), "texts")
         return self._take(end + 1 - self.position)[:-1].decode(encoding)
 
     def _number(self, format: str) -> Any:
         return struct.unpack(format, self._take(struct.calcsize(format)))[0]
 
     def _sized(self, format: str) -> bytes:
-        return self._take(self._number(format))
+        count = self._number(format)
+        self._budget.charge(_MAX_CHARACTER * max(count, 0), "texts")
+        return self._take(count)
 
     # The stack
 
@@ -173,23 +203,34 @@ class PickleMachine:
         if not isinstance(entries, dict):
             raise CheckpointError("the pickle sets items of something that is no dictionary")
         for key, value in pairs:
-            entries[plain_key(key)] = value
+            entries[plain_key(key, self._budget)] = value
+
+    def _new_dictionary(self) -> None:
+        pairs = self._pop_pairs()
+        self._push({})
+        self._set_items(pairs)
 
     # Objects
 
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise CheckpointError("the pickle names a global by something that is no string")
-        dotted = f"{module}.{name}"
-        construct = self._known.get(dotted)
-        self._push(Inert(dotted) if construct is None else Known(dotted, construct))
+        if (module, name) not in self._globals:
+            self._budget.charge(_RECORD + _MAX_CHARACTER * (len(module) + len(name)), "names")
+            dotted = f"{module}.{name}"
+            construct = self._known.get(dotted)
+            known = Inert(dotted) if construct is None else Known(dotted, construct)
+            self._globals[module, name] = known
+        self._push(self._globals[module, name])
 
     def _construct(self, target: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
             raise CheckpointError("the pickle calls with something that is no tuple")
         if isinstance(target, Known):
+            self._budget.charge(_REFERENCE * len(arguments), "arguments")
             self._push(target.construct(*arguments))
         elif isinstance(target, Inert):
+            self._budget.charge(_RECORD, "objects")
             self._push(Inert(target.name, arguments))
         else:
             raise CheckpointError("the pickle calls something that is no global")
@@ -297,7 +338,7 @@ _OPERATIONS: dict[bytes, _Operation] = {
     pickle.APPEND: lambda m: m._append([m._stack.pop()]),
     pickle.APPENDS: lambda m: m._append(m._pop_to_mark()),
     pickle.EMPTY_DICT: lambda m: m._push({}),
-    pickle.DICT: lambda m: m._push({plain_key(key): value for key, value in m._pop_pairs()}),
+    pickle.DICT: lambda m: m._new_dictionary(),
     pickle.SETITEM: lambda m: m._set_items([(m._stack.pop(-2), m._stack.pop())]),
     pickle.SETITEMS: lambda m: m._set_items(m._pop_pairs()),
     # No checkpoint needs a set; a list holds its items without hashing them.

@@ -24,6 +24,7 @@ from gpt2x.checkpoint.base import (
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.names import Rename, flax_name, pytorch_name, tensorflow_name
 from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.json_files import load_json
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
 _ALIGNMENT = 8
@@ -105,7 +106,7 @@ def _parse_header(file: BinaryFile, data: bytes) -> dict[str, Any]:
         return found
 
     try:
-        header = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        header = load_json(data.decode("utf-8"), file.budget, object_pairs_hook=unique)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _corrupt(file, "its header is not valid JSON") from error
     if not isinstance(header, dict):

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gpt2x.errors import CheckpointError, InvalidInputError
-
-MAX_JSON_BYTES = 100 * 2**20
+from gpt2x.budget import Budget
+from gpt2x.errors import CheckpointError, InvalidInputError, listed
+from gpt2x.json_files import read_object
 
 _PLAIN_NAME = re.compile(r"[^/\\:\0]*[^/\\:\0.]")  # no folder, no drive, not "." or ".."
+
+_LISTED = 512  # bytes of a tensor's names and places, when the index is compared with the shards
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
@@ -39,26 +40,13 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises CheckpointError if the file holds anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{str(path)!r} is far too large for a JSON header; refused.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}.") from error
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(path)!r} must hold a JSON object.")
-    return data
-
-
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file name, from an index file; only plain names beside the index pass."""
-    weight_map = read_json(path).get("weight_map")
+    budget = Budget(str(path), path.stat().st_size)
+    weight_map = read_object(path, budget).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is no index of shards.")
+    budget.charge(_LISTED * len(weight_map), "tensors")
     for file in weight_map.values():
         check_shard_name(path, file)
     return weight_map
@@ -89,7 +77,7 @@ def check_shards(
     if absent:
         raise CheckpointError(
             f"The shards beside {str(index)!r} lack {len(absent)} of the tensors it lists: "
-            f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}. "
+            f"{listed(absent)}. "
             "The shards come from different saves, or one was cut short; download them again."
         )
 

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint import shards
+from gpt2x.budget import TENSOR, Budget
 from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.crc32c import crc32c, masked
 from gpt2x.checkpoint.names import Place, tensorflow_name, to_canonical
-from gpt2x.errors import CheckpointError
+from gpt2x.errors import CheckpointError, listed
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object
 from gpt2x.weights import Layout, Shape
 
 HPARAMS_NAME = "hparams.json"
@@ -37,6 +38,7 @@ HPARAMS_NAME = "hparams.json"
 _FOOTER_BYTES = 48
 _TABLE_MAGIC = 0xDB4775248B80FB57
 _MAX_BLOCK = 2**26
+_BLOCK_PASSES = 8  # what reading a block costs, with its checksum, for each of its bytes
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
@@ -62,8 +64,9 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
     index = files.find(f"{prefix}.index")
     if index is None:
         raise CheckpointError(f"{files.name!r} names the checkpoint {prefix!r} but has no index.")
-    entries, shard_count = _read_index(index)
-    data = _open_data(files, prefix, shard_count)
+    budget = Budget(str(index))
+    entries, shard_count = _read_index(index, budget)
+    data = _open_data(files, prefix, shard_count, budget)
     try:
         names = CanonicalNames(index)
         for variable, entry in entries.items():
@@ -124,7 +127,7 @@ def _place(variable: str) -> Place | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    hparams = shards.read_json(path)
+    hparams = read_object(path)
     fields = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
     config = {fields.get(name, name): value for name, value in hparams.items()}
     known = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
@@ -138,12 +141,12 @@ def _config(path: Path) -> dict[str, Any]:
     }
 
 
-def _open_data(files: ModelFiles, prefix: str, count: int) -> list[BinaryFile]:
+def _open_data(files: ModelFiles, prefix: str, count: int, budget: Budget) -> list[BinaryFile]:
     names = [f"{prefix}.data-{number:05d}-of-{count:05d}" for number in range(count)]
     paths = {name: files.find(name) for name in names}
     if missing := [name for name, path in paths.items() if path is None]:
-        raise CheckpointError(f"{files.name!r} lacks {', '.join(missing)}.")
-    return [BinaryFile(path) for path in paths.values() if path is not None]
+        raise CheckpointError(f"{files.name!r} lacks {listed(missing)}.")
+    return [BinaryFile(path, budget) for path in paths.values() if path is not None]
 
 
 def _close(data: list[BinaryFile]) -> None:
@@ -190,9 +193,9 @@ class _Entry:
 # The index: a table of LevelDB's format
 
 
-def _read_index(path: Path) -> tuple[dict[str, _Entry], int]:
+def _read_index(path: Path, budget: Budget) -> tuple[dict[str, _Entry], int]:
     """Return the entries by name and the number of data files."""
-    file = BinaryFile(path)
+    file = BinaryFile(path, budget)
     try:
         pairs = dict(_read_table(file))
         header = dict(_fields(pairs.pop(b"", b"")))
@@ -234,6 +237,7 @@ def _block(file: BinaryFile, offset: int, size: int) -> Iterator[tuple[bytes, by
     """The pairs of one block, whose keys leave out what they share with the one before."""
     if size > _MAX_BLOCK:
         raise CheckpointError("a block is larger than any that TensorFlow writes")
+    file.budget.charge(_BLOCK_PASSES * size, "blocks")
     data, trailer = file.read(offset, size), file.read(offset + size, 5)
     if trailer[0] != 0:
         raise CheckpointError("it is compressed, which checkpoints never are")
@@ -249,6 +253,8 @@ def _block(file: BinaryFile, offset: int, size: int) -> Iterator[tuple[bytes, by
         length, at = _varint(data, at)
         if shared > len(key) or at + unshared + length > end:
             raise CheckpointError("a block is damaged")
+        # An entry's fields take up to forty times their bytes; its name is written out, whole.
+        file.budget.charge(TENSOR + 40 * length + 4 * (shared + unshared), "variables")
         key = key[:shared] + data[at : at + unshared]
         at += unshared
         yield key, data[at : at + length]

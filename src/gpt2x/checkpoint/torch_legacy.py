@@ -52,13 +52,13 @@ class LegacyReader(Reader):
         if not isinstance(keys, list):
             raise CheckpointError("its list of storages is missing")
         for key in keys:
-            storage = self._storages.get(plain_key(key))
+            storage = self._storages.get(plain_key(key, self.file.budget))
             if storage is None or key in self._offsets:
                 raise CheckpointError("its list of storages has an unknown key")
             numel = int.from_bytes(self.file.read(position, 8), order)
             if numel * storage.dtype.itemsize != storage.nbytes:
                 raise CheckpointError("a storage has another length than its tensors")
-            self.file.tensor(position + 8, (storage.nbytes,), np.dtype("u1"), "a storage")
+            self.file.check_range(position + 8, storage.nbytes, "a storage")
             self._offsets[key] = position + 8
             position += 8 + storage.nbytes
         if missing := self._storages.keys() - self._offsets.keys():

@@ -86,6 +86,8 @@ def load(file: BinaryFile) -> Any:
     try:
         return reader.load()
     except CheckpointError as error:
+        if str(file.path) in str(error):
+            raise
         raise CheckpointError(
             f"{str(file.path)!r} is not a sound PyTorch checkpoint: {error}."
         ) from error

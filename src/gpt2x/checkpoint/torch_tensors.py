@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from gpt2x.budget import TENSOR, VALUE
 from gpt2x.checkpoint.base import BFLOAT16, LazyTensor
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.pickle_machine import Constructor, Inert, Known, PickleMachine, plain_key
@@ -62,13 +63,21 @@ _DTYPE_OF_STORAGE: Mapping[str, np.dtype[Any]] = {
 }
 
 
+_STORAGE = 1024  # bytes of a `Storage` with what reads it
+_READ_PER_CHARGE = 8  # bytes read and let go again, for one that is charged
+
+
 @dataclass
 class Storage:
-    """A run of elements in the file; `read` returns some of its bytes, given first and count."""
+    """A run of elements in the file; `read` returns some of its bytes, given first and count.
+
+    `compressed`: all that stands before is inflated to read some.
+    """
 
     dtype: np.dtype[Any]
     nbytes: int
     read: Callable[[int, int], np.ndarray]
+    compressed: bool = False
 
 
 class Reader(ABC):
@@ -77,8 +86,6 @@ class Reader(ABC):
     def __init__(self, file: BinaryFile) -> None:
         self.file = file
         self.swapped = False  # stored in the other byte order than this machine's
-        # A dictionary built from a list copies it; the copies may hold no more than the file.
-        self._copies_left = file.size
         self._known: dict[str, Constructor] = {
             "torch._utils._rebuild_tensor": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
@@ -101,30 +108,31 @@ class Reader(ABC):
 
     def machine(self, data: bytes | mmap.mmap, position: int = 0) -> PickleMachine:
         """A machine for one of the file's pickles."""
-        return PickleMachine(data, self._known, self._open_storage, position)
+        return PickleMachine(data, self._known, self._open_storage, position, self.file.budget)
 
     def _open_storage(self, identity: Any) -> Storage:
         """Turn the id ``('storage', type, key, location, numel, ...)`` into the storage."""
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise CheckpointError("it refers to objects outside the file")
+        self.file.budget.charge(_STORAGE + VALUE * len(identity), "storages")
         _, kind, key, _, numel, *rest = identity
         name = getattr(kind, "name", None)
         if not isinstance(name, str) or name not in _DTYPE_OF_STORAGE:
             raise CheckpointError(f"it holds a storage of the unknown type {str(name)[:80]!r}")
         dtype = _DTYPE_OF_STORAGE[name]
         (numel,) = check_shape((numel,), "a storage")
-        return self.find_storage(plain_key(key), dtype, numel * dtype.itemsize, rest)
+        key = plain_key(key, self.file.budget)
+        return self.find_storage(key, dtype, numel * dtype.itemsize, rest)
 
     def _dictionary(self, pairs: Any = ()) -> dict[Any, Any]:
-        self._copies_left -= len(pairs)
-        if self._copies_left < 0:
-            raise CheckpointError("it builds more objects than it has bytes")
-        return {plain_key(key): value for key, value in pairs}
+        self.file.budget.charge(VALUE * len(pairs), "dictionaries")
+        return {plain_key(key, self.file.budget): value for key, value in pairs}
 
     def _rebuild_from_type(self, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
         """A tensor subclass or a tensor with attributes; the tensor under it is what counts."""
         if not isinstance(function, Known) or function.construct == self._rebuild_from_type:
             return Inert(getattr(kind, "name", "a tensor subclass"))
+        self.file.budget.charge(VALUE * len(arguments), "arguments")
         return function.construct(*arguments)
 
     def _rebuild_tensor(
@@ -158,6 +166,10 @@ class Reader(ABC):
                 f"a tensor of shape {list(shape)} does not fit its storage of {available} elements"
             )
 
+        # What is gone through to read it is charged as well, if for less.
+        passed = offset + span if storage.compressed else span // _READ_PER_CHARGE
+        self.file.budget.charge(TENSOR + (numel + passed) * dtype.itemsize, "tensors")
+
         def elements(first: int, count: int) -> np.ndarray:
             start = (offset + first) * dtype.itemsize
             raw = storage.read(start, count * dtype.itemsize).view(dtype)
@@ -165,13 +177,16 @@ class Reader(ABC):
 
         if numel == 0 or strides == _row_major(shape, strides):
             row = numel // max(shape[0], 1) if shape else 1
+
+            def rows(first: int, last: int) -> np.ndarray:
+                flat = elements(first * row, (last - first) * row)
+                return flat.reshape(last - first, *shape[1:])
+
             return LazyTensor(
                 shape,
                 dtype,
                 lambda: elements(0, numel).reshape(shape),
-                lambda first, last: elements(first * row, (last - first) * row).reshape(
-                    last - first, *shape[1:]
-                ),
+                None if storage.compressed else rows,
             )
 
         def strided() -> np.ndarray:

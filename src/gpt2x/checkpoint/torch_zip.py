@@ -12,8 +12,8 @@ import numpy as np
 from gpt2x.checkpoint.torch_tensors import LITTLE_ENDIAN, Reader, Storage
 from gpt2x.errors import CheckpointError
 
-# Deflate shrinks weights by a few per cent; what shrinks a hundredfold was made to swell.
-_MAX_COMPRESSION = 100
+# Other methods give as much as they hold at once, however little is asked for.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ZipReader(Reader):
@@ -46,9 +46,11 @@ class ZipReader(Reader):
                 f"the storage {info.filename!r} should have {nbytes} bytes and has {info.file_size}"
             )
         if info.compress_type != zipfile.ZIP_STORED:
-            return Storage(dtype, nbytes, lambda first, count: self._inflate(info, first, count))
+            return Storage(
+                dtype, nbytes, lambda first, count: self._inflate(info, first, count), True
+            )
         start = self._data_offset(info)
-        self.file.tensor(start, (nbytes,), np.dtype("u1"), f"the storage {info.filename!r}")
+        self.file.check_range(start, nbytes, f"the storage {info.filename!r}")
         return Storage(
             dtype,
             nbytes,
@@ -62,17 +64,15 @@ class ZipReader(Reader):
         return info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
 
     def _check(self, info: zipfile.ZipInfo) -> None:
-        if (
-            info.compress_size > self.file.size
-            or info.file_size > _MAX_COMPRESSION * info.compress_size + 1024
-        ):
+        if info.compress_size > self.file.size or info.compress_type not in _METHODS:
             raise CheckpointError(
-                f"the archive's entry {info.filename!r} claims {info.file_size} bytes, more than "
-                "the file can hold"
+                f"the archive's entry {info.filename!r} is compressed to {info.compress_size} "
+                f"bytes by the method {info.compress_type}; only 0 and 8 are read"
             )
 
     def _unpack(self, info: zipfile.ZipInfo, archive: zipfile.ZipFile) -> bytes:
         self._check(info)
+        self.file.budget.charge(info.file_size, "unpacked bytes")
         return archive.read(info)
 
     def _inflate(self, info: zipfile.ZipInfo, first: int, count: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from gpt2x.generation.config_fields import (
     NONE_IS_OFF,
     OUTPUT_FLAGS,
 )
+from gpt2x.json_files import read_object
 from gpt2x.loading import drop_model_options, take_where
 from gpt2x.publishing import PushToHubMixin
 
@@ -194,7 +195,7 @@ class GenerationConfig(PushToHubMixin):
                     f"{name!r} holds no {filename}; give a folder or a hub model that has one."
                 )
             path = found
-        return cls.from_dict(_read_json(path), **kwargs)
+        return cls.from_dict(read_object(path), **kwargs)
 
     @classmethod
     def from_dict(
@@ -359,15 +360,3 @@ def _listed(value: Any) -> Any:
 def _tokens(key: Any) -> Any:
     """Read back a tuple of token ids that transformers wrote as a key of JSON, "(1, 2)"."""
     return tuple(map(int, re.findall(r"\d+", key))) if isinstance(key, str) else key
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{os.fspath(path)!r} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{os.fspath(path)!r} holds a JSON {type(values).__name__}; a config is an object."
-        )
-    return values

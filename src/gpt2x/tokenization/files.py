@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles
+from gpt2x.json_files import read_object, read_text
 from gpt2x.loading import drop_model_options, take_where
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
 from gpt2x.tokenization.template import Template
@@ -21,8 +22,6 @@ from gpt2x.tokenization.vocabulary import (
     Vocabulary,
     added_token,
     added_token_state,
-    read_json,
-    read_text,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def _read_vocabulary(model_files: ModelFiles) -> Vocabulary:
 def _read_config(model_files: ModelFiles) -> dict[str, Any]:
     """Read what the folder says beside the vocabulary, as constructor arguments."""
     path = model_files.find(CONFIG_FILE)
-    config = _read_object(path) if path is not None else {}
+    config = read_object(path) if path is not None else {}
     config = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
     if "added_tokens_decoder" in config:
         entries = config["added_tokens_decoder"]
@@ -180,7 +179,7 @@ def _read_older_files(model_files: ModelFiles, config: dict[str, Any]) -> None:
     """Read the two files that tokenizer_config.json replaced in transformers 4.34."""
     path = model_files.find(SPECIAL_TOKENS_FILE)
     if path is not None:
-        config.update(_read_object(path))
+        config.update(read_object(path))
     path = model_files.find(ADDED_TOKENS_FILE)
     if path is not None:
         roles = [config.get(role) for role in NAMED_TOKENS]
@@ -190,15 +189,8 @@ def _read_older_files(model_files: ModelFiles, config: dict[str, Any]) -> None:
                 {"content": content, "normalized": content not in special},
                 special=content in special,
             )
-            for content, token_id in _read_object(path).items()
+            for content, token_id in read_object(path).items()
         }
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}.")
-    return content
 
 
 def _read_tokens(value: Any) -> Any:

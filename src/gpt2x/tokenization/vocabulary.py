@@ -10,12 +10,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 
+from gpt2x.budget import Budget
 from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.json_files import read_json, read_text
 from gpt2x.tokenization.bpe import Merge
 from gpt2x.tokenization.template import Template, byte_level
 
@@ -197,6 +198,9 @@ class Vocabulary:
         return [" ".join(merge) for merge in self.merges]
 
 
+_MERGE = 400  # bytes of a merge: its line, its pair of tokens and its entry in the table of ranks
+
+
 def parse_merges(merges: Iterable[Any]) -> list[Merge]:
     """Read merges given as "a b" strings or as pairs."""
     parsed = []
@@ -212,7 +216,9 @@ def parse_merges(merges: Iterable[Any]) -> list[Merge]:
 
 def _merge_lines(path: PathLike) -> list[str]:
     """Read the lines of a merges.txt; the version line and a final line break are optional."""
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    text = read_text(path)
+    Budget(str(path), len(text)).charge(_MERGE * text.count("\n"), "merges")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     if lines[0].startswith("#version"):
         lines = lines[1:]
     return [line for line in lines if line]
@@ -255,31 +261,3 @@ def added_token_state(token: AddedToken) -> dict[str, Any]:
     """Return the JSON form of an AddedToken."""
     options = {name: getattr(token, name) for name in _ADDED_TOKEN_OPTIONS}
     return {"content": token.content, **options}
-
-
-# Files --------------------------------------------------------------------------------------------
-
-
-def read_text(path: PathLike) -> str:
-    """Read a UTF-8 file.
-
-    Raises:
-        CheckpointError: if it cannot be read, or is not UTF-8.
-    """
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}") from error
-
-
-def read_json(path: PathLike) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        CheckpointError: if it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
