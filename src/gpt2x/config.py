@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from gpt2x.atomic import atomic_file
 from gpt2x.config_fields import (
     ATTRIBUTE_MAP,
     CHECKS,
@@ -449,13 +450,8 @@ class GPT2Config(PushToHubMixin):
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write `to_json_string` to a file, which appears whole or not at all."""
-        path = Path(json_file_path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text(self.to_json_string(use_diff), encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_file(Path(json_file_path)) as path:
+            path.write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write config.json into a folder, which is made if need be."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from gpt2x.atomic import check_finished
 from gpt2x.errors import CheckpointError, InvalidInputError
 
 
@@ -61,6 +62,8 @@ class ModelFiles:
             self._check_repository_name(path)
         elif not self.folder.is_dir():
             raise CheckpointError(f"{self.name!r} has no folder {self.subfolder!r}.")
+        else:
+            check_finished(self.folder)
 
     def _check_repository_name(self, path: Path) -> None:
         from huggingface_hub.utils import HFValidationError, validate_repo_id

@@ -26,8 +26,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpt2x.atomic import atomic_folder
 from gpt2x.checkpoint.base import Checkpoint, LazyTensor
-from gpt2x.checkpoint.folder import atomic_folder
 from gpt2x.checkpoint.formats import FLAX as FLAX_FILE
 from gpt2x.checkpoint.formats import PYTORCH as PYTORCH_FILE
 from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
@@ -286,7 +286,7 @@ def save_folder(
     written.architectures = [architecture or head.architecture]
     written.dtype = lazy["wte.weight"].dtype.name
     stem, _, suffix = file.single(variant).rpartition(".")
-    stale = (file.single(variant), f"{stem}-*-of-*.{suffix}", file.index(variant))
+    stale = (f"{stem}-*-of-*.{suffix}", file.single(variant), file.index(variant))
     with atomic_folder(path, replaces=stale) as folder:
         write_weights(
             folder,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2x.atomic import WORK_PREFIX, check_finished
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import endpoint
 
@@ -56,7 +57,8 @@ def push_folder(
         revision: branch to commit to, which is made if need be.
 
     Raises:
-        CheckpointError: if the hub refuses or cannot be reached.
+        CheckpointError: if the hub refuses or cannot be reached, or a save into the folder was cut
+            short.
         InvalidInputError: for a pull request against another branch than ``main``.
     """
     if create_pr and revision not in (None, "main"):
@@ -64,6 +66,7 @@ def push_folder(
             f"create_pr=True opens a pull request against 'main', but revision is {revision!r}; "
             "leave out one of them."
         )
+    check_finished(Path(folder))
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
@@ -103,8 +106,6 @@ def push_folder(
 
 def _is_private(path: Path) -> bool:
     """Whether a file lies in a folder that is no part of a model, or was left by a killed save."""
-    from gpt2x.checkpoint.folder import WORK_PREFIX
-
     return any(part in _PRIVATE or part.startswith(WORK_PREFIX) for part in path.parts)
 
 

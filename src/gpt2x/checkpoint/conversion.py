@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpt2x.atomic import atomic_file, atomic_folder
 from gpt2x.checkpoint import gguf_tokenizer, gguf_writer, keras_tf, nanogpt, orbax
 from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.folder import atomic_file, atomic_folder
 from gpt2x.checkpoint.formats import WEIGHTS_FILES
 from gpt2x.checkpoint.shards import parse_size
 from gpt2x.checkpoint.source import Source, open_source
@@ -48,11 +48,12 @@ _GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "
 _Q8_0_BYTES = 34 / 32  # a block of 32 values is stored with its scale
 _FILE_SUFFIXES = (".bin", ".gguf", ".h5", ".keras", ".msgpack", ".pt", ".safetensors")
 
-# The weights that a model may be read from, of all formats, as patterns of names.
+# The weights that a model may be read from, of all formats, as patterns of names; indices last.
 _WEIGHTS = (
     *(file.name.replace(".", "*.") + "*" for file in WEIGHTS_FILES),
     *(file.name for file in _SINGLE_FILES.values()),
     orbax.PARAMS_NAME,
+    *(file.name.replace(".", "*.") + ".index*.json" for file in WEIGHTS_FILES),
 )
 
 

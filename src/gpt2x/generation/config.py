@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from gpt2x.atomic import atomic_file
 from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
 from gpt2x.generation.config_fields import (
     CHECKS,
@@ -307,13 +308,8 @@ class GenerationConfig(PushToHubMixin):
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write `to_json_string` to a file, which appears whole or not at all."""
-        path = Path(json_file_path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            beside.write_text(self.to_json_string(use_diff), encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_file(Path(json_file_path)) as path:
+            path.write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     def save_pretrained(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.atomic import atomic_folder
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.generation.lengths import DEFAULT_NEW_TOKENS, bucket

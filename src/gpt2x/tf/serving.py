@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gpt2x.checkpoint.folder import atomic_folder
+from gpt2x.atomic import atomic_folder
 from gpt2x.outputs import ModelOutput
 from gpt2x.tf.tracking import COLLECTIONS, TrackedLayer
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenizers import AddedToken
 
+from gpt2x.atomic import atomic_folder
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.hub import ModelFiles
 from gpt2x.json_files import read_object, read_text
@@ -249,15 +250,16 @@ def save_vocabulary(
     return vocab, merges
 
 
+# As they move into a folder: settings before the vocabulary, without which nothing is read.
 _ALL_FILES = (
-    TOKENIZER_FILE,
-    VOCAB_FILE,
-    MERGES_FILE,
-    CONFIG_FILE,
-    SPECIAL_TOKENS_FILE,
-    ADDED_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
     CHAT_TEMPLATES_FOLDER,
+    ADDED_TOKENS_FILE,
+    SPECIAL_TOKENS_FILE,
+    CONFIG_FILE,
+    VOCAB_FILE,
+    MERGES_FILE,
+    TOKENIZER_FILE,
 )
 
 
@@ -268,9 +270,6 @@ def _write(
     stale: tuple[str, ...] = _ALL_FILES,
 ) -> tuple[str, ...]:
     """Write files together; `stale` ones of an earlier save would be read with them, and go."""
-    # Not above: tokenizers are also used where checkpoints are not, and loading does not need it.
-    from gpt2x.checkpoint.folder import atomic_folder
-
     prefix = f"{filename_prefix}-" if filename_prefix else ""
     if Path(prefix).name != prefix:
         raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must be no path.")
