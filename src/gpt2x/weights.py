@@ -182,9 +182,24 @@ def _kind(name: str) -> Kind:
     return kind
 
 
-_WRAPPERS = ("module.", "_orig_mod.")  # left in names by DistributedDataParallel, torch.compile
+# Left in names by DistributedDataParallel before the whole, and by torch.compile, FSDP and
+# activation checkpointing before whatever they wrap.
+_OUTER_WRAPPER = "module."
+_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _OLD_NORM_NAMES = {"gamma": "weight", "beta": "bias"}
 _BUFFER = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
+
+
+def without_wrappers(name: str) -> str:
+    """Take out of a key what PyTorch's wrappers put into it.
+
+    >>> without_wrappers("module._orig_mod.transformer.h.0._orig_mod.ln_1.bias")
+    'transformer.h.0.ln_1.bias'
+    """
+    name = _WRAPPER.sub("", name)
+    while name.startswith(_OUTER_WRAPPER):
+        name = name.removeprefix(_OUTER_WRAPPER)
+    return name
 
 
 def canonical_pytorch_name(name: str) -> str | None:
@@ -195,10 +210,7 @@ def canonical_pytorch_name(name: str) -> str | None:
     ``attn.masked_bias``), which old checkpoints hold and which is not a weight. A key that is no
     GPT-2 name comes back as it is, for the caller to report.
     """
-    stripped = name
-    while stripped.startswith(_WRAPPERS):
-        stripped = stripped.partition(".")[2]
-    stripped = stripped.removeprefix(BODY_PREFIX + ".")
+    stripped = without_wrappers(name).removeprefix(BODY_PREFIX + ".")
     module, _, parameter = stripped.rpartition(".")
     if KIND_OF_MODULE.get(module.rpartition(".")[2]) is Kind.LAYER_NORM:
         stripped = f"{module}.{_OLD_NORM_NAMES.get(parameter, parameter)}"

@@ -117,7 +117,8 @@ def self_attention_mask(
     """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
 
     None where order alone decides and there is nothing to add: one query, or as many queries as
-    keys (for which implementations have `is_causal`).
+    keys (for which implementations have `is_causal`). A trace of one query is used for more of
+    them, so it holds the mask too.
 
     Args:
         attention_mask: None; [B, S], nonzero where a key may be seen; or rank 4, boolean (True
@@ -129,10 +130,10 @@ def self_attention_mask(
         device: of the mask.
     """
     if attention_mask is None:
-        in_order = T == 1 or T == S
+        in_order = T == S or (T == 1 and not torch.jit.is_tracing())
         return None if in_order else causal_mask(T, S, dtype, device)[None, None]
     mask = padding_mask(attention_mask, dtype)
-    if T > 1 and mask.size(2) != T:
+    if mask.size(2) != T or (T == 1 and torch.jit.is_tracing()):
         mask = torch.minimum(mask, causal_mask(T, S, dtype, device))
     return raise_hidden_rows(mask)
 

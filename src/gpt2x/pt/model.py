@@ -115,7 +115,7 @@ class GPT2Attention(nn.Module):
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
         # One query attends to all keys: order matters only for more.
-        is_causal = mask is None and query.size(2) > 1 and not self.is_cross_attention
+        is_causal = mask is None and bool(query.size(2) > 1) and not self.is_cross_attention
         options: dict[str, Any] = {
             "is_causal": is_causal,
             "scaling": self._scaling(),
@@ -491,7 +491,9 @@ def _check_tensors(inputs: Mapping[str, Any]) -> None:
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
-    """Return the cache in the form in which it was given."""
-    if cache is None or given is None or isinstance(given, KVCache):
+    """Return the cache in the form in which it was given; a trace can hold tuples alone."""
+    if cache is None or isinstance(given, KVCache):
+        return cache
+    if given is None and not torch.jit.is_tracing():
         return cache
     return cache.to_tuple()

@@ -29,6 +29,7 @@ from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.recognition import Recognised
+from gpt2x.pt.state_dict import StateDictMixin
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
@@ -39,7 +40,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-class GPT2PreTrainedModel(PushToHubMixin, Recognised):
+class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -87,8 +88,13 @@ class GPT2PreTrainedModel(PushToHubMixin, Recognised):
     def post_init(self) -> None:
         """Initialise what the constructor added to the body, and tie the output layer to it."""
         self.tie_weights()
-        body = f"{self.base_model_prefix}."
-        self.init_weights(name for name, _ in self.named_parameters() if not name.startswith(body))
+        names = (name for name, _ in self.named_parameters())
+        body, tied = f"{self.base_model_prefix}.", self._tied_weights_keys
+        self.init_weights(
+            name
+            for name in names
+            if not (name.startswith(body) or (name in tied and self.config.tie_word_embeddings))
+        )
 
     def init_weights(self, names: Iterable[str] | None = None) -> None:
         """Draw initial weights, for all parameters or those named.
@@ -507,7 +513,9 @@ class GPT2PreTrainedModel(PushToHubMixin, Recognised):
         """Make the output layer share the token embedding's weight, if the config ties them."""
         output = self.get_output_embeddings()
         if output is not None and self.config.tie_word_embeddings:
-            output.weight = self.get_input_embeddings().weight
+            weight = self.get_input_embeddings().weight
+            # TorchScript has no shared parameters.
+            output.weight = nn.Parameter(weight.clone()) if self.config.torchscript else weight
             output.out_features = output.weight.size(0)
 
     def resize_token_embeddings(
