@@ -13,11 +13,10 @@ from gpt2x.generation.config_fields import DEFAULTS
 from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device
-from gpt2x.generation.processors.base import Identity
+from gpt2x.generation.processors.base import Identity, check_token_ids
 from gpt2x.generation.processors.build import (
     build_processors,
     build_warpers,
-    check_token_ids,
     normalizer,
 )
 from gpt2x.generation.stopping import (
@@ -242,7 +241,7 @@ def make_plan(
         fill=_fill(config, eos, beams, vocab_size, some_end),
         processors=processors,
         warpers=warpers,
-        top_k=top_k.values["top_k"] if top_k is not None else 0,
+        top_k=top_k.top_k if top_k is not None else 0,
     )
 
 

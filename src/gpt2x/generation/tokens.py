@@ -9,6 +9,11 @@ import numpy as np
 from gpt2x.errors import InvalidInputError
 
 
+def token_array(name: str, value: Any) -> np.ndarray:
+    """Return what `token_list` does as an int32 array [N]."""
+    return np.array(token_list(name, value), np.int32)
+
+
 def token_list(name: str, value: Any) -> list[int]:
     """Return one id, or a sequence or array of ids, as a non-empty list of non-negative ints.
 

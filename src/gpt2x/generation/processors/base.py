@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -54,14 +55,24 @@ class LogitsProcessor:
 class BuiltInProcessor(LogitsProcessor):
     """A processor written over `Ops`, which works in every framework and under its compiler.
 
-    What shapes the computation is in `static`; everything else is in `values`, which a compiled
+    Its options are attributes, by transformers' names; `static` and `values` follow from them. What
+    shapes the computation is in `static`; everything else is in `values`, which a compiled
     `generate` takes as arguments, so that changing them compiles nothing. `apply` must read its
     parameters from those two arguments only.
     """
 
-    static: Static = ()
-    values: Values = MappingProxyType({})
     host: ClassVar[bool] = False  # True if `apply` needs concrete arrays, so cannot be compiled
+    reads_text: ClassVar[bool] = True  # False if `apply` looks at the scores alone
+
+    @property
+    def static(self) -> Static:
+        """What shapes the computation, hashable."""
+        return ()
+
+    @property
+    def values(self) -> Values:
+        """The other parameters, as numbers and arrays."""
+        return MappingProxyType({})
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -69,13 +80,24 @@ class BuiltInProcessor(LogitsProcessor):
         raise NotImplementedError
 
     def __call__(
-        self, input_ids: Array, scores: Array, cur_len: int | Scalar | None = None
+        self, input_ids: Array | None, scores: Array, cur_len: int | Scalar | None = None
     ) -> Array:
-        """Process scores [R, V] after the tokens `input_ids[:, :cur_len]` (default: all)."""
+        """Process scores [R, V] after the tokens `input_ids[:, :cur_len]` (default: all).
+
+        Processors of the scores alone, as those of sampling are, take None for `input_ids`.
+
+        Raises:
+            InvalidInputError: if tokens are needed and not given, or not in the vocabulary.
+        """
         ops = ops_for(scores)
+        if input_ids is None and self.reads_text:
+            raise InvalidInputError(f"{type(self).__name__} needs input_ids, which are None.")
+        if input_ids is None or not self.reads_text:
+            input_ids, cur_len = ops.full((ops.shape(scores)[0], 0), 0, "int"), None
         rows, width = ops.shape(input_ids)
         length = width if cur_len is None else cur_len
         context = Context(ops.cast(input_ids, "int"), ops.full((rows, width), True, "bool"), length)
+        check_token_ids([self], ops.shape(scores)[1])
         values = {name: to_device(ops, value) for name, value in self.values.items()}
         return self.apply(ops, scores, context, self.static, values)
 
@@ -83,10 +105,30 @@ class BuiltInProcessor(LogitsProcessor):
 class LogitsProcessorList(list):
     """A list of processors, callable as one."""
 
-    def __call__(self, input_ids: Array, scores: Array, *args: Any, **kwargs: Any) -> Array:
+    def __call__(self, input_ids: Array | None, scores: Array, *args: Any, **kwargs: Any) -> Array:
+        """Apply all in order. Each gets `args` (`cur_len`), and of `kwargs` what it takes.
+
+        Raises:
+            InvalidInputError: if one needs an argument that is not given.
+        """
         for processor in self:
-            scores = processor(input_ids, scores, *args, **kwargs)
+            scores = processor(input_ids, scores, *args, **_taken(processor, len(args), kwargs))
         return scores
+
+
+def _taken(processor: Any, positional: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return those of `kwargs` that a processor takes after ids, scores and `positional` others."""
+    others = list(inspect.signature(processor).parameters.values())[2 + positional :]
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [parameter for parameter in others if parameter.kind not in variable]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in kwargs]
+    if missing:
+        raise InvalidInputError(
+            f"{type(processor).__name__} needs {missing[0]!r}; pass it to the list as a keyword."
+        )
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in others):
+        return kwargs
+    return {p.name: kwargs[p.name] for p in named if p.name in kwargs}
 
 
 class Identity:
@@ -106,7 +148,12 @@ class UserProcessor(BuiltInProcessor):
     """A user's processor, called as its framework calls it (see `LogitsProcessor`)."""
 
     def __init__(self, function: Callable[..., Array], with_length: bool) -> None:
-        self.static = (Identity(function), with_length)
+        self._function = Identity(function)
+        self._with_length = with_length
+
+    @property
+    def static(self) -> Static:
+        return (self._function, self._with_length)
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -139,6 +186,24 @@ class Processors(NamedTuple):
         return scores
 
 
+def check_token_ids(processors: Sequence[BuiltInProcessor], vocab_size: int | Scalar) -> None:
+    """Raise InvalidInputError if a processor names a token that the vocabulary does not have.
+
+    An eos that is forbidden or favoured may be missing from it: small models' configs often name
+    GPT-2's own, and such a model never writes it.
+    """
+    for processor in processors:
+        for name, value in processor.values.items():
+            is_ids = isinstance(value, np.ndarray) and value.dtype.kind == "i" and name != "eos"
+            if not is_ids or not isinstance(vocab_size, int) or value.size == 0:
+                continue
+            if value.max() >= vocab_size:
+                raise InvalidInputError(
+                    f"{type(processor).__name__} was given token id {value.max()}, but the "
+                    f"vocabulary has the ids 0 to {vocab_size - 1}."
+                )
+
+
 def to_device(ops: Ops, value: Any) -> Any:
     """Turn a host value (number, or numpy array) into a scalar or an array of the framework."""
     if isinstance(value, bool):
@@ -165,9 +230,11 @@ def token_counts(ops: Ops, tokens: Array, counted: Array, scores: Array) -> Arra
 
 def token_mask(ops: Ops, token_ids: Array, scores: Array) -> Array:
     """Return which columns of scores [R, V] are among `token_ids` (int [N]): bool [1, V]."""
+    vocab_size = ops.shape(scores)[1]
     columns = token_ids[None, :]
-    zeros = ops.full((1, ops.shape(scores)[1]), 0.0, "float")
-    return ops.scatter_add(zeros, columns, ops.cast(columns >= 0, "float")) > 0
+    exists = (columns >= 0) & (columns < vocab_size)
+    zeros = ops.full((1, vocab_size), 0.0, "float")
+    return ops.scatter_add(zeros, ops.where(exists, columns, 0), ops.cast(exists, "float")) > 0
 
 
 def check_number(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.processors.base import BuiltInProcessor, UserProcessor
@@ -123,18 +121,6 @@ def build_warpers(
 def normalizer(config: GenerationConfig) -> list[BuiltInProcessor]:
     """Return the processor that comes last of all, if it is asked for."""
     return [LogitNormalization()] if config.renormalize_logits else []
-
-
-def check_token_ids(processors: Sequence[BuiltInProcessor], vocab_size: int) -> None:
-    """Raise InvalidInputError if a processor names a token that the vocabulary does not have."""
-    for processor in processors:
-        for value in processor.values.values():
-            is_ids = isinstance(value, np.ndarray) and value.dtype.kind == "i"
-            if is_ids and value.size and value.max() >= vocab_size:
-                raise InvalidInputError(
-                    f"{type(processor).__name__} was given token id {value.max()}, but the "
-                    f"vocabulary has the ids 0 to {vocab_size - 1}."
-                )
 
 
 def _is_on(value: Any, off: float) -> bool:

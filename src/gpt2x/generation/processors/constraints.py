@@ -23,13 +23,10 @@ from gpt2x.generation.processors.base import (
     token_mask,
     when,
 )
-from gpt2x.generation.tokens import token_list
+from gpt2x.generation.processors.warpers import as_float
+from gpt2x.generation.tokens import token_array, token_list
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
-
-
-def _token_array(name: str, value: Any) -> np.ndarray:
-    return np.array(token_list(name, value), np.int32)
 
 
 def _forbid(ops: Ops, scores: Array, token_ids: Array) -> Array:
@@ -42,8 +39,16 @@ def _force(ops: Ops, scores: Array, token_ids: Array) -> Array:
     return ops.where(allowed, 0.0, blank)
 
 
+def _forbid_early_end(ops: Ops, scores: Array, context: Context, values: Values) -> Array:
+    too_short = context.length < values["min_length"]
+    return when(ops, too_short, lambda: _forbid(ops, scores, values["eos"]), scores)
+
+
 class MinLengthLogitsProcessor(BuiltInProcessor):
-    """Forbid eos until the text, prompt included, has `min_length` tokens."""
+    """Forbid eos until the text, prompt included, has `min_length` tokens.
+
+    eos_token_id: int32 [N], as an attribute.
+    """
 
     def __init__(
         self, min_length: int, eos_token_id: int | Sequence[int], device: Any = None
@@ -51,16 +56,23 @@ class MinLengthLogitsProcessor(BuiltInProcessor):
         check_number(
             "min_length", min_length, "an integer of at least 0", lambda n: n >= 0, integer=True
         )
-        self.values = {"min_length": min_length, "eos": _token_array("eos_token_id", eos_token_id)}
+        self.min_length = min_length
+        self.eos_token_id = token_array("eos_token_id", eos_token_id)
+
+    @property
+    def values(self) -> Values:
+        return {"min_length": self.min_length, "eos": self.eos_token_id}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        too_short = context.length < values["min_length"]
-        return when(ops, too_short, lambda: _forbid(ops, scores, values["eos"]), scores)
+        return _forbid_early_end(ops, scores, context, values)
 
 
-class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
-    """Forbid eos until `min_new_tokens` tokens follow the prompt."""
+class MinNewTokensLengthLogitsProcessor(BuiltInProcessor):
+    """Forbid eos until `min_new_tokens` tokens follow the prompt.
+
+    eos_token_id: int32 [N], as an attribute.
+    """
 
     def __init__(
         self,
@@ -69,21 +81,37 @@ class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
         eos_token_id: int | Sequence[int],
         device: Any = None,
     ) -> None:
-        check_number(
-            "min_new_tokens",
-            min_new_tokens,
-            "an integer of at least 0",
-            lambda n: n >= 0,
-            integer=True,
-        )
-        super().__init__(prompt_length_to_skip + min_new_tokens, eos_token_id)
+        for name, value in (
+            ("prompt_length_to_skip", prompt_length_to_skip),
+            ("min_new_tokens", min_new_tokens),
+        ):
+            check_number(name, value, "an integer of at least 0", lambda n: n >= 0, integer=True)
+        self.prompt_length_to_skip = prompt_length_to_skip
+        self.min_new_tokens = min_new_tokens
+        self.eos_token_id = token_array("eos_token_id", eos_token_id)
+
+    @property
+    def values(self) -> Values:
+        return {
+            "min_length": self.prompt_length_to_skip + self.min_new_tokens,
+            "eos": self.eos_token_id,
+        }
+
+    @staticmethod
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
+        return _forbid_early_end(ops, scores, context, values)
 
 
 class ForcedBOSTokenLogitsProcessor(BuiltInProcessor):
     """Force a token right after a prompt of one token."""
 
     def __init__(self, bos_token_id: int) -> None:
-        self.values = {"bos": _token_array("forced_bos_token_id", bos_token_id)}
+        token_array("bos_token_id", bos_token_id)
+        self.bos_token_id = bos_token_id
+
+    @property
+    def values(self) -> Values:
+        return {"bos": token_array("bos_token_id", self.bos_token_id)}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -91,27 +119,38 @@ class ForcedBOSTokenLogitsProcessor(BuiltInProcessor):
 
 
 class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
-    """Force an eos token where only one more token fits in `max_length`."""
+    """Force an eos token where only one more token fits in `max_length`.
+
+    eos_token_id: int32 [N], as an attribute.
+    """
 
     def __init__(
         self, max_length: int, eos_token_id: int | Sequence[int], device: Any = None
     ) -> None:
-        self.values = {
-            "max_length": max_length,
-            "eos": _token_array("forced_eos_token_id", eos_token_id),
-        }
+        self.max_length = max_length
+        self.eos_token_id = token_array("eos_token_id", eos_token_id)
+
+    @property
+    def values(self) -> Values:
+        return {"max_length": self.max_length, "forced": self.eos_token_id}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         is_last = context.length == values["max_length"] - 1
-        return when(ops, is_last, lambda: _force(ops, scores, values["eos"]), scores)
+        return when(ops, is_last, lambda: _force(ops, scores, values["forced"]), scores)
 
 
 class SuppressTokensLogitsProcessor(BuiltInProcessor):
     """Forbid some tokens everywhere."""
 
+    reads_text = False
+
     def __init__(self, suppress_tokens: Sequence[int], device: Any = None) -> None:
-        self.values = {"tokens": _token_array("suppress_tokens", suppress_tokens)}
+        self.suppress_tokens = token_list("suppress_tokens", suppress_tokens)
+
+    @property
+    def values(self) -> Values:
+        return {"tokens": token_array("suppress_tokens", self.suppress_tokens)}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -124,9 +163,18 @@ class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
     def __init__(
         self, begin_suppress_tokens: Sequence[int], begin_index: int, device: Any = None
     ) -> None:
-        self.values = {
-            "tokens": _token_array("begin_suppress_tokens", begin_suppress_tokens),
-            "begin_index": begin_index,
+        self.begin_suppress_tokens = token_list("begin_suppress_tokens", begin_suppress_tokens)
+        self.begin_index = begin_index
+
+    def set_begin_index(self, begin_index: int) -> None:
+        """Set the length of the text at which the tokens are forbidden."""
+        self.begin_index = begin_index
+
+    @property
+    def values(self) -> Values:
+        return {
+            "tokens": token_array("begin_suppress_tokens", self.begin_suppress_tokens),
+            "begin_index": self.begin_index,
         }
 
     @staticmethod
@@ -136,7 +184,11 @@ class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
 
 
 class ExponentialDecayLengthPenalty(BuiltInProcessor):
-    """Make eos ever more likely beyond `start` new tokens: add |score| * (factor ** excess - 1)."""
+    """Make eos ever more likely beyond `start` new tokens: add |score| * (factor ** excess - 1).
+
+    As attributes: regulation_start, the length of the text beyond which; regulation_factor; and
+    eos_token_id, int32 [N].
+    """
 
     def __init__(
         self,
@@ -157,10 +209,16 @@ class ExponentialDecayLengthPenalty(BuiltInProcessor):
         check_number(
             "exponential_decay_length_penalty[1]", factor, "a number above 0", lambda f: f > 0
         )
-        self.values = {
-            "start": input_ids_seq_length + start,
-            "factor": float(factor) if isinstance(factor, int) else factor,
-            "eos": _token_array("eos_token_id", eos_token_id),
+        self.regulation_start = input_ids_seq_length + start
+        self.regulation_factor = factor
+        self.eos_token_id = token_array("eos_token_id", eos_token_id)
+
+    @property
+    def values(self) -> Values:
+        return {
+            "start": self.regulation_start,
+            "factor": as_float(self.regulation_factor),
+            "eos": self.eos_token_id,
         }
 
     @staticmethod
@@ -179,6 +237,8 @@ class ExponentialDecayLengthPenalty(BuiltInProcessor):
 class InfNanRemoveLogitsProcessor(BuiltInProcessor):
     """Replace NaN by 0 and infinities by the largest and smallest finite float32."""
 
+    reads_text = False
+
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         finite = ops.minimum(ops.maximum(scores, -LARGEST_FLOAT), LARGEST_FLOAT)
@@ -187,6 +247,8 @@ class InfNanRemoveLogitsProcessor(BuiltInProcessor):
 
 class LogitNormalization(BuiltInProcessor):
     """Normalise the scores, so that they are log-probabilities of what is still allowed."""
+
+    reads_text = False
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -205,7 +267,12 @@ class PrefixConstrainedLogitsProcessor(BuiltInProcessor):
     def __init__(
         self, prefix_allowed_tokens_fn: Callable[[int, Array], Sequence[int]], num_beams: int
     ) -> None:
-        self.static = (Identity(prefix_allowed_tokens_fn), num_beams)
+        self._prefix_allowed_tokens_fn = prefix_allowed_tokens_fn
+        self._num_beams = num_beams
+
+    @property
+    def static(self) -> Static:
+        return (Identity(self._prefix_allowed_tokens_fn), self._num_beams)
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:

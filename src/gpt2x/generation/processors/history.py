@@ -18,6 +18,7 @@ from gpt2x.generation.processors.base import (
     check_number,
     token_counts,
 )
+from gpt2x.generation.registry import ops_for
 from gpt2x.generation.tokens import token_list
 
 
@@ -38,7 +39,12 @@ class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
         check_number(
             "prompt_ignore_length", ignored, "an integer of at least 0", lambda n: n >= 0, True
         )
-        self.values = {"penalty": penalty, "ignored": ignored}
+        self.penalty = penalty
+        self.prompt_ignore_length = prompt_ignore_length
+
+    @property
+    def values(self) -> Values:
+        return {"penalty": self.penalty, "ignored": self.prompt_ignore_length or 0}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -48,18 +54,57 @@ class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
         return _penalise(ops, scores, counts > 0, values["penalty"])
 
 
-class EncoderRepetitionPenaltyLogitsProcessor(BuiltInProcessor):
-    """Make the tokens of the prompt more likely (penalty > 1), as against hallucination."""
+class GivenText(BuiltInProcessor):
+    """What the processors of a prompt have in common.
 
-    def __init__(self, penalty: float, prompt_length: int) -> None:
+    encoder_input_ids: the prompts, int [N] or [B, N]; the rows of each follow one another in the
+        scores [R, V], so R is a multiple of B. Or a number: the prompt is that many first tokens
+        of the text so far, without its padding.
+    """
+
+    def __init__(self, encoder_input_ids: Array | int | Scalar) -> None:
+        self.encoder_input_ids = encoder_input_ids
+
+    @property
+    def values(self) -> Values:
+        given = self.encoder_input_ids
+        if isinstance(given, int) or len(given.shape) == 0:
+            return {"prompt_length": given}
+        ids = ops_for(given).to_numpy(given).astype(np.int32)
+        return {"prompt": ids.reshape(-1, ids.shape[-1])}
+
+    @staticmethod
+    def prompt(ops: Ops, context: Context, values: Values) -> Context:
+        """Return the prompt of every row."""
+        if "prompt_length" in values:
+            return context._replace(length=values["prompt_length"])
+        tokens = values["prompt"]
+        prompts, width = ops.shape(tokens)
+        rows = ops.shape(context.tokens)[0]
+        tokens = ops.take(tokens, ops.arange(rows) // (rows // prompts))
+        return Context(tokens, ops.full((rows, width), True, "bool"), width)
+
+
+class EncoderRepetitionPenaltyLogitsProcessor(GivenText):
+    """Make the tokens of the prompt more likely (penalty > 1), as against hallucination.
+
+    penalty: as an attribute, its inverse, which is what the scores are divided by.
+    """
+
+    def __init__(self, penalty: float, encoder_input_ids: Array | int | Scalar) -> None:
         check_number(
             "encoder_repetition_penalty", penalty, "a number above 0", lambda value: value > 0
         )
-        self.values = {"penalty": 1 / penalty, "prompt_length": prompt_length}
+        super().__init__(encoder_input_ids)
+        self.penalty = 1 / penalty
+
+    @property
+    def values(self) -> Values:
+        return {**super().values, "penalty": self.penalty}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        prompt = context._replace(length=values["prompt_length"])
+        prompt = GivenText.prompt(ops, context, values)
         counts = token_counts(ops, prompt.tokens, prompt.filled(ops), scores)
         return _penalise(ops, scores, counts > 0, values["penalty"])
 
@@ -71,60 +116,71 @@ class NoRepeatNGramLogitsProcessor(BuiltInProcessor):
         check_number(
             "no_repeat_ngram_size", ngram_size, "an integer above 0", lambda n: n > 0, integer=True
         )
-        self.static = (ngram_size,)
+        self.ngram_size = ngram_size
+
+    @property
+    def static(self) -> Static:
+        return (self.ngram_size,)
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        return _ban_ngrams(ops, scores, context, static[0], context.length)
+        return _ban_ngrams(ops, scores, context, static[0], context)
 
 
-class EncoderNoRepeatNGramLogitsProcessor(BuiltInProcessor):
-    """Ban every token that would complete an n-gram which the prompt holds."""
+class EncoderNoRepeatNGramLogitsProcessor(GivenText):
+    """Ban every token that would complete an n-gram which the prompt holds.
 
-    def __init__(self, ngram_size: int, prompt_length: int) -> None:
+    ngram_size: as an attribute, the n.
+    """
+
+    def __init__(self, encoder_ngram_size: int, encoder_input_ids: Array | int | Scalar) -> None:
         check_number(
-            "encoder_no_repeat_ngram_size",
-            ngram_size,
+            "encoder_ngram_size",
+            encoder_ngram_size,
             "an integer above 0",
             lambda n: n > 0,
             integer=True,
         )
-        self.static = (ngram_size,)
-        self.values = {"prompt_length": prompt_length}
+        super().__init__(encoder_input_ids)
+        self.ngram_size = encoder_ngram_size
+
+    @property
+    def static(self) -> Static:
+        return (self.ngram_size,)
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
-        return _ban_ngrams(ops, scores, context, static[0], values["prompt_length"])
+        prompt = GivenText.prompt(ops, context, values)
+        return _ban_ngrams(ops, scores, context, static[0], prompt)
 
 
-def _ban_ngrams(
-    ops: Ops, scores: Array, context: Context, size: int, length: int | Scalar
-) -> Array:
-    """Ban what would complete an n-gram of `size` that lies within the first `length` tokens."""
-    capacity = ops.shape(context.tokens)[1]
+def _ban_ngrams(ops: Ops, scores: Array, context: Context, size: int, source: Context) -> Array:
+    """Ban what would complete an n-gram of `size` that lies within `source`."""
+    capacity = ops.shape(source.tokens)[1]
     windows = capacity - size + 1
     if not isinstance(windows, int):  # known only when the graph runs
         windows = ops.maximum(windows, 0)
     elif windows <= 0:
         return scores
-    text = context._replace(length=length).filled(ops)  # [R, L]
+    text = source.filled(ops)  # [R, L]
     tail, tail_is_text = context.last(ops, size - 1)  # [R, n-1]
     matches = text[:, size - 1 :]  # [R, windows]: the window's last token is text
     for offset in range(size - 1):
         matches = (
             matches
             & text[:, offset : offset + windows]
-            & (context.tokens[:, offset : offset + windows] == tail[:, offset : offset + 1])
+            & (source.tokens[:, offset : offset + windows] == tail[:, offset : offset + 1])
             & tail_is_text[:, offset : offset + 1]
         )
-    banned = token_counts(ops, context.tokens[:, size - 1 :], matches, scores) > 0
+    banned = token_counts(ops, source.tokens[:, size - 1 :], matches, scores) > 0
     return ops.where(banned, NEG_INF, scores)
 
 
 class SequenceBiasLogitsProcessor(BuiltInProcessor):
     """Add a bias to the last token of each given sequence where the rest of it has just been said.
 
-    sequence_bias: a dict from tuples of token ids to floats, or a list of [ids, bias] pairs.
+    sequence_bias: a dict from tuples of token ids to floats (as which it is an attribute), or a
+        list of [ids, bias] pairs.
     """
 
     def __init__(self, sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Any]) -> None:
@@ -140,17 +196,24 @@ class SequenceBiasLogitsProcessor(BuiltInProcessor):
         sequences = [token_list("sequence_bias", sequence) for sequence, _ in pairs]
         for _, bias in pairs:
             check_number("sequence_bias", bias, "made of numbers", lambda value: True)
-        self._set_values(sequences, [float(bias) for _, bias in pairs])
+        self.sequence_bias = {
+            tuple(sequence): float(bias)
+            for sequence, (_, bias) in zip(sequences, pairs, strict=True)
+        }
 
-    def _set_values(self, sequences: list[list[int]], biases: list[float]) -> None:
+    @property
+    def values(self) -> Values:
+        # An empty list still needs arrays: a prefix that no text has.
+        biases = self.sequence_bias or {(0, 0): 0.0}
+        sequences = list(biases)
         width = max(len(sequence) for sequence in sequences)
         prefixes = np.full((len(sequences), width - 1), -1, np.int32)  # right-aligned; -1: any
         for row, sequence in enumerate(sequences):
             prefixes[row, width - len(sequence) :] = sequence[:-1]
-        self.values = {
+        return {
             "prefixes": prefixes,
             "last": np.array([sequence[-1] for sequence in sequences], np.int32),
-            "bias": np.array(biases, np.float32),
+            "bias": np.array(list(biases.values()), np.float32),
         }
 
     @staticmethod
@@ -165,7 +228,10 @@ class SequenceBiasLogitsProcessor(BuiltInProcessor):
 
 
 class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
-    """Ban sequences of tokens. A sequence that is nothing but an eos token is not banned."""
+    """Ban sequences of tokens. A sequence that is nothing but an eos token is not banned.
+
+    bad_word_ids: as an attribute, what was given as bad_words_ids.
+    """
 
     def __init__(
         self,
@@ -179,6 +245,9 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
             )
         sequences = [token_list("bad_words_ids", sequence) for sequence in bad_words_ids]
         eos = [] if eos_token_id is None else token_list("eos_token_id", eos_token_id)
-        banned = [sequence for sequence in sequences if sequence not in [[token] for token in eos]]
-        # An empty list still needs arrays: a prefix that no text has.
-        self._set_values(banned or [[0, 0]], [NEG_INF if banned else 0.0] * max(1, len(banned)))
+        self.bad_word_ids = bad_words_ids
+        self.sequence_bias = {
+            tuple(sequence): NEG_INF
+            for sequence in sequences
+            if sequence not in [[token] for token in eos]
+        }

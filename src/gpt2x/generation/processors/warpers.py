@@ -7,6 +7,7 @@ comparing all pairs of a few candidates, or from bisection over the bits of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gpt2x.errors import InvalidInputError
@@ -22,11 +23,33 @@ from gpt2x.generation.processors.base import (
 
 # Up to this many candidates, comparing all pairs is cheaper than 32 passes of bisection.
 PAIRWISE_LIMIT = 256
-SMALLEST_MASS = 1e-30
+
+
+class Filter(BuiltInProcessor):
+    """What the filters of sampling have in common.
+
+    filter_value: the score of what is cut.
+    min_tokens_to_keep: how many of the best are never cut.
+    """
+
+    reads_text = False
+
+    def __init__(self, filter_value: float, min_tokens_to_keep: int) -> None:
+        check_number(
+            "min_tokens_to_keep", min_tokens_to_keep, "an integer above 0", lambda n: n > 0, True
+        )
+        self.filter_value = filter_value
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    @property
+    def static(self) -> Static:
+        return (self.min_tokens_to_keep, self.filter_value)
 
 
 class TemperatureLogitsWarper(BuiltInProcessor):
     """Divide the scores by the temperature: below 1 sharpens, above 1 flattens."""
+
+    reads_text = False
 
     def __init__(self, temperature: float) -> None:
         check_number(
@@ -35,16 +58,18 @@ class TemperatureLogitsWarper(BuiltInProcessor):
             "a number above 0 (for greedy decoding set `do_sample=False`)",
             lambda value: value > 0,
         )
-        self.values = {
-            "temperature": float(temperature) if isinstance(temperature, int) else temperature
-        }
+        self.temperature = temperature
+
+    @property
+    def values(self) -> Values:
+        return {"temperature": as_float(self.temperature)}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         return scores / values["temperature"]
 
 
-class TopKLogitsWarper(BuiltInProcessor):
+class TopKLogitsWarper(Filter):
     """Keep the k most likely tokens, and what ties with the last of them (arXiv:1805.04833)."""
 
     def __init__(
@@ -52,14 +77,21 @@ class TopKLogitsWarper(BuiltInProcessor):
     ) -> None:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise InvalidInputError(f"`top_k` must be an integer above 0, but is {top_k!r}.")
-        top_k = max(top_k, min_tokens_to_keep)
-        self.static = (candidate_width(top_k), filter_value)
-        self.values = {"top_k": top_k}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.top_k = max(top_k, min_tokens_to_keep)
 
     @property
     def width(self) -> int:
         """How many candidates to carry on, where only the kept ones matter."""
-        return self.static[0]
+        return candidate_width(self.top_k)
+
+    @property
+    def static(self) -> Static:
+        return (self.width, self.filter_value)
+
+    @property
+    def values(self) -> Values:
+        return {"top_k": self.top_k}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -68,7 +100,7 @@ class TopKLogitsWarper(BuiltInProcessor):
         return ops.where(scores < kth_best(ops, best, values["top_k"]), filter_value, scores)
 
 
-class TopPLogitsWarper(BuiltInProcessor):
+class TopPLogitsWarper(Filter):
     """Keep the smallest set of the most likely tokens with a total probability of at least p
     (nucleus sampling, arXiv:1904.09751). Tokens of equal probability stay or go together.
     """
@@ -77,17 +109,21 @@ class TopPLogitsWarper(BuiltInProcessor):
         self, top_p: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
     ) -> None:
         check_number("top_p", top_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-        self.static = (min_tokens_to_keep, filter_value)
-        self.values = {"top_p": float(top_p) if isinstance(top_p, int) else top_p}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.top_p = as_float(top_p)
+
+    @property
+    def values(self) -> Values:
+        return {"cut": 1.0 - as_float(self.top_p)}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         probabilities = ops.exp(ops.log_softmax(scores))
-        kept = leading_mass(ops, scores, probabilities, values["top_p"])
+        kept = without_tail(ops, scores, probabilities, values["cut"])
         return _keep(ops, scores, scores, kept, static)
 
 
-class MinPLogitsWarper(BuiltInProcessor):
+class MinPLogitsWarper(Filter):
     """Keep the tokens with at least `min_p` times the probability of the likeliest
     (arXiv:2407.01082).
     """
@@ -96,8 +132,12 @@ class MinPLogitsWarper(BuiltInProcessor):
         self, min_p: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
     ) -> None:
         check_number("min_p", min_p, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-        self.static = (min_tokens_to_keep, filter_value)
-        self.values = {"min_p": float(min_p) if isinstance(min_p, int) else min_p}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.min_p = min_p
+
+    @property
+    def values(self) -> Values:
+        return {"min_p": as_float(self.min_p)}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -105,7 +145,7 @@ class MinPLogitsWarper(BuiltInProcessor):
         return _keep(ops, scores, scores, relative >= values["min_p"], static)
 
 
-class TypicalLogitsWarper(BuiltInProcessor):
+class TypicalLogitsWarper(Filter):
     """Keep the tokens whose surprise is nearest to the expected one, up to a total probability of
     `mass` (locally typical sampling, arXiv:2202.00666).
     """
@@ -114,8 +154,12 @@ class TypicalLogitsWarper(BuiltInProcessor):
         self, mass: float = 0.9, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
     ) -> None:
         check_number("typical_p", mass, "a number between 0 and 1", lambda value: 0 < value < 1)
-        self.static = (min_tokens_to_keep, filter_value)
-        self.values = {"typical_p": mass}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.mass = mass
+
+    @property
+    def values(self) -> Values:
+        return {"typical_p": self.mass}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -129,15 +173,19 @@ class TypicalLogitsWarper(BuiltInProcessor):
         return _keep(ops, scores, closeness, kept, static)
 
 
-class EpsilonLogitsWarper(BuiltInProcessor):
+class EpsilonLogitsWarper(Filter):
     """Keep the tokens with a probability of at least epsilon (arXiv:2210.15191)."""
 
     def __init__(
         self, epsilon: float, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
     ) -> None:
         check_number("epsilon_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
-        self.static = (min_tokens_to_keep, filter_value)
-        self.values = {"epsilon": epsilon}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.epsilon = epsilon
+
+    @property
+    def values(self) -> Values:
+        return {"epsilon": self.epsilon}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -145,7 +193,7 @@ class EpsilonLogitsWarper(BuiltInProcessor):
         return _keep(ops, scores, scores, probabilities >= values["epsilon"], static)
 
 
-class EtaLogitsWarper(BuiltInProcessor):
+class EtaLogitsWarper(Filter):
     """Keep the tokens with a probability of at least
     ``eta = min(epsilon, sqrt(epsilon) * exp(-entropy))`` (arXiv:2210.15191).
 
@@ -160,8 +208,12 @@ class EtaLogitsWarper(BuiltInProcessor):
         device: Any = None,
     ) -> None:
         check_number("eta_cutoff", epsilon, "a number between 0 and 1", lambda e: 0 < e < 1)
-        self.static = (min_tokens_to_keep, filter_value)
-        self.values = {"epsilon": epsilon}
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.epsilon = epsilon
+
+    @property
+    def values(self) -> Values:
+        return {"epsilon": self.epsilon}
 
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
@@ -172,6 +224,11 @@ class EtaLogitsWarper(BuiltInProcessor):
         scaled = ops.exp(-entropy) * values["epsilon"] ** 0.5
         eta = ops.minimum(scaled, values["epsilon"])
         return _keep(ops, scores, scores, probabilities >= eta, static)
+
+
+def as_float(value: Any) -> Any:
+    """Turn an int into the float that it stands for; a traced value stays."""
+    return float(value) if isinstance(value, int) else value
 
 
 def candidate_width(top_k: int) -> int:
@@ -194,38 +251,60 @@ def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -
     A column is kept if the columns strictly before it weigh less than `mass`.
     order, weights: float [R, C] (weights >= 0) -> bool [R, C].
     """
-    mass = ops.maximum(ops.full((1, 1), mass, "float"), SMALLEST_MASS)
     if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
         precedes = order[:, None, :] > order[:, :, None]  # [R, C, C]: column j before column i
         before = ops.sum(ops.where(precedes, weights[:, None, :], 0.0), axis=-1)
         return before < mass
-    return _bisect(ops, order, weights, mass[:, 0])
+
+    def enough(leads: Array) -> Array:
+        return ops.sum(ops.where(leads, weights, 0.0), axis=-1) >= mass
+
+    return _bisect(ops, order, enough)
+
+
+def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
+    """Return which columns are left when those last in descending `order` are cut off, as many as
+    weigh at most `mass` in all: bool [R, C].
+
+    Up to rounding that is `leading_mass` of the rest; but small weights are best added up alone.
+    order, weights: float [R, C] (weights >= 0).
+    """
+    if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
+        follows = order[:, None, :] <= order[:, :, None]  # [R, C, C]: column j not before column i
+        tail = ops.sum(ops.where(follows, weights[:, None, :], 0.0), axis=-1)
+        return tail > mass
+
+    def enough(leads: Array) -> Array:
+        return ops.sum(ops.where(leads, 0.0, weights), axis=-1) <= mass
+
+    return _bisect(ops, order, enough)
 
 
 def _at_most(size: int | Scalar, limit: int) -> bool:
     return isinstance(size, int) and size <= limit
 
 
-def _bisect(ops: Ops, order: Array, weights: Array, mass: Array) -> Array:
-    """Find each row's highest threshold that keeps enough weight, one bit of it at a time."""
+def _bisect(ops: Ops, order: Array, enough: Callable[[Array], Array]) -> Array:
+    """Keep the columns from each row's highest threshold on that leaves enough, which is found one
+    bit at a time; enough: bool [R, C] -> bool [R].
+    """
     bits = ops.float_bits(order)
     keys = ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
 
-    def enough(threshold: Array) -> Array:
-        kept = ops.where(keys >= threshold[:, None], weights, 0.0)
-        return ops.sum(kept, axis=-1) >= mass
+    def leads(threshold: Array) -> Array:
+        return keys >= threshold[:, None]
 
     lowest = ops.max(keys, axis=-1) * 0 - 0x7FFFFFFF - 1  # [R], int32
-    threshold = ops.where(enough(lowest * 0), lowest * 0, lowest)  # decides the sign
+    threshold = ops.where(enough(leads(lowest * 0)), lowest * 0, lowest)  # decides the sign
 
     def next_bit(state: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
         threshold, bit = state
         raised = threshold + bit
-        return ops.where(enough(raised), raised, threshold), bit // 2
+        return ops.where(enough(leads(raised)), raised, threshold), bit // 2
 
     first_bit = ops.scalar(1 << 30, "int")
     threshold, _ = ops.while_loop(lambda state: state[1] > 0, next_bit, (threshold, first_bit))
-    return keys >= threshold[:, None]
+    return leads(threshold)
 
 
 def _keep(ops: Ops, scores: Array, order: Array, kept: Array, static: Static) -> Array:
