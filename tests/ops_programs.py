@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2x import generation
 from gpt2x.generation import random
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.ops import Ops
@@ -16,6 +17,33 @@ RNG = np.random.default_rng(0)
 FLOATS = RNG.standard_normal((3, 7)).astype(np.float32)
 TIED = np.array([[1, 3, 3, 2], [5, 5, 5, 5], [0, -1, 0, -2]], np.float32)
 COLUMNS = np.array([[0, 2, 2], [6, 0, 6], [3, 3, 3]], np.int32)
+PROCESSORS_OF_SCORES = (
+    generation.TemperatureLogitsWarper(0.5),
+    generation.TopKLogitsWarper(2, filter_value=-5.0),
+    generation.TopPLogitsWarper(0.6),
+    generation.MinPLogitsWarper(0.3, min_tokens_to_keep=3),
+    generation.TypicalLogitsWarper(0.6),
+    generation.EpsilonLogitsWarper(0.15),
+    generation.EtaLogitsWarper(0.2),
+    generation.SuppressTokensLogitsProcessor([1, 4]),
+    generation.InfNanRemoveLogitsProcessor(),
+    generation.LogitNormalization(),
+)
+PROCESSORS_OF_TEXT = (
+    generation.RepetitionPenaltyLogitsProcessor(1.5, prompt_ignore_length=1),
+    generation.EncoderRepetitionPenaltyLogitsProcessor(1.5, COLUMNS),
+    generation.NoRepeatNGramLogitsProcessor(1),
+    generation.EncoderNoRepeatNGramLogitsProcessor(2, COLUMNS[:1, ::-1]),
+    generation.SequenceBiasLogitsProcessor({(3,): 2.0, (2, 2, 5): 1.0, (0, 6): -1.0}),
+    generation.NoBadWordsLogitsProcessor([[6], [0, 2]], eos_token_id=6),
+    generation.MinLengthLogitsProcessor(3, [0, 50256]),
+    generation.MinNewTokensLengthLogitsProcessor(1, 2, 5),
+    generation.ForcedBOSTokenLogitsProcessor(3),
+    generation.ForcedEOSTokenLogitsProcessor(3, 4),
+    generation.ForceTokensLogitsProcessor({2: 5}),
+    generation.ExponentialDecayLengthPenalty((0, 1.5), 2, 1),
+    generation.SuppressTokensAtBeginLogitsProcessor([0, 1], 2),
+)
 WORDS = RNG.integers(-(2**31), 2**31, (3, 5)).astype(np.int32)
 
 
@@ -64,6 +92,11 @@ def _programs(ops: Ops) -> Iterator[tuple[str, Any]]:
         {"i": ops.scalar(0, "int"), "x": (floats, columns)},
     )
     yield "while_loop", total["x"][0]
+    for processor in PROCESSORS_OF_SCORES:
+        yield type(processor).__name__, processor(None, floats)
+    for processor in PROCESSORS_OF_TEXT:
+        yield type(processor).__name__, processor(columns, floats)
+        yield f"{type(processor).__name__} of a buffer", processor(columns, floats, cur_len=2)
 
 
 def run_programs(ops: Ops) -> dict[str, Any]:

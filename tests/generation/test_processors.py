@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from golden_data import case_names, load_case
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    EpsilonLogitsWarper,
     EtaLogitsWarper,
     ExponentialDecayLengthPenalty,
+    ForcedBOSTokenLogitsProcessor,
     ForcedEOSTokenLogitsProcessor,
+    ForceTokensLogitsProcessor,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -21,6 +26,7 @@ from gpt2x.generation import (
     MinPLogitsWarper,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
@@ -28,6 +34,8 @@ from gpt2x.generation import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
+    framework_names,
 )
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import make_plan
@@ -214,6 +222,131 @@ def test_processors_can_be_called_with_a_longer_buffer():
     assert processor(ids, scores).tolist() == [[0, 0]]
 
 
+def test_options_are_attributes_by_the_names_of_transformers():
+    def allowed(prompt, tokens):
+        return [0]
+
+    expected = [
+        (TemperatureLogitsWarper(0.5), {"temperature": 0.5}),
+        (TopKLogitsWarper(2, -9.0, 3), {"top_k": 3, "filter_value": -9.0}),
+        (TopPLogitsWarper(0.8, -9.0, 2), {"top_p": 0.8, "min_tokens_to_keep": 2}),
+        (MinPLogitsWarper(0.8), {"min_p": 0.8, "filter_value": -INF, "min_tokens_to_keep": 1}),
+        (TypicalLogitsWarper(0.8), {"mass": 0.8}),
+        (EpsilonLogitsWarper(0.8), {"epsilon": 0.8}),
+        (EtaLogitsWarper(0.8), {"epsilon": 0.8}),
+        (RepetitionPenaltyLogitsProcessor(2.0, 3), {"penalty": 2.0, "prompt_ignore_length": 3}),
+        (NoRepeatNGramLogitsProcessor(ngram_size=2), {"ngram_size": 2}),
+        (SequenceBiasLogitsProcessor([[[4, 6], -0.5]]), {"sequence_bias": {(4, 6): -0.5}}),
+        (NoBadWordsLogitsProcessor([[1], [2, 3]]), {"bad_word_ids": [[1], [2, 3]]}),
+        (MinLengthLogitsProcessor(5, eos_token_id=3), {"min_length": 5, "eos_token_id": [3]}),
+        (
+            MinNewTokensLengthLogitsProcessor(2, min_new_tokens=5, eos_token_id=[3, 4]),
+            {"prompt_length_to_skip": 2, "min_new_tokens": 5, "eos_token_id": [3, 4]},
+        ),
+        (ForcedBOSTokenLogitsProcessor(bos_token_id=3), {"bos_token_id": 3}),
+        (ForcedEOSTokenLogitsProcessor(9, 3), {"max_length": 9, "eos_token_id": [3]}),
+        (ForceTokensLogitsProcessor([[2, 7]]), {"force_token_array": [-1, -1, 7]}),
+        (
+            ExponentialDecayLengthPenalty((5, 1.1), 3, input_ids_seq_length=10),
+            {"regulation_start": 15, "regulation_factor": 1.1, "eos_token_id": [3]},
+        ),
+        (SuppressTokensLogitsProcessor([220, 7]), {"suppress_tokens": [220, 7]}),
+        (
+            SuppressTokensAtBeginLogitsProcessor([220, 7], 4),
+            {"begin_suppress_tokens": [220, 7], "begin_index": 4},
+        ),
+        (
+            PrefixConstrainedLogitsProcessor(allowed, num_beams=3),
+            {"_prefix_allowed_tokens_fn": allowed, "_num_beams": 3},
+        ),
+    ]
+    for processor, attributes in expected:
+        for name, value in attributes.items():
+            found = getattr(processor, name)
+            assert (found.tolist() if hasattr(found, "tolist") else found) == value, name
+
+
+def test_options_may_be_changed_afterwards():
+    scores, ids = np.ones((1, 3), np.float32), np.zeros((1, 2), np.int32)
+    warper = TemperatureLogitsWarper(1.0)
+    warper.temperature = 0.5
+    assert warper(ids, scores).tolist() == [[2, 2, 2]]
+    begin = SuppressTokensAtBeginLogitsProcessor([1], 5)
+    begin.set_begin_index(2)
+    assert begin(ids, scores).tolist() == [[1, -INF, 1]]
+
+
+def test_processors_of_sampling_need_no_tokens():
+    scores = np.array([[0.0, 1.0, 2.0]], np.float32)
+    assert TopKLogitsWarper(1)(None, scores).tolist() == [[-INF, -INF, 2]]
+    with pytest.raises(InvalidInputError, match="NoRepeatNGramLogitsProcessor needs input_ids"):
+        NoRepeatNGramLogitsProcessor(2)(None, scores)
+
+
+def test_processors_of_a_prompt_take_its_tokens():
+    prompts = np.array([[1, 2], [3, 3]], np.int32)
+    texts = np.array([[9, 1], [9, 2], [1, 3], [2, 3]], np.int32)  # two rows a prompt
+    scores = np.ones((4, 5), np.float32)
+    favour = EncoderRepetitionPenaltyLogitsProcessor(penalty=2.0, encoder_input_ids=prompts)
+    assert favour.penalty == 0.5
+    assert favour.encoder_input_ids is prompts
+    assert favour(texts, scores).tolist() == [[1, 2, 2, 1, 1]] * 2 + [[1, 1, 1, 2, 1]] * 2
+    ban = EncoderNoRepeatNGramLogitsProcessor(encoder_ngram_size=2, encoder_input_ids=prompts)
+    assert ban.ngram_size == 2
+    banned = [np.flatnonzero(row == -INF).tolist() for row in ban(texts, scores)]
+    assert banned == [[2], [], [3], [3]]
+    one = EncoderNoRepeatNGramLogitsProcessor(2, prompts[0])
+    assert np.flatnonzero(one(texts, scores)[0] == -INF).tolist() == [2]
+
+
+def test_tokens_that_the_vocabulary_lacks_are_refused_except_for_an_eos():
+    ids, scores = np.zeros((1, 2), np.int32), np.ones((1, 3), np.float32)
+    with pytest.raises(InvalidInputError, match="token id 3, but the vocabulary has the ids 0 to"):
+        SequenceBiasLogitsProcessor({(3,): 1.0})(ids, scores)
+    assert MinLengthLogitsProcessor(9, [1, 50256])(ids, scores).tolist() == [[1, -INF, 1]]
+
+
+def test_forced_tokens():
+    forced = ForceTokensLogitsProcessor({1: 2, 3: None, 4: 0})
+    scores = np.ones((2, 3), np.float32)
+    for length, expected in [(0, [1, 1, 1]), (1, [-INF, -INF, 0]), (3, [1, 1, 1])]:
+        assert forced(np.zeros((2, length), np.int32), scores).tolist() == [expected] * 2
+    assert forced(np.zeros((2, 9), np.int32), scores, 4).tolist() == [[0, -INF, -INF]] * 2
+    assert forced(np.zeros((2, 9), np.int32), scores).tolist() == [[1, 1, 1]] * 2
+
+
+def test_top_p_cuts_as_transformers_where_probabilities_add_up_exactly():
+    for scale in (1, 100):  # below and above the width of pairwise comparison
+        probabilities = np.array([[0.3, 0.1, 0.1, 0.5] + [0.0] * 3 * scale], np.float32)
+        with np.errstate(divide="ignore"):
+            kept = np.isfinite(TopPLogitsWarper(0.8)(None, np.log(probabilities)))
+        assert np.flatnonzero(kept).tolist() == [0, 3]
+
+
+def test_the_names_for_tensorflow_and_flax_are_the_same_classes():
+    assert framework_names.TFTopKLogitsWarper is framework_names.FlaxTopKLogitsWarper
+    for name in framework_names.__all__:
+        cls = getattr(framework_names, name)
+        assert name in ("TF" + cls.__name__, "Flax" + cls.__name__) or name.endswith("LogitsWarper")
+
+
+def test_a_list_gives_each_processor_the_keywords_that_it_takes():
+    class Plain(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return scores * 2
+
+    class Shift(LogitsProcessor):
+        def __call__(self, input_ids, scores, shift):
+            return scores + shift
+
+    ids, scores = np.zeros((1, 5), np.int32), np.ones((1, 2), np.float32)
+    both = LogitsProcessorList([Plain(), Shift(), MinLengthLogitsProcessor(3, 0)])
+    assert both(ids, scores, shift=3).tolist() == [[5, 5]]
+    assert both(ids, scores, shift=3, cur_len=2).tolist() == [[-INF, 5]]
+    with pytest.raises(InvalidInputError, match="Shift needs 'shift'"):
+        both(ids, scores)
+
+
 def test_a_list_of_processors_is_called_in_order():
     class Double(LogitsProcessor):
         def __call__(self, input_ids, scores):
@@ -231,6 +364,10 @@ def test_a_list_of_processors_is_called_in_order():
         (lambda: TemperatureLogitsWarper("1"), "`temperature` must be a number above 0"),
         (lambda: TopKLogitsWarper(0), "`top_k` must be an integer above 0"),
         (lambda: TopPLogitsWarper(1.5), "`top_p` must be a number from 0 to 1"),
+        (lambda: TopPLogitsWarper(0.5, -INF, 0), "`min_tokens_to_keep` must be an integer above"),
+        (lambda: MinNewTokensLengthLogitsProcessor(-1, 2, 0), "`prompt_length_to_skip` must be"),
+        (lambda: EncoderNoRepeatNGramLogitsProcessor(0, [1]), "`encoder_ngram_size` must be"),
+        (lambda: ForceTokensLogitsProcessor([]), "`force_token_map` must be a non-empty dict"),
         (lambda: RepetitionPenaltyLogitsProcessor(-1.0), "`repetition_penalty` must be"),
         (lambda: RepetitionPenaltyLogitsProcessor(2.0, -1), "`prompt_ignore_length` must be"),
         (lambda: NoBadWordsLogitsProcessor([]), "`bad_words_ids` must be a non-empty list"),

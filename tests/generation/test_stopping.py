@@ -17,6 +17,7 @@ from gpt2x.generation import (
     StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
+    validate_stopping_criteria,
 )
 
 
@@ -122,6 +123,15 @@ def test_criteria_can_be_called_as_a_list():
     assert criteria.max_length == 4
     assert criteria(np.array([[1, 2], [1, 3]]), None).tolist() == [False, True]
     assert criteria(np.array([[1, 2, 1, 1]]), None).tolist() == [True]
+
+
+def test_a_limit_is_added_to_criteria_without_one():
+    assert validate_stopping_criteria(StoppingCriteriaList(), 7).max_length == 7
+    limited = StoppingCriteriaList([MaxLengthCriteria(7), EosTokenCriteria([3, 4])])
+    assert list(validate_stopping_criteria(limited, 7)) == list(limited)
+    assert limited[1].eos_token_id.tolist() == [3, 4]
+    with pytest.warns(UserWarning, match="max_length 7, not at 8"):
+        validate_stopping_criteria(limited, 8)
 
 
 @pytest.mark.parametrize(

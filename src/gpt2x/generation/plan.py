@@ -290,7 +290,7 @@ def _limits_of_criteria(
             config = copy.copy(config)
             config.max_length, config.max_new_tokens = criterion.max_length, None
         elif type(criterion) is EosTokenCriteria:
-            eos = criterion.eos_token_id
+            eos = criterion.eos_token_id.tolist()
         else:
             others.append(criterion)
     return config, eos, others

@@ -9,6 +9,7 @@ eos tokens) inside the decoding step; the classes for them here override those l
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array
 from gpt2x.generation.registry import ops_for
-from gpt2x.generation.tokens import token_list
+from gpt2x.generation.tokens import token_array
 
 
 class StoppingCriteria:
@@ -69,10 +70,13 @@ class MaxTimeCriteria(StoppingCriteria):
 
 
 class EosTokenCriteria(StoppingCriteria):
-    """End a row at any of the given tokens."""
+    """End a row at any of the given tokens.
+
+    eos_token_id: int32 [N], as an attribute.
+    """
 
     def __init__(self, eos_token_id: int | Sequence[int]) -> None:
-        self.eos_token_id = token_list("eos_token_id", eos_token_id)
+        self.eos_token_id = token_array("eos_token_id", eos_token_id)
 
     def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
         ops = ops_for(input_ids)
@@ -110,6 +114,25 @@ class StopStringCriteria(StoppingCriteria):
             text.find(string, max(0, len(before) - len(string) + 1)) >= 0
             for string in self.stop_strings
         )
+
+
+def validate_stopping_criteria(
+    stopping_criteria: StoppingCriteriaList, max_length: int
+) -> StoppingCriteriaList:
+    """Return a copy of the criteria with a `MaxLengthCriteria`, made of `max_length` if need be.
+
+    Warns if they hold one with another limit.
+    """
+    limit = stopping_criteria.max_length
+    if limit is None:
+        return StoppingCriteriaList([*stopping_criteria, MaxLengthCriteria(max_length)])
+    if limit != max_length:
+        warnings.warn(
+            f"The stopping criteria end at max_length {limit}, not at {max_length}.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return StoppingCriteriaList(stopping_criteria)
 
 
 def _every_row(input_ids: Array, stop: bool) -> Array:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,40 @@ class ForcedEOSTokenLogitsProcessor(BuiltInProcessor):
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         is_last = context.length == values["max_length"] - 1
         return when(ops, is_last, lambda: _force(ops, scores, values["forced"]), scores)
+
+
+class ForceTokensLogitsProcessor(BuiltInProcessor):
+    """Force a token at each of some positions of the text, prompt included.
+
+    force_token_map: a dict from positions to token ids, or a list of such pairs; as the attribute
+        force_token_array, int32 [largest position + 1], -1 where nothing is forced.
+    """
+
+    def __init__(self, force_token_map: Mapping[int, int | None] | Sequence[Sequence[Any]]) -> None:
+        try:
+            forced = dict(force_token_map)  # type: ignore[arg-type]  # checked below
+            positions = token_list("force_token_map", list(forced))
+        except (TypeError, ValueError):
+            raise InvalidInputError(
+                "`force_token_map` must be a non-empty dict, or list of pairs, from positions to "
+                f"token ids, but is {force_token_map!r}."
+            ) from None
+        self.force_token_array = np.full(max(positions) + 1, -1, np.int32)
+        for position, token in forced.items():
+            if token is not None:
+                self.force_token_array[position] = token_list("force_token_map", token)[0]
+
+    @property
+    def values(self) -> Values:
+        return {"forced": self.force_token_array}
+
+    @staticmethod
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
+        count = ops.shape(values["forced"])[0]
+        position = ops.full((1,), context.length, "int")
+        token = ops.take(values["forced"], ops.minimum(position, count - 1))  # [1]
+        forces = (position < count) & (token >= 0)
+        return ops.where(forces[:, None], _force(ops, scores, token), scores)
 
 
 class SuppressTokensLogitsProcessor(BuiltInProcessor):
