@@ -64,7 +64,7 @@ def test_a_card_is_written_unless_there_is_one(hub, tmp_path):
 def test_tokenizers_and_configs_are_pushed_beside_a_model(hub):
     tokenizer = GPT2Tokenizer(vocab={"a": 0, "b": 1}, merges=[])
     tokenizer.push_to_hub("someone/mine", token="hf_write")
-    GenerationConfig(top_k=5).push_to_hub("someone/mine", token="hf_write")
+    GenerationConfig(do_sample=True, top_k=5).push_to_hub("someone/mine", token="hf_write")
     GPT2Config(n_layer=3).push_to_hub("someone/mine", token="hf_write")
     assert "README.md" not in hub.repositories["someone/mine"].revisions["main"]
     Model().push_to_hub("someone/mine", token="hf_write")

@@ -31,7 +31,7 @@ from gpt2x.errors import (
 )
 from gpt2x.json_files import read_object
 from gpt2x.loading import drop_model_options, take_where
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 
 CONFIG_NAME = "config.json"
 MAX_LABELS = 2**20
@@ -106,6 +106,9 @@ class GPT2Config(PushToHubMixin):
     model_type: ClassVar[str] = "gpt2"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = ATTRIBUTE_MAP
+    base_config_key: ClassVar[str] = ""
+    sub_configs: ClassVar[dict[str, Any]] = {}  # those of composite models, in transformers
+    has_no_defaults_at_init: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -453,12 +456,29 @@ class GPT2Config(PushToHubMixin):
         with atomic_file(Path(json_file_path)) as path:
             path.write_text(self.to_json_string(use_diff), encoding="utf-8")
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write config.json into a folder, which is made if need be."""
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> None:
+        """Write config.json into a folder, which is made if need be.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload the folder as well.
+            **push_options: those of `gpt2x.publishing.push_folder` (`repo_id`, `token` ...).
+
+        Raises:
+            InvalidInputError: if the folder is a file, or for an unknown keyword.
+        """
+        check_push_options(f"{type(self).__name__}.save_pretrained", push_options)
         if os.path.isfile(save_directory):
             raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
         os.makedirs(save_directory, exist_ok=True)
         self.to_json_file(Path(save_directory) / CONFIG_NAME)
+        if push_to_hub:
+            push_folder(save_directory, **push_options)
 
     # --- as a value ---
 

@@ -264,7 +264,7 @@ def save_folder(
         config: the model's; is not changed.
         tensors: canonical name -> tensor in canonical layout, read one at a time.
         head: which of the model classes.
-        generation_config: an object with `save_pretrained`, or None to write none.
+        generation_config: a `GenerationConfig`, or None to write none.
         max_shard_size: bytes of weights a file holds at most, or a string such as "5GB".
         safe_serialization: False writes ``pytorch_model.bin``.
         variant: write ``model.VARIANT.safetensors``.
@@ -273,7 +273,8 @@ def save_folder(
         architecture: name of the model class for config.json; by default transformers' for `head`.
 
     Raises:
-        InvalidInputError: if `path` is a file or an option has an impossible value.
+        InvalidInputError: if `path` is a file, an option has an impossible value, or the generation
+            config is invalid.
         WeightsError: if the tensors are not those of the config and head.
     """
     lazy = {
@@ -281,6 +282,8 @@ def save_folder(
         for name, tensor in tensors.items()
     }
     plan_load(lazy, config, head, name="the model to save", strict=True)
+    if generation_config is not None:
+        generation_config.check_before_saving()
     file = SAFETENSORS_FILE if safe_serialization else PYTORCH_FILE
     written = copy.deepcopy(config)
     written.architectures = [architecture or head.architecture]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt2x.atomic import WORK_PREFIX, check_finished
-from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
 from gpt2x.hub import endpoint
 
 CARD_NAME = "README.md"
@@ -102,6 +103,14 @@ def push_folder(
             "write permission: pass token=... or run `hf auth login`."
         ) from error
     return commit.pr_url or commit.commit_url
+
+
+def check_push_options(where: str, options: Iterable[str]) -> None:
+    """Raise InvalidInputError, in the name of `where`, for what `push_folder` does not take."""
+    allowed = [name for name in inspect.signature(push_folder).parameters if name != "folder"]
+    unknown = [name for name in options if name not in allowed]
+    if unknown:
+        raise InvalidInputError(unknown_arguments(where, unknown, allowed))
 
 
 def _is_private(path: Path) -> bool:

@@ -59,6 +59,7 @@ def test_unknown_and_misplaced_fields_name_what_was_meant():
         ({"num_beams": 2, "num_return_sequences": 3}, "must be at most num_beams"),
         ({"do_sample": "yes"}, "do_sample must be True or False"),
         ({"stop_strings": [1]}, "stop_strings must be a string"),
+        ({"cache_implementation": "statik"}, "Did you mean 'static'"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(fields, message):
@@ -80,6 +81,11 @@ def test_values_that_cannot_be_used_are_refused(fields, message):
         ({"num_beams": 2, "num_beam_groups": 2}, "group_beam_search"),
         ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive_search"),
         ({"prompt_lookup_num_tokens": 3}, "assisted_generation"),
+        ({"assistant_early_exit": 2, "do_sample": True}, "assisted_generation"),
+        ({"assistant_early_exit": 2, "num_beams": 2}, "beam_search"),
+        ({"prompt_lookup_num_tokens": 3, "penalty_alpha": 0.5}, "contrastive_search"),
+        ({"prompt_lookup_num_tokens": 3, "dola_layers": "low"}, "assisted_generation"),
+        ({"dola_layers": "low"}, "dola_generation"),
     ],
 )
 def test_the_mode_is_named_as_in_transformers(fields, mode):
@@ -93,6 +99,73 @@ def test_validate_strictly_names_fields_without_effect():
         config.validate(strict=True)
     for name in ("temperature", "length_penalty", "output_scores"):
         assert name in str(error.value)
+
+
+def test_fields_without_effect_are_named_in_a_warning_once(caplog):
+    caplog.set_level("INFO", "gpt2x.generation.config")
+    for count, fields in enumerate(
+        (
+            {"min_p": 0.25},
+            {"early_stopping": True},
+            {"use_cache": False, "cache_implementation": "static"},
+            {"output_hidden_states": True},
+            {"pad_token_id": -17},
+        )
+    ):
+        caplog.clear()
+        for _ in range(2):
+            GenerationConfig(**fields)
+        warning, explanation = caplog.records
+        *_, name = fields
+        assert (warning.levelname, explanation.levelname) == ("WARNING", "INFO"), count
+        assert warning.message == f"These options of generation have no effect: {name}."
+        assert f"`{name}` is" in explanation.message
+    caplog.clear()
+    config = GenerationConfig(do_sample=True, min_p=0.3, eos_token_id=-1)
+    config.update(do_sample=False, min_p=None, temperature=None)
+    assert caplog.records == []
+
+
+def test_an_invalid_config_is_not_saved(tmp_path):
+    config = GenerationConfig()
+    config.temperature = 0.5
+    message = r"`temperature` is set to `0\.5`.* Fix these issues to save the configuration\."
+    with pytest.raises(InvalidInputError, match=message):
+        config.save_pretrained(tmp_path / "folder")
+    config.do_sample = True
+    config.pad_token_id = -1
+    with pytest.raises(InvalidInputError, match="`pad_token_id` is -1, which is taken for none"):
+        config.save_pretrained(tmp_path / "folder")
+    config = GenerationConfig()
+    config.num_return_sequences = 2
+    with pytest.raises(InvalidInputError, match="without beam search do not support `num_return"):
+        config.save_pretrained(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_the_file_may_have_another_name(tmp_path):
+    config = GenerationConfig(max_new_tokens=7)
+    config.save_pretrained(tmp_path, config_file_name="short.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["short.json"]
+    assert GenerationConfig.from_pretrained(tmp_path, "short.json").max_new_tokens == 7
+    with pytest.raises(InvalidInputError, match=r"'repo'. Did you mean 'repo_id'"):
+        config.save_pretrained(tmp_path, repo="me/short")
+
+
+def test_equal_configs_have_the_same_hash():
+    config = GenerationConfig(eos_token_id=[1, 2], temperature=1, sequence_bias={(3, 4): -1.0})
+    other = GenerationConfig(eos_token_id=(1, 2), sequence_bias=[[[3, 4], -1.0]], max_length=20)
+    assert config == other
+    assert hash(config) == hash(other)
+    other.top_k = 3
+    assert hash(config) != hash(other)
+    assert len({config, GenerationConfig(), GenerationConfig()}) == 2
+
+
+def test_a_negative_pad_id_of_a_model_config_is_none():
+    config = GenerationConfig.from_model_config(GPT2Config(pad_token_id=-1))
+    assert config.pad_token_id is None
+    config.validate(strict=True)
 
 
 def test_reads_the_file_of_transformers_4(tmp_path):
@@ -191,6 +264,12 @@ def test_a_given_config_is_completed_by_the_models(version, use_model_defaults, 
     assert arguments == {"attention_mask": 1}
     assert given.top_k == 3  # neither config is changed
     assert model_config.top_k == 50
+
+
+def test_generate_takes_a_batch_with_labels_and_logits_to_keep():
+    given = {"labels": [[1]], "logits_to_keep": 1, "attention_mask": 3}
+    _, arguments = resolve_config(GenerationConfig(), None, given, ["attention_mask"])
+    assert arguments == {"attention_mask": 3}
 
 
 def test_unknown_arguments_of_generate_name_the_nearest():

@@ -351,6 +351,18 @@ def test_an_eos_beyond_the_vocabulary_never_comes(num_beams):
         plan_for(eos_token_id=[50256, 7], **fields)
 
 
+@pytest.mark.parametrize("strategy", [{}, {"num_beams": 2}, {"do_sample": True}])
+def test_negative_special_tokens_are_none(strategy):
+    plan = plan_for(eos_token_id=7, pad_token_id=-1, batch_size=2, **strategy)
+    assert (plan.eos, plan.fill) == ([7], 7)
+    plan = plan_for(eos_token_id=[-1, 7], batch_size=2, **strategy)
+    assert (plan.eos, plan.fill) == ([7], 7)
+    plan = plan_for(eos_token_id=-1, pad_token_id=-1, min_length=5, batch_size=2, **strategy)
+    assert (plan.eos, plan.fill) == ([], 0)
+    with pytest.raises(InvalidInputError, match="bos_token_id, which is not set"):
+        bos_token(GenerationConfig(bos_token_id=-1))
+
+
 def test_rows_that_criteria_end_need_a_pad_token_of_the_vocabulary():
     def criterion(input_ids, scores):
         return [False] * len(input_ids)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,12 +21,15 @@ from gpt2x.generation.config_fields import (
     NONE_IS_OFF,
     OUTPUT_FLAGS,
 )
+from gpt2x.generation.config_validation import refuse_impossible, without_effect
 from gpt2x.json_files import read_object
 from gpt2x.loading import drop_model_options, take_where
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 
 if TYPE_CHECKING:
     from gpt2x.config import GPT2Config
+
+logger = logging.getLogger(__name__)
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
@@ -97,49 +102,22 @@ class GenerationConfig(PushToHubMixin):
     def validate(self, strict: bool = False) -> None:
         """Check what fields ask for together.
 
+        Fields without effect are named in a warning of the logger "gpt2x.generation.config", once,
+        and explained at its level INFO.
+
         Raises:
             InvalidInputError: if that cannot be had; with `strict`, also if a field would have no
                 effect.
         """
-        if self.num_return_sequences > 1:
-            if self.num_beams == 1 and not self.do_sample:
-                raise InvalidInputError(
-                    "Greedy search finds one text, so num_return_sequences must be 1, but is "
-                    f"{self.num_return_sequences}; set do_sample=True or num_beams."
-                )
-            if 1 < self.num_beams < self.num_return_sequences:
-                raise InvalidInputError(
-                    f"num_return_sequences ({self.num_return_sequences}) must be at most num_beams "
-                    f"({self.num_beams})."
-                )
-        ineffective = self._ineffective_fields() if strict else {}
-        if ineffective:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in ineffective.items())
-            raise InvalidInputError(f"Some fields would have no effect: {listed}.")
-
-    def _ineffective_fields(self) -> dict[str, str]:
-        """Return the fields that are set but not used by the others, and why."""
-        reasons = {}
-        sampling = (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "typical_p",
-            "epsilon_cutoff",
-            "eta_cutoff",
-        )
-        groups = (
-            (not self.do_sample, sampling, "needs do_sample=True"),
-            (self.num_beams == 1, ("early_stopping", "length_penalty"), "needs num_beams > 1"),
-            (not self.return_dict_in_generate, OUTPUT_FLAGS, "needs return_dict_in_generate=True"),
-        )
-        for applies, names, reason in groups:
-            for name in names:
-                value = getattr(self, name)
-                if applies and value not in (None, False, DEFAULTS[name]):
-                    reasons[name] = reason
-        return reasons
+        refuse_impossible(self)
+        reasons = without_effect(self)
+        if reasons and strict:
+            raise InvalidInputError(
+                f"The generation config is invalid: {'; '.join(reasons.values())}."
+            )
+        if reasons:
+            _warn_once(f"These options of generation have no effect: {', '.join(reasons)}.")
+            _explain_once("; ".join(reasons.values()))
 
     def get_generation_mode(self, assistant_model: Any = None) -> str:
         """Return the name, in transformers, of the strategy that the fields ask for.
@@ -152,14 +130,14 @@ class GenerationConfig(PushToHubMixin):
             if self.num_beam_groups > 1:
                 return "group_beam_search"
             return "beam_sample" if self.do_sample else "beam_search"
+        if not self.do_sample and (self.penalty_alpha or 0) > 0 and (self.top_k or 0) > 1:
+            return "contrastive_search"
+        assistants = (assistant_model, self.prompt_lookup_num_tokens, self.assistant_early_exit)
+        if any(assistant is not None for assistant in assistants):
+            return "assisted_generation"
         if self.dola_layers is not None:
             return "dola_generation"
-        if assistant_model is not None or self.prompt_lookup_num_tokens is not None:
-            return "assisted_generation"
-        if self.do_sample:
-            return "sample"
-        is_contrastive = bool(self.penalty_alpha) and (self.top_k or 0) > 1
-        return "contrastive_search" if is_contrastive else "greedy_search"
+        return "sample" if self.do_sample else "greedy_search"
 
     # --- reading ---
 
@@ -233,6 +211,9 @@ class GenerationConfig(PushToHubMixin):
             fields[name] = getattr(model_config, name, False)
         if any(fields.get(flag) for flag in OUTPUT_FLAGS):
             fields["return_dict_in_generate"] = True
+        pad = fields["pad_token_id"]
+        if isinstance(pad, int) and pad < 0:  # older files' "none", which would be invalid here
+            fields["pad_token_id"] = None
         fields = {name: value for name, value in fields.items() if name in DEFAULTS}
         return cls(_from_model_config=True, **fields)
 
@@ -315,17 +296,38 @@ class GenerationConfig(PushToHubMixin):
         self,
         save_directory: str | os.PathLike[str],
         config_file_name: str | os.PathLike[str] | None = None,
+        push_to_hub: bool = False,
+        **push_options: Any,
     ) -> None:
-        """Write generation_config.json into a folder, which is made if need be.
+        """Write the config into a folder, which is made if need be.
+
+        Args:
+            save_directory: the folder.
+            config_file_name: name of the file; generation_config.json by default.
+            push_to_hub: upload the folder as well.
+            **push_options: those of `gpt2x.publishing.push_folder` (`repo_id`, `token` ...).
 
         Raises:
-            InvalidInputError: if the folder is a file, or the config asks for what cannot be had.
+            InvalidInputError: if the folder is a file, a keyword is unknown, or the config is
+                invalid, that is, does not pass `validate(strict=True)`.
         """
+        check_push_options("GenerationConfig.save_pretrained", push_options)
         if os.path.isfile(save_directory):
             raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
-        self.validate()
+        self.check_before_saving()
         os.makedirs(save_directory, exist_ok=True)
         self.to_json_file(Path(save_directory) / (config_file_name or GENERATION_CONFIG_NAME))
+        if push_to_hub:
+            push_folder(save_directory, **push_options)
+
+    def check_before_saving(self) -> None:
+        """Raise InvalidInputError if the config is invalid, and so must not be written."""
+        try:
+            self.validate(strict=True)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{error} Fix these issues to save the configuration."
+            ) from None
 
     # --- as a value ---
 
@@ -340,7 +342,15 @@ class GenerationConfig(PushToHubMixin):
             if name not in _METADATA
         )
 
-    __hash__ = None  # type: ignore[assignment]  # mutable
+    def __hash__(self) -> int:
+        """The hash of what `__eq__` compares; it changes with the fields."""
+        return hash(
+            frozenset(
+                (name, _hashable(_listed(value)))
+                for name, value in self.to_dict().items()
+                if name not in _METADATA and value is not None
+            )
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"
@@ -351,6 +361,20 @@ def _listed(value: Any) -> Any:
     if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
         return [[list(key), bias] for key, bias in value.items()]
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+@functools.cache
+def _explain_once(message: str) -> None:
+    logger.info(message)
 
 
 def _tokens(key: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2x.config_fields import Check, boolean, integer, number, optional, token_ids
-from gpt2x.errors import InvalidInputError
+from gpt2x.errors import InvalidInputError, check_choice
 
 #: Every field with its default, in the order in which transformers documents them.
 DEFAULTS: dict[str, Any] = {
@@ -89,11 +89,30 @@ DEFAULTS: dict[str, Any] = {
     "force_words_ids": None,
 }
 
+#: What `cache_implementation` may name in transformers. There is one cache here.
+CACHE_IMPLEMENTATIONS = (
+    "dynamic",
+    "dynamic_full",
+    "offloaded",
+    "quantized",
+    "static",
+    "offloaded_static",
+    "sliding_window",
+    "hybrid",
+    "hybrid_chunked",
+    "offloaded_hybrid",
+    "offloaded_hybrid_chunked",
+)
+
 #: Fields for which None means "off", where the default is not "off" or another value is as well.
 #: For every other field, None means its default.
 NONE_IS_OFF = frozenset({"temperature", "top_k", "top_p", "typical_p"})
 
 OUTPUT_FLAGS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
+
+#: Arguments of models that `generate` takes, as it is often given a whole batch, and leaves out of
+#: its calls: it decides itself which logits it needs, and no loss.
+UNUSED_ARGUMENTS = ("labels", "logits_to_keep")
 
 #: Arguments of `generate` that are no part of a config.
 GENERATE_ARGUMENTS = (
@@ -117,6 +136,12 @@ def early_stopping(name: str, value: Any) -> bool | str:
     raise InvalidInputError(f"{name} must be True, False or 'never'; got {value!r}.")
 
 
+def cache_implementation(name: str, value: Any) -> str:
+    """Check for the name of a cache."""
+    check_choice(name, value, CACHE_IMPLEMENTATIONS)
+    return value
+
+
 def strings(name: str, value: Any) -> str | list[str]:
     """Check for a string that is not empty, or several."""
     items = [value] if isinstance(value, str) else value
@@ -138,6 +163,7 @@ CHECKS: dict[str, Check] = {
     "do_sample": boolean,
     "num_beams": integer(1),
     "use_cache": boolean,
+    "cache_implementation": optional(cache_implementation),
     "num_return_sequences": integer(1),
     "output_attentions": boolean,
     "output_hidden_states": boolean,

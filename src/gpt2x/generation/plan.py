@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation.config import GenerationConfig
-from gpt2x.generation.config_fields import DEFAULTS
+from gpt2x.generation.config_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device
@@ -26,7 +26,7 @@ from gpt2x.generation.stopping import (
     StopStringCriteria,
 )
 from gpt2x.generation.strategies import BeamSearch, Greedy, Sample, Settings, Strategy
-from gpt2x.generation.tokens import token_list
+from gpt2x.generation.tokens import existing_tokens
 
 AVAILABLE = (
     "greedy search, sampling (do_sample=True), beam search (num_beams > 1) and beam sampling (both)"
@@ -129,6 +129,8 @@ def resolve_config(
         )
     allowed = list(model_arguments)
     unused = config.update(**kwargs)
+    for name in UNUSED_ARGUMENTS:
+        unused.pop(name, None)
     unknown = [name for name in unused if name not in allowed]
     if unknown:
         raise InvalidInputError(unknown_arguments("generate", unknown, [*allowed, *DEFAULTS]))
@@ -246,19 +248,14 @@ def make_plan(
 
 
 def eos_tokens(config: GenerationConfig) -> list[int]:
-    """Return the eos ids; negative ones, which some files hold for "none", are dropped."""
-    value = config.eos_token_id
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    values = [] if value is None else [value] if isinstance(value, int) else list(value)
-    return [token for token in values if token >= 0]
+    """Return the eos ids."""
+    return existing_tokens(config.eos_token_id)
 
 
 def pad_token(config: GenerationConfig) -> int | None:
     """Return the pad id: the config's, or else the first eos, or None."""
-    if config.pad_token_id is not None:
-        return token_list("pad_token_id", config.pad_token_id)[0]
-    return next(iter(eos_tokens(config)), None)
+    pads = existing_tokens(config.pad_token_id)
+    return next(iter([*pads, *eos_tokens(config)]), None)
 
 
 def _refuse_unavailable(config: GenerationConfig) -> None:

@@ -12,7 +12,7 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.ops import Array
 from gpt2x.generation.plan import AVAILABLE, eos_tokens, pad_token
-from gpt2x.generation.tokens import token_list
+from gpt2x.generation.tokens import existing_tokens
 
 
 def refuse_arguments(**arguments: Any) -> None:
@@ -26,11 +26,12 @@ def refuse_arguments(**arguments: Any) -> None:
 
 def bos_token(config: GenerationConfig) -> int:
     """Return the token that an empty prompt starts with."""
-    if config.bos_token_id is None:
+    tokens = existing_tokens(config.bos_token_id)
+    if not tokens:
         raise InvalidInputError(
             "An empty prompt starts with bos_token_id, which is not set; set it or pass a prompt."
         )
-    return token_list("bos_token_id", config.bos_token_id)[0]
+    return tokens[0]
 
 
 def infer_mask(input_ids: np.ndarray, config: GenerationConfig) -> np.ndarray | None:

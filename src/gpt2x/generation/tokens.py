@@ -9,6 +9,16 @@ import numpy as np
 from gpt2x.errors import InvalidInputError
 
 
+def existing_tokens(value: Any) -> list[int]:
+    """Return the ids that a special token's field holds, without the negative ones, which some
+    files hold for "none".
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    values = [] if value is None else [value] if isinstance(value, int) else list(value)
+    return [token for token in values if token >= 0]
+
+
 def token_array(name: str, value: Any) -> np.ndarray:
     """Return what `token_list` does as an int32 array [N]."""
     return np.array(token_list(name, value), np.int32)
