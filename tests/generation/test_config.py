@@ -9,6 +9,7 @@ import pytest
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.generation import GenerationConfig
+from gpt2x.generation import config as config_module
 from gpt2x.generation.config_fields import DEFAULTS
 from gpt2x.generation.plan import resolve_config
 
@@ -103,21 +104,21 @@ def test_validate_strictly_names_fields_without_effect():
 
 def test_fields_without_effect_are_named_in_a_warning_once(caplog):
     caplog.set_level("INFO", "gpt2x.generation.config")
-    for count, fields in enumerate(
-        (
-            {"min_p": 0.25},
-            {"early_stopping": True},
-            {"use_cache": False, "cache_implementation": "static"},
-            {"output_hidden_states": True},
-            {"pad_token_id": -17},
-        )
+    for fields in (
+        {"min_p": 0.25},
+        {"early_stopping": True},
+        {"use_cache": False, "cache_implementation": "static"},
+        {"output_hidden_states": True},
+        {"pad_token_id": -1},
     ):
         caplog.clear()
+        config_module._warn_once.cache_clear()
+        config_module._explain_once.cache_clear()
         for _ in range(2):
             GenerationConfig(**fields)
         warning, explanation = caplog.records
         *_, name = fields
-        assert (warning.levelname, explanation.levelname) == ("WARNING", "INFO"), count
+        assert (warning.levelname, explanation.levelname) == ("WARNING", "INFO")
         assert warning.message == f"These options of generation have no effect: {name}."
         assert f"`{name}` is" in explanation.message
     caplog.clear()
