@@ -92,8 +92,8 @@ _REGISTRY: dict[str, AttentionFunction] = {
 def register_attention(name: str, function: AttentionFunction) -> None:
     """Make `function` available as `attn_implementation=name`.
 
-    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask
-    (broadcastable to [B, H, T, S], or None), and by keyword `scaling` (the factor of the scores,
+    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask (float32,
+    broadcastable to [B, H, T, S], or None), and by keyword `scaling` (the factor of the scores,
     every config flag included) and `dropout` (a function of the attention weights, or None in
     inference); it returns [B, H, T, D]. Calls that ask for attention weights or pass a head mask
     use the eager implementation instead.

@@ -2,16 +2,19 @@
 
 B batch, T query length, S key length, H heads, D head_dim.
 
-A mask is additive and finite, so that a row that may attend to nothing gives numbers, not NaN. It
-has two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future key out
-of reach even of that (`finfo.min`). A query all of whose keys are padding has its row raised
-(`raise_hidden_rows`): it attends to the padding up to its own position as if that were text, the
-same in every implementation, and never sees the future.
+A mask is additive, float32 (or wider) and finite: a row that may attend to nothing gives numbers,
+not NaN, and no score of half precision reaches a key that is hidden. It has two levels: a padded
+key is moved out of reach of any other (`finfo.min / 2`), a future key out of reach even of that
+(`finfo.min`). A query all of whose keys are padding has its row raised (`raise_hidden_rows`): it
+attends to the padding up to its own position as if that were text, the same in every
+implementation, and never sees the future.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,20 +40,21 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attend step by step, and return the attention weights [B, H, T, S] as well.
 
+    Scores are float32 (or wider) from their product on: float16 does not hold all of them.
     `head_mask` (broadcast to [B, H, T, S]) multiplies the weights.
     """
-    scores = query @ key.transpose(-1, -2) * scaling  # [B, H, T, S]
-    if is_causal:
-        mask = causal_mask(query.size(2), key.size(2), scores.dtype, scores.device)
-    half = scores.dtype in (torch.float16, torch.bfloat16)
-    scores = scores.float() if half else scores
-    if mask is not None:
-        scores = scores + mask
-    weights = scores.softmax(dim=-1).to(value.dtype)
-    weights = F.dropout(weights, dropout, training=dropout > 0)
-    if head_mask is not None:
-        weights = weights * head_mask
-    return weights @ value, weights
+    wide = score_dtype(query.dtype)
+    with without_autocast(query.device):
+        scores = query.to(wide) @ key.to(wide).transpose(-1, -2) * scaling  # [B, H, T, S]
+        if is_causal:
+            mask = causal_mask(query.size(2), key.size(2), wide, scores.device)
+        if mask is not None:
+            scores = scores + mask
+        weights = scores.softmax(dim=-1).to(value.dtype)
+        weights = F.dropout(weights, dropout, training=dropout > 0)
+        if head_mask is not None:
+            weights = weights * head_mask
+        return weights @ value, weights
 
 
 def sdpa_attention(
@@ -64,9 +68,9 @@ def sdpa_attention(
     dropout: float,
 ) -> Tensor:
     """Attend in one fused kernel, `torch.nn.functional.scaled_dot_product_attention`."""
-    if mask is not None and mask.dtype != query.dtype:
-        # Autocast computes in a narrower type, to which the mask must stay finite.
-        mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+    if mask is not None:
+        # Half precision turns what hides a key into -inf; no row hides all of its keys by now.
+        mask = mask.to(query.dtype)
     return F.scaled_dot_product_attention(
         query, key, value, mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
     )
@@ -82,11 +86,11 @@ _REGISTRY: dict[str, AttentionFunction] = {
 def register_attention(name: str, function: AttentionFunction) -> None:
     """Make `function` available as `attn_implementation=name`.
 
-    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask
-    (broadcastable to [B, H, T, S], or None), and by keyword `is_causal` (attend up to the diagonal;
-    only where the mask is None and T = S), `scaling` (the factor of the scores, every config flag
-    included) and `dropout` (0 in inference); it returns [B, H, T, D]. Calls that ask for attention
-    weights or pass a head mask use the eager implementation instead.
+    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask (float32
+    or wider, broadcastable to [B, H, T, S], or None), and by keyword `is_causal` (attend up to the
+    diagonal; only where the mask is None and T = S), `scaling` (the factor of the scores, every
+    config flag included) and `dropout` (0 in inference); it returns [B, H, T, D]. Calls that ask
+    for attention weights or pass a head mask use the eager implementation instead.
 
     Raises:
         InvalidInputError: for the name of a built-in implementation.
@@ -103,6 +107,19 @@ def get_attention(name: str) -> AttentionFunction:
     if name not in _REGISTRY:
         check_choice("attn_implementation", name, _REGISTRY)
     return _REGISTRY[name]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Keep autocast from computing scores in half precision, whatever their factors are."""
+    name = device.type
+    if torch.amp.is_autocast_available(name) and torch.is_autocast_enabled(name):
+        return torch.autocast(name, enabled=False)
+    return nullcontext()
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the scores, and of the masks added to them, of queries in `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def causal_mask(T: int, S: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -142,7 +159,7 @@ def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Make a mask of rank 2, 3 ([B, T, S], for cross-attention) or 4 additive and of rank 4."""
     lowest = torch.finfo(dtype).min / 2
     if attention_mask.dim() == 4 and attention_mask.is_floating_point():
-        return attention_mask.clamp(min=lowest).to(dtype)
+        return attention_mask.to(dtype).clamp(min=lowest)
     while attention_mask.dim() < 4:
         attention_mask = attention_mask[:, None]
     return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(attention_mask == 0, lowest)

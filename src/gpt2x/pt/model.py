@@ -28,7 +28,9 @@ from gpt2x.pt.attention import (
     packed_mask,
     padding_mask,
     raise_hidden_rows,
+    score_dtype,
     self_attention_mask,
+    without_autocast,
 )
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.linear import Conv1D
@@ -95,7 +97,7 @@ class GPT2Attention(nn.Module):
 
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
-            with torch.autocast(query.device.type, enabled=False):
+            with without_autocast(query.device):
                 out, weights = self._attend(
                     query.float(), key.float(), value.float(), mask, head_mask, output_attentions
                 )
@@ -350,9 +352,10 @@ class GPT2Model(GPT2PreTrainedModel):
         if position_ids is None:
             position_ids = _positions(attention_mask, past_length, T, inputs_embeds.device)
         position_ids = _indices(position_ids).reshape(-1, T)
-        mask = self_attention_mask(attention_mask, T, S, inputs_embeds.dtype, inputs_embeds.device)
+        mask_dtype = score_dtype(inputs_embeds.dtype)
+        mask = self_attention_mask(attention_mask, T, S, mask_dtype, inputs_embeds.device)
         if may_be_packed and not _is_counting_on(position_ids):
-            mask = packed_mask(position_ids, inputs_embeds.dtype)
+            mask = packed_mask(position_ids, mask_dtype)
 
         hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
         if token_type_ids is not None:
@@ -362,9 +365,7 @@ class GPT2Model(GPT2PreTrainedModel):
         cross_attend = encoder_hidden_states is not None or (cache is not None and cache.has_cross)
         encoder_mask = None
         if encoder_attention_mask is not None and cross_attend:
-            encoder_mask = raise_hidden_rows(
-                padding_mask(encoder_attention_mask, hidden_states.dtype)
-            )
+            encoder_mask = raise_hidden_rows(padding_mask(encoder_attention_mask, mask_dtype))
         head_masks = self._head_masks(head_mask, hidden_states.dtype)
 
         all_hidden_states: tuple[Tensor, ...] = ()
