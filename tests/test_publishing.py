@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,18 @@ def test_tokenizers_and_configs_are_pushed_beside_a_model(hub):
     assert GPT2Tokenizer.from_pretrained("someone/mine").get_vocab() == tokenizer.get_vocab()
     assert GenerationConfig.from_pretrained("someone/mine").top_k == 5
     assert GPT2Config.from_pretrained("someone/mine").n_layer == 1
+
+
+def test_saving_may_push(hub, tmp_path):
+    tokenizer = GPT2Tokenizer(vocab={"a": 0, "b": 1}, merges=[], chat_template={"other": "x"})
+    paths = tokenizer.save_pretrained(tmp_path / "saved", push_to_hub=True, token="hf_write")
+    files = hub.repositories["someone/saved"].revisions["main"]
+    assert set(files) == {str(Path(path).relative_to(tmp_path / "saved")) for path in paths}
+    tokenizer.save_pretrained(
+        tmp_path / "saved", push_to_hub=True, repo_id="someone/else", token="hf_write"
+    )
+    assert hub.repositories["someone/else"].revisions["main"] == files
+    assert GPT2Tokenizer.from_pretrained("someone/else").chat_template == {"other": "x"}
 
 
 def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):

@@ -62,6 +62,16 @@ def test_golden(name, tiny):
         assert encoded["assistant_masks"] == case["mask"]
 
 
+def test_messages_in_an_array(tiny):
+    """As datasets and data frames hold them."""
+    chat = np.empty(2, dtype=object)
+    chat[:] = CHAT
+    options = {"chat_template": PLAIN, "tokenize": False}
+    for continued in (False, True):
+        text = tiny.apply_chat_template(chat, continue_final_message=continued, **options)
+        assert text == tiny.apply_chat_template(CHAT, continue_final_message=continued, **options)
+
+
 def test_messages_stay_as_they_are(tiny):
     chat = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
     before = json.dumps(chat)
@@ -259,6 +269,18 @@ def test_threads_do_not_mix_their_blocks(fast):
         ({"conversation": []}, "The conversation is empty"),
         ({"conversation": "Hello"}, "is a str; it must be a list of messages"),
         ({"conversation": {"role": "user"}}, "is a dict; it must be a list of messages"),
+        ({"conversation": None}, "is a NoneType; it must be a list of messages"),
+        ({"chat_template": ["x"]}, "chat_template is a list; it must be a string"),
+        (
+            {"chat_template": "{{ 'x' + messages[0].content }}", "conversation": [{"content": 1}]},
+            "The chat template failed with TypeError: can only concatenate str",
+        ),
+        ({"chat_template": "{{ 1 / 0 }}"}, "failed with ZeroDivisionError"),
+        (
+            {"chat_template": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"},
+            "failed with RecursionError",
+        ),
+        ({"chat_template": "{% for a in 'b' %}" * 30 + "{% endfor %}" * 30}, "SyntaxError"),
         (
             {"conversation": [{"role": "a", "content": None}], "continue_final_message": True},
             "needs a final message whose content is a text",

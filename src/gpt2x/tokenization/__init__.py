@@ -3,6 +3,7 @@
 from tokenizers import AddedToken
 
 from gpt2x.tokenization.batch_encoding import BatchEncoding, CharSpan, TokenSpan
+from gpt2x.tokenization.chat_schema import get_json_schema
 from gpt2x.tokenization.fast import GPT2TokenizerFast
 from gpt2x.tokenization.slow import GPT2Tokenizer
 
@@ -13,4 +14,5 @@ __all__ = [
     "GPT2Tokenizer",
     "GPT2TokenizerFast",
     "TokenSpan",
+    "get_json_schema",
 ]

@@ -16,7 +16,7 @@ from typing import Any, Self
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
-from gpt2x.publishing import PushToHubMixin
+from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
@@ -116,8 +116,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         self.init_inputs: tuple[Any, ...] = ()
         #: The arguments that this tokenizer was made with, those of tokenizer_config.json included.
         #: What is no setting is written back by save_pretrained.
-        self.init_kwargs: dict[str, Any] = {"errors": self.errors, **copy.deepcopy({**settings})}
-        self.init_kwargs.pop("added_tokens_decoder", None)
+        kept = {name: value for name, value in settings.items() if name != "added_tokens_decoder"}
+        self.init_kwargs: dict[str, Any] = {"errors": self.errors, **copy.deepcopy(kept)}
         for name in ("add_prefix_space", "add_bos_token"):
             self.init_kwargs[name] = getattr(self, name)
         for role in set(NAMED_TOKENS).intersection(settings):
@@ -426,8 +426,12 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         save_directory: str | Path,
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
+        push_to_hub: bool = False,
         *,
         save_jinja_files: bool = True,
+        repo_id: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
     ) -> tuple[str, ...]:
         """Write the files that transformers 4 and 5 read back to the same ids.
 
@@ -436,14 +440,21 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             legacy_format: True to leave tokenizer.json out; False to leave out vocab.json,
                 merges.txt and added_tokens.json; None to write all.
             filename_prefix: what the names of the files begin with, before a "-".
+            push_to_hub: upload the folder as well (see `push_to_hub`).
             save_jinja_files: whether chat templates are files of their own, chat_template.jinja
                 and, for named ones, additional_chat_templates/NAME.jinja; if not, they are written
                 into tokenizer_config.json, where older programs look for them.
+            repo_id: where to upload to; by default the folder's name, of the token's owner.
+            create_pr: upload as a pull request.
+            token: access token with write permission.
 
         Returns:
             The paths of the files.
         """
-        return files.save(self, save_directory, legacy_format, filename_prefix, save_jinja_files)
+        paths = files.save(self, save_directory, legacy_format, filename_prefix, save_jinja_files)
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
+        return paths
 
     def save_vocabulary(
         self, save_directory: str | Path, filename_prefix: str | None = None

@@ -84,8 +84,9 @@ class ChatMixin(PrepareMixin):
             **kwargs: variables for the template, beside the special tokens by role.
 
         Raises:
-            InvalidInputError: for arguments that contradict each other, without a template, and if
-                the text does not hold the message to continue.
+            InvalidInputError: for arguments that contradict each other, without a template, if the
+                text does not hold the message to continue, and where the template fails, on
+                messages without content for example.
             MissingBackendError: if jinja2 is not installed.
             jinja2.TemplateError: what the template raises, and if it is not valid.
         """
@@ -172,6 +173,10 @@ class ChatMixin(PrepareMixin):
                 "and none is called 'default'. Name one: chat_template=..."
             )
         template = own if chat_template is None else chat_template
+        if template is not None and not isinstance(template, str):
+            raise InvalidInputError(
+                f"chat_template is a {type(template).__name__}; it must be a string."
+            )
         if template is None:
             raise InvalidInputError(
                 "The tokenizer has no chat template: GPT-2 was not trained on chats. Set the one "
@@ -227,12 +232,12 @@ def _chats(conversation: Any) -> tuple[list[Any], bool]:
     """Return the chats' messages, and whether there may be several."""
     if hasattr(conversation, "messages"):
         return [conversation.messages], False
-    if not isinstance(conversation, Sequence) or isinstance(conversation, str):
+    if isinstance(conversation, (str, Mapping)) or not hasattr(conversation, "__len__"):
         raise InvalidInputError(
             f"The conversation is a {type(conversation).__name__}; it must be a list of messages, "
             'such as [{"role": "user", "content": "Hello"}], or a list of such lists.'
         )
-    if not conversation:
+    if len(conversation) == 0:
         raise InvalidInputError("The conversation is empty; it needs a message.")
     first = conversation[0]
     if not isinstance(first, (list, tuple)) and not hasattr(first, "messages"):

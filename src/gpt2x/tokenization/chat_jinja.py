@@ -20,6 +20,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gpt2x.errors import InvalidInputError
+
 
 @dataclass
 class Rendered:
@@ -52,7 +54,20 @@ def render(template: str, variables: Mapping[str, Any]) -> Rendered:
     Raises:
         jinja2.TemplateError: what the template itself raises, and for a template that is not valid
             or reaches for what the sandbox forbids.
+        InvalidInputError: for what else goes wrong in it.
     """
+    try:
+        return _render(template, variables)
+    except TemplateError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            f"The chat template failed with {type(error).__name__}: {error}. Does it know messages "
+            "of this kind?"
+        ) from error
+
+
+def _render(template: str, variables: Mapping[str, Any]) -> Rendered:
     progress = _Progress()
     token = _progress.set(progress)
     try:
