@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,7 +35,7 @@ from gpt2x.loading import drop_model_options, take_where
 from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 
 CONFIG_NAME = "config.json"
-MAX_LABELS = 2**20
+MAX_LABELS = 2**18
 
 #: The release whose config.json this module writes; kept from the file where there was one.
 TRANSFORMERS_VERSION = "4.57.6"
@@ -285,8 +286,8 @@ class GPT2Config(PushToHubMixin):
             inside = all(0 <= head < self.n_head for head in heads)
             if not 0 <= layer < self.n_layer or not inside:
                 raise InvalidInputError(
-                    f"pruned_heads names layer {layer}, heads {heads}; allowed are layers 0 to "
-                    f"{self.n_layer - 1} and heads 0 to {self.n_head - 1}."
+                    f"pruned_heads names layer {layer}, heads {reprlib.repr(heads)}; allowed are "
+                    f"layers 0 to {self.n_layer - 1} and heads 0 to {self.n_head - 1}."
                 )
 
     def generation_parameters(self) -> dict[str, Any]:

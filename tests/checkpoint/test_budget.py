@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from gpt2x.budget import ALLOWANCE, TIMES, Budget
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.checkpoint.crc32c import crc32c, masked
-from gpt2x.config import GPT2Config
+from gpt2x.config import MAX_LABELS, GPT2Config
 from gpt2x.errors import CheckpointError
 from gpt2x.tokenization import GPT2Tokenizer
 from measuring import Cost, cost
@@ -137,7 +139,7 @@ def test_hdf5_long_names_above_many_arrays(tmp_path):
         group = file.create_group("/".join(["x" * 30_000] * 4))
         for number in range(100):
             group[str(number)] = np.ones(1, np.float32)
-    refused(tmp_path, "a name of more than 4096 characters")
+    refused(tmp_path, "8192 are allowed")
 
 
 # Pickles
@@ -345,8 +347,8 @@ def variable(elements: int) -> bytes:
 
 HEADER = (0, b"", b"\x08\1")
 LONG_NAMES = [
-    (0, b"x" * 10**5, variable(0)),
-    *((10**5 - 1, b"%d" % number, variable(0)) for number in range(5000)),
+    (0, b"x" * 8000, variable(0)),
+    *((7999, b"%d" % number, variable(0)) for number in range(5000)),
 ]
 
 
@@ -417,3 +419,29 @@ def test_merges_of_a_tokenizer(tmp_path):
     found = cost(lambda: GPT2Tokenizer.from_pretrained(tmp_path))
     assert "its merges" in found.said
     assert found.megabytes < 300
+
+
+@measured
+def test_as_many_labels_as_a_config_may_name(tmp_path):
+    (tmp_path / "config.json").write_text(f'{{"num_labels": {MAX_LABELS}}}')
+    found = cost(lambda: GPT2Config.from_pretrained(tmp_path).to_json_string().count("LABEL_"))
+    assert found.said == str(2 * MAX_LABELS)
+    assert found.megabytes < 300
+
+
+def test_a_name_that_no_tensor_has(tmp_path):
+    safetensors.numpy.save_file({"x" * 9000: np.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="a name of 9000 characters"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "x" * 300])
+def test_names_of_files_too_long_to_be_any(tmp_path, name):
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text(name)
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{name}"')
+    with pytest.raises(CheckpointError, match="names no checkpoint"):
+        open_checkpoint(tmp_path)
+    index = json.dumps({"weight_map": {"a": name}})
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="names the shard"):
+        open_checkpoint(tmp_path)

@@ -17,6 +17,7 @@ from gpt2x.weights import Shape
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 BLOCK_BYTES = 2 * 2**20
+MAX_NAME = 8192  # characters of a tensor's name; far above any model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,15 @@ class Checkpoint(Mapping[str, LazyTensor]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_name(path: Path, name: str) -> str:
+    """Return a tensor's name, or raise CheckpointError if it is too long to be one."""
+    if len(name) > MAX_NAME:
+        raise CheckpointError(
+            f"{str(path)!r} holds a name of {len(name)} characters; {MAX_NAME} are allowed."
+        )
+    return name
 
 
 class RawFile(NamedTuple):

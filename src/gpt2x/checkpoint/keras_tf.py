@@ -24,7 +24,7 @@ from gpt2x.hub import ModelFiles
 from gpt2x.weights import TENSORFLOW, Head
 
 _VARIABLE = re.compile(r"(.+)/vars/([01])")
-_BODY = re.compile(r"(?:.*/)?(?:base_model|transformer)/")
+_BODY = re.compile(r"^(?:.*/)?(?:base_model|transformer)/")
 _BLOCK = re.compile(r"h/tfgpt2_block(?:_(\d{1,9}))?/")
 
 

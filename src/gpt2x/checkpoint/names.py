@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt2x.checkpoint.base import CanonicalNames, LazyTensor
+from gpt2x.checkpoint.base import CanonicalNames, LazyTensor, check_name
 from gpt2x.errors import InvalidInputError
 from gpt2x.weights import (
     BODY_PREFIX,
@@ -100,7 +100,7 @@ def name_tensors(path: Path, tensors: Mapping[str, LazyTensor], rename: Rename) 
     """Bring a file's tensors to canonical names and layouts; buffers are set aside."""
     names = CanonicalNames(path)
     for source, tensor in tensors.items():
-        place = rename(source)
+        place = rename(check_name(path, source))
         if place is None:
             names.ignore(source, "causal-mask buffer")
         else:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpt2x.budget import TENSOR, Budget
 from gpt2x.checkpoint import torch_pickle, torch_writer
-from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor
+from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, check_name
 from gpt2x.checkpoint.binary import BinaryFile
 from gpt2x.checkpoint.names import is_projection, kind_of
 from gpt2x.config import GPT2Config
@@ -43,7 +43,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
             raise CheckpointError(f"{str(path)!r} has no 'model' and 'model_args' of nanoGPT.")
         names = CanonicalNames(path)
         for source, tensor in torch_pickle.state_dict(saved, path).items():
-            name = canonical_pytorch_name(source)
+            name = canonical_pytorch_name(check_name(path, source))
             if name is None:
                 names.ignore(source, "causal-mask buffer")
             else:

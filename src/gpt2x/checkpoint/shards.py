@@ -16,7 +16,8 @@ from gpt2x.budget import Budget
 from gpt2x.errors import CheckpointError, InvalidInputError, listed
 from gpt2x.json_files import read_object
 
-_PLAIN_NAME = re.compile(r"[^/\\:\0]*[^/\\:\0.]")  # no folder, no drive, not "." or ".."
+# No folder, no drive, not "." or "..", and no longer than file systems allow.
+_PLAIN_NAME = re.compile(r"[^/\\:\0]{0,254}[^/\\:\0.]")
 
 _LISTED = 512  # bytes of a tensor's names and places, when the index is compared with the shards
 
@@ -56,7 +57,8 @@ def check_shard_name(index: Path, file: object) -> None:
     """Raise CheckpointError unless a shard's name is that of a file beside its index."""
     if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
         raise CheckpointError(
-            f"{str(index)!r} names the shard {file!r}; a shard must be a file beside the index."
+            f"{str(index)!r} names the shard {file!r:.300}; a shard must be a file beside "
+            "the index."
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x.budget import TENSOR, Budget
-from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor
+from gpt2x.checkpoint.base import BFLOAT16, CanonicalNames, Checkpoint, LazyTensor, check_name
 from gpt2x.checkpoint.binary import BinaryFile, check_shape
 from gpt2x.checkpoint.crc32c import crc32c, masked
 from gpt2x.checkpoint.names import Place, tensorflow_name, to_canonical
@@ -70,7 +70,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
     try:
         names = CanonicalNames(index)
         for variable, entry in entries.items():
-            place = _place(variable)
+            place = _place(check_name(index, variable))
             if place is None:
                 names.ignore(variable, "no weight of the model (optimizer slot or counter)")
                 continue
@@ -99,10 +99,11 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
 
 def _latest(path: Path) -> str:
     """The checkpoint that TensorFlow's ``checkpoint`` file names; its folder does not count."""
-    text = path.read_text(encoding="utf-8", errors="replace")[: 2**16]
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        text = stream.read(2**16)
     match = re.search(r'^model_checkpoint_path:\s*"([^"\n]+)"', text, re.MULTILINE)
     name = re.split(r"[/\\]", match[1])[-1] if match else ""
-    if name in ("", ".", ".."):
+    if name in ("", ".", "..") or len(name) > 200:  # no file is called so
         raise CheckpointError(f"{str(path)!r} names no checkpoint (model_checkpoint_path).")
     return name
 
@@ -253,8 +254,8 @@ def _block(file: BinaryFile, offset: int, size: int) -> Iterator[tuple[bytes, by
         length, at = _varint(data, at)
         if shared > len(key) or at + unshared + length > end:
             raise CheckpointError("a block is damaged")
-        # An entry's fields take up to forty times their bytes; its name is written out, whole.
-        file.budget.charge(TENSOR + 40 * length + 4 * (shared + unshared), "variables")
+        # An entry's fields take up to forty times their bytes; its name is written out, and read.
+        file.budget.charge(TENSOR + 40 * length + 16 * (shared + unshared), "variables")
         key = key[:shared] + data[at : at + unshared]
         at += unshared
         yield key, data[at : at + length]
