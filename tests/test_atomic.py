@@ -17,6 +17,7 @@ from gpt2x import EMBEDDED_MODEL, GenerationConfig, GPT2Config, GPT2TokenizerFas
 from gpt2x.atomic import atomic_file, atomic_folder
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.hub import ModelFiles
 from gpt2x.pretrained import save_folder
 from gpt2x.publishing import push_folder
 from gpt2x.weights import Head, parameter_shapes
@@ -29,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from gpt2x import EMBEDDED_MODEL, GPT2Config, GPT2TokenizerFast
 from gpt2x.checkpoint import convert, open_checkpoint
+from gpt2x.hub import ModelFiles
 from gpt2x.pretrained import save_folder
 from gpt2x.weights import Head, parameter_shapes
 
@@ -360,6 +362,31 @@ def test_what_was_cut_short_and_has_lost_its_files_is_told_of(tmp_path):
     (tmp_path / ".gpt2x-unfinished").write_text('{"work": ".gpt2x-x", "old": [], "new": ["a"]}')
     with pytest.raises(CheckpointError, match="cannot be finished, since its files"):
         write(tmp_path, "new")
+
+
+def test_what_is_saved_to_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16, n_positions=8)
+
+    def save(value):
+        shapes = parameter_shapes(config, Head.LM)
+        tensors = {name: np.full(shape, value, np.float32) for name, shape in shapes.items()}
+        save_folder(tmp_path, config, tensors, Head.LM)
+
+    def find_and_save(files, name):
+        found = find(files, name)
+        if name == "config.json":  # the weights are open
+            save(2)
+        return found
+
+    save(1)
+    find = ModelFiles.find
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelFiles, "find", find_and_save)
+        with pytest.raises(CheckpointError, match="was saved to while it was read; load it again"):
+            open_checkpoint(tmp_path)
+    with open_checkpoint(tmp_path) as checkpoint:
+        save(3)
+        assert checkpoint["wte.weight"].read()[0, 0] == 2  # what is open stays
 
 
 def test_a_model_and_a_tokenizer_share_a_folder(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 from gpt2x.atomic import check_finished
 from gpt2x.errors import CheckpointError, InvalidInputError
 
+Stamp = tuple[int, int, int]
+
 
 class ModelFiles:
     """The files of one model: a local folder, or a repository of the Hugging Face Hub.
@@ -56,6 +58,7 @@ class ModelFiles:
         self._force_download = force_download
         self._commit: str | None = None
         self._found: dict[str, Path | None] = {}
+        self._seen: dict[Path, Stamp | None] = {}
         path = Path(name_or_path).expanduser()
         self.folder = path / self.subfolder if path.is_dir() else None
         if self.folder is None:
@@ -86,10 +89,22 @@ class ModelFiles:
         """
         if self.folder is not None:
             path = self.folder / filename
+            self._seen.setdefault(path, _stamp(path))
             return path if path.is_file() else None
         if filename not in self._found:
             self._found[filename] = self._download(filename)
         return self._found[filename]
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a save has replaced files of a folder since they were looked for.
+
+        To be called when all are open: they may come from two saves.
+        """
+        if self.folder is None:
+            return
+        check_finished(self.folder)
+        if any(_stamp(path) != stamp for path, stamp in self._seen.items()):
+            raise CheckpointError(f"{self.name!r} was saved to while it was read; load it again.")
 
     def names(self, inside: str = "") -> list[str]:
         """The names of all files directly in the folder, or in the repository (one request).
@@ -218,6 +233,15 @@ def _file_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def endpoint() -> str:

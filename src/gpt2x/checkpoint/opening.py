@@ -195,6 +195,7 @@ def _with_config(checkpoint: Checkpoint, files: ModelFiles) -> Checkpoint:
         if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
             # transformers' TensorFlow models tie the output layer, whatever their config says.
             checkpoint.config["tie_word_embeddings"] = True
+        files.check_unchanged()
     except BaseException:
         checkpoint.close()
         raise

@@ -83,6 +83,7 @@ def load(
     with _tokenizer_folder(name_or_path, gguf_file, where) as model_files:
         vocabulary = _read_vocabulary(model_files)
         config = _read_config(model_files)
+        model_files.check_unchanged()
         paths = _paths(cls, model_files.folder if gguf_file is None else None)
     settings = {name: value for name, value in config.items() if name in cls.settings_names()}
     if vocabulary.template not in (None, Template()):
