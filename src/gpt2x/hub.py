@@ -96,9 +96,9 @@ class ModelFiles:
         return self._found[filename]
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a save has replaced files of a folder since they were looked for.
+        """Raise CheckpointError if a save has replaced files since they were looked for.
 
-        To be called when all are open: they may come from two saves.
+        To be called when all are open, since they may come from two saves.
         """
         if self.folder is None:
             return

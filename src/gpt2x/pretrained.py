@@ -18,7 +18,7 @@ import copy
 import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -32,6 +32,7 @@ from gpt2x.checkpoint.formats import FLAX as FLAX_FILE
 from gpt2x.checkpoint.formats import PYTORCH as PYTORCH_FILE
 from gpt2x.checkpoint.formats import SAFETENSORS as SAFETENSORS_FILE
 from gpt2x.checkpoint.formats import TENSORFLOW as TENSORFLOW_FILE
+from gpt2x.checkpoint.formats import WeightsFile
 from gpt2x.checkpoint.infer import infer_config
 from gpt2x.checkpoint.opening import open_model
 from gpt2x.checkpoint.pruning import restore_heads
@@ -306,11 +307,14 @@ def save_folder(
         if generation_config is not None:
             generation_config.save_pretrained(folder)
     if not safe_serialization:
-        _warn_of_older_weights(Path(path), variant)
+        warn_of_weights_read_first(Path(path), (SAFETENSORS_FILE,), variant)
 
 
-def _warn_of_older_weights(path: Path, variant: str | None) -> None:
-    for name in (SAFETENSORS_FILE.single(variant), SAFETENSORS_FILE.index(variant)):
+def warn_of_weights_read_first(
+    path: Path, files: Iterable[WeightsFile], variant: str | None = None
+) -> None:
+    """Warn if a folder that was saved to holds weights that a reader takes for those just saved."""
+    for name in (name for file in files for name in (file.single(variant), file.index(variant))):
         if (path / name).is_file():
             warnings.warn(
                 f"{str(path)!r} also holds {name}, which is read first; delete it if it is older.",

@@ -80,7 +80,7 @@ def test_the_model_of_it_and_back(folder, tmp_path):
         save_orbax(model, tmp_path / "saved")
 
 
-def test_a_save_that_is_cut_short_leaves_no_parameters(folder, tmp_path, monkeypatch):
+def test_a_save_that_is_cut_short_leaves_nothing(folder, tmp_path, monkeypatch):
     from gpt2x.flax import FlaxGPT2LMHeadModel, orbax
 
     def stop(*arguments):
@@ -90,8 +90,7 @@ def test_a_save_that_is_cut_short_leaves_no_parameters(folder, tmp_path, monkeyp
     monkeypatch.setattr(orbax, "save_params", stop)
     with pytest.raises(KeyboardInterrupt):
         orbax.save_orbax(model, tmp_path / "saved")
-    with pytest.raises(CheckpointError, match="holds no weights"):
-        open_checkpoint(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_body_in_half_precision(tmp_path):

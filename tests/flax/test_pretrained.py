@@ -74,6 +74,14 @@ def test_state_pure_dict_and_orbax(tmp_path):
     same(other.params, model.params)
     save_orbax(model, tmp_path / "orbax")
     same(load_orbax(FlaxGPT2LMHeadModel, tmp_path / "orbax").params, model.params)
+    assert {path.name for path in (tmp_path / "orbax").iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "params",
+    }
+    model.save_pretrained(tmp_path / "both")
+    with pytest.warns(UserWarning, match=r"also holds model\.safetensors, which is read first"):
+        save_orbax(model, tmp_path / "both")
 
 
 def test_a_class_of_ones_own_is_loaded(tmp_path):

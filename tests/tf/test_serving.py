@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,30 @@ def test_save_pretrained_writes_signatures(model, tmp_path):
     logits = loaded.signatures["int64_serving"](**wide)["logits"]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_saved_model_replaces_an_older_one_as_a_whole(model, tmp_path, monkeypatch):
+    folder = tmp_path / "saved_model" / "1"
+    (folder / "assets.extra").mkdir(parents=True)
+    for name in ("keras_metadata.pb", "saved_model.pb"):
+        (folder / name).write_text("old")
+    moved = []
+    move = os.replace
+
+    def replace(source, destination):
+        move(source, destination)
+        moved.append(os.fspath(destination).removeprefix(f"{folder}/"))
+
+    monkeypatch.setattr("os.replace", replace)
+    model.save_serving(folder)
+    assert moved[-1] == "saved_model.pb"
+    assert [name.rpartition("/")[2] for name in moved[1:4]] == [
+        "saved_model.pb",
+        "keras_metadata.pb",
+        "assets.extra",
+    ]
+    assert not (folder / "keras_metadata.pb").exists()
+    assert "serving_default" in tf.saved_model.load(folder).signatures
 
 
 @pytest.mark.parametrize("way", ["saved_model", "signatures", "export"])

@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from gpt2x.atomic import atomic_folder
+from gpt2x.checkpoint.formats import WEIGHTS_FILES
 from gpt2x.checkpoint.orbax import PARAMS_NAME, open_arrays
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, MissingBackendError
@@ -23,21 +25,33 @@ from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.generation import GenerationConfig
 from gpt2x.generation.config import GENERATION_CONFIG_NAME
+from gpt2x.pretrained import warn_of_weights_read_first
 
 Model = TypeVar("Model", bound=FlaxGPT2PreTrainedModel)
 
 
 def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -> None:
-    """Write a model's config and parameters; until all are written, there are no parameters.
+    """Write a model's config and parameters; they appear whole or not at all.
+
+    Where several processes write their parts of a model, its config may appear before its
+    parameters do.
 
     Raises:
         InvalidInputError: if the folder holds parameters already.
         MissingBackendError: if Orbax is not installed.
     """
     path = FilePath(folder).expanduser().absolute()
-    params = model.params
     if (path / PARAMS_NAME).exists():
         raise InvalidInputError(f"{str(path)!r} holds parameters already; choose another folder.")
+    if jax.process_count() > 1:  # which write into one folder together
+        _write(model, path)
+    else:
+        with atomic_folder(path) as work:
+            _write(model, work)
+    warn_of_weights_read_first(path, WEIGHTS_FILES)
+
+
+def _write(model: FlaxGPT2PreTrainedModel, path: FilePath) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = [model.head.architecture]
     config.dtype = model.param_dtype.name
@@ -45,7 +59,7 @@ def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -
     if model.can_generate():
         model.generation_config.save_pretrained(path)
     # Last, and whole or not at all: Orbax, too, writes beside and renames.
-    save_params(path / PARAMS_NAME, dict(flatten(params)))
+    save_params(path / PARAMS_NAME, dict(flatten(model.params)))
 
 
 def load_orbax(

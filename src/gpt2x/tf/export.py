@@ -11,12 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from gpt2x.atomic import atomic_folder
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.generation.lengths import DEFAULT_NEW_TOKENS, bucket
 from gpt2x.generation.plan import eos_tokens, pad_token
 from gpt2x.generation.prompt import bos_token
+from gpt2x.tf.serving import write_saved_model
 
 
 class TextGenerator(tf.Module):
@@ -127,8 +127,7 @@ class TextGenerator(tf.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the SavedModel; it appears whole or not at all."""
-        with atomic_folder(path) as folder:
-            tf.saved_model.save(self, os.fspath(folder), signatures=self.signatures())
+        write_saved_model(self, path, self.signatures())
 
     def _generate(self, prompts: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         encoded = self._tokenizer(

@@ -13,6 +13,17 @@ from gpt2x.atomic import atomic_folder
 from gpt2x.outputs import ModelOutput
 from gpt2x.tf.tracking import COLLECTIONS, TrackedLayer
 
+# As they move into a folder; without the last, there is no SavedModel.
+_FILES = ("assets*", "keras_metadata.pb", "fingerprint.pb", "variables", "saved_model.pb")
+
+
+def write_saved_model(
+    module: tf.Module, path: str | os.PathLike[str], signatures: Mapping[str, Any]
+) -> None:
+    """Write a SavedModel, in place of an older one; it appears whole or not at all."""
+    with atomic_folder(path, replaces=_FILES) as folder:
+        tf.saved_model.save(module, os.fspath(folder), signatures=signatures)
+
 
 class ServingMixin(TrackedLayer, keras.Model):
     """`serving` and its signature; the call of a SavedModel that is given no other."""
@@ -58,8 +69,7 @@ class ServingMixin(TrackedLayer, keras.Model):
                 "serving_default": self._serving(tf.int32),
                 "int64_serving": self._serving(tf.int64),
             }
-        with atomic_folder(path) as folder:
-            tf.saved_model.save(self, os.fspath(folder), signatures=signatures)
+        write_saved_model(self, path, signatures)
 
     def _serving(self, dtype: tf.DType) -> tf.types.experimental.GenericFunction:
         return tf.function(self._serve, input_signature=[self._signature(dtype)], autograph=False)
