@@ -137,7 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         hub.requests.append(f"{self.command} {path}")
         if path.startswith("/api/models/"):
-            name, _, revision = path.removeprefix("/api/models/").partition("/tree/")
+            kind = "/tree/" if "/tree/" in path else "/revision/"
+            name, _, revision = path.removeprefix("/api/models/").partition(kind)
             revision = revision or "main"
         else:
             name, _, rest = path[1:].partition("/resolve/")
@@ -156,8 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         files = repository.revisions.get(revision, by_commit.get(revision))
         if files is None:
             return self._fail(404, "RevisionNotFound")
-        if path == f"/api/models/{name}":
-            return self._send(200, json.dumps({"id": name}).encode(), {}, body)
+        if path == f"/api/models/{name}" or "/revision/" in path:
+            about = {"id": name, "siblings": [{"rfilename": file} for file in files]}
+            return self._send(200, json.dumps(about).encode(), {}, body)
         if path.startswith("/api/"):
             listing = [{"type": "file", "path": p, "size": len(c)} for p, c in files.items()]
             for entry in listing:

@@ -141,6 +141,22 @@ def test_names_lists_a_repository(hub: HubServer):
     hub.add(NAME, {"config.json": b"{}", "a/b.gguf": b"", "c.gguf": b""})
     assert ModelFiles(NAME).names() == ["c.gguf", "config.json"]
     assert ModelFiles(NAME, subfolder="a").names() == ["b.gguf"]
+    assert ModelFiles(NAME).names("a") == ["b.gguf"]
+    assert ModelFiles(NAME).names("b") == []
+
+
+def test_names_without_a_listing_are_those_in_the_cache(hub: HubServer, monkeypatch):
+    def fail(*arguments, **options):
+        raise ConnectionError("no listing")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    hub.add(NAME, {"config.json": b"{}", "a/b.gguf": b"", "c.gguf": b""})
+    files = ModelFiles(NAME)
+    assert files.names() == []
+    files.find("a/b.gguf")
+    assert files.names("a") == ["b.gguf"]
+    assert files.find("config.json") is not None  # the hub is asked as before
+    assert files.names() == ["config.json"]
 
 
 def test_a_sharded_model_by_name(hub: HubServer):

@@ -11,6 +11,9 @@ from gpt2x.errors import CheckpointError, InvalidInputError
 
 Stamp = tuple[int, int, int]
 
+# How long to wait for the list of a repository's files, whose absence is no failure.
+_LISTING_SECONDS = 10.0
+
 
 class ModelFiles:
     """The files of one model: a local folder, or a repository of the Hugging Face Hub.
@@ -109,27 +112,35 @@ class ModelFiles:
     def names(self, inside: str = "") -> list[str]:
         """The names of all files directly in the folder, or in the repository (one request).
 
+        Where the hub does not answer, those that are cached.
+
         Args:
             inside: a folder in it whose files are meant; if there is none, nor are there names.
         """
         if self.folder is not None:
             return _file_names(self.folder / inside)
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError
 
-        snapshot = self._snapshot()
-        if self._offline:
-            return _file_names(snapshot / self.subfolder / inside) if snapshot else []
-        revision = self._commit or self._revision
         try:
-            files = HfApi(endpoint(), token=self._token).list_repo_files(
-                self.name, revision=revision
-            )
-        except HTTPError:
-            return []  # a server without a listing: the names that are known must do
+            files = None if self._offline else self._list()
+        except (HTTPError, OSError):
+            files = None  # no connection, or a server without a listing
+        if files is None:
+            snapshot = self._snapshot()
+            return _file_names(snapshot / self.subfolder / inside) if snapshot else []
         prefix = "".join(f"{folder}/" for folder in (self.subfolder, inside) if folder)
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
         return sorted(name for name in names if "/" not in name)
+
+    def _list(self) -> list[str]:
+        """Ask the hub for the names of all files, folders included."""
+        from huggingface_hub import HfApi
+
+        # Not list_repo_files: without a connection it tries for half a minute.
+        info = HfApi(endpoint(), token=self._token).model_info(
+            self.name, revision=self._commit or self._revision, timeout=_LISTING_SECONDS
+        )
+        return [file.rfilename for file in info.siblings or []]
 
     def _download(self, filename: str) -> Path | None:
         from huggingface_hub import hf_hub_download

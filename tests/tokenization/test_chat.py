@@ -398,3 +398,17 @@ def test_templates_of_the_hub(tiny, tokenizer_class, tmp_path, monkeypatch):
         assert tokenizer_class.from_pretrained("someone/chat").chat_template == NAMED
         again = tokenizer_class.from_pretrained("someone/chat", local_files_only=True)
         assert again.chat_template == NAMED
+
+
+def test_templates_of_the_hub_without_a_connection(tiny, tokenizer_class, tmp_path, monkeypatch):
+    tiny.chat_template = NAMED
+    tiny.save_pretrained(tmp_path / "model")
+    with serve_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        server.add("someone/chat", files_of(tmp_path / "model"))
+        assert tokenizer_class.from_pretrained("someone/chat").chat_template == NAMED
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert tokenizer_class.from_pretrained("someone/chat").chat_template == NAMED
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert tokenizer_class.from_pretrained("someone/chat").chat_template == NAMED
