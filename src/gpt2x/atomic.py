@@ -140,11 +140,14 @@ def _leftovers(directory: Path) -> Iterator[Path]:
     from filelock import Timeout
 
     for path in list(directory.iterdir()):
-        if path.name.startswith(WORK_PREFIX) and path.is_dir() and not path.is_symlink():
-            with suppress(Timeout, OSError):  # held by a save that lives, or another user's
-                with _lock(path / _ALIVE, 0):
-                    pass
-                yield path
+        if not path.name.startswith(WORK_PREFIX) or not path.is_dir() or path.is_symlink():
+            continue
+        try:
+            with _lock(path / _ALIVE, 0):
+                pass
+        except (Timeout, OSError):  # held by a save that lives, or another user's
+            continue
+        yield path
 
 
 def _remove(work: Path) -> None:
@@ -155,9 +158,10 @@ def _remove(work: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Wait until files are on the disk: what they replace is lost afterwards."""
+    mode = "rb+" if os.name == "nt" else "rb"  # Windows flushes no file that is open to read
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb+") as file:
+            with path.open(mode) as file:
                 os.fsync(file.fileno())
 
 
