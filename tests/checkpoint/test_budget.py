@@ -35,7 +35,7 @@ def read_whole(path: Path) -> str:
 
 def cost_of_reading(path: Path) -> Cost:
     """What opening a checkpoint and reading all of it costs; asserts that it is in proportion."""
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     found = cost(lambda: read_whole(path))
     assert found.megabytes < 300 + 10 * size / 1e6, found
@@ -445,3 +445,26 @@ def test_names_of_files_too_long_to_be_any(tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match="names the shard"):
         open_checkpoint(tmp_path)
+
+
+# Orbax
+
+
+@measured
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [(2**28, "bytes of memory"), (10, "no sound array")],
+    ids=["a large chunk", "a chunk that inflates beyond its size"],
+)
+def test_orbax(tmp_path, chunk, message):
+    pytest.importorskip("tensorstore")
+    array = tmp_path / "params" / "wte.embedding"
+    array.mkdir(parents=True)
+    keys = [{"key": "wte", "key_type": 2}, {"key": "embedding", "key_type": 2}]
+    metadata = {"tree_metadata": {"wte": {"key_metadata": keys}}}
+    (tmp_path / "params" / "_METADATA").write_text(json.dumps(metadata))
+    header = {"zarr_format": 2, "shape": [10], "chunks": [chunk], "dtype": "<f4", "order": "C"}
+    header |= {"compressor": {"id": "zlib", "level": 1}, "fill_value": None, "filters": None}
+    (array / ".zarray").write_text(json.dumps(header))
+    (array / "0").write_bytes(zlib.compress(bytes(33 * 10**7), 1))
+    refused(tmp_path, message)

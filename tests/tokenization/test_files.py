@@ -308,6 +308,7 @@ def test_arguments_that_json_cannot_hold(tiny, tmp_path):
         (lambda c: c["model"]["vocab"].update(new=5), "the same id"),
         (lambda c: c["model"]["vocab"].update(new=-1), "at least 0"),
         (lambda c: c["model"]["vocab"].update(new="5"), "at least 0"),
+        (lambda c: c["model"]["vocab"].update(new=10**12), "below 2147483648"),
         (lambda c: c["added_tokens"][0].pop("content"), "not a valid tokenizer.json"),
         (lambda c: c["model"].update(vocab=[1]), "not a valid tokenizer.json"),
     ],

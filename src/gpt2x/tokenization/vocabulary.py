@@ -23,6 +23,7 @@ from gpt2x.tokenization.template import Template, byte_level
 PathLike = str | os.PathLike[str]
 
 _VERSION_LINE = "#version: 0.2"
+_MAX_IDS = 2**31  # ids are 32 bits wide in the tokenizers library and in many a model's input
 
 # Options of a BPE model in tokenizer.json that GPT-2's does not use: each changes ids.
 _UNUSED_MODEL_OPTIONS = (
@@ -54,10 +55,11 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         for token, token_id in self.tokens.items():
-            if not isinstance(token, str) or type(token_id) is not int or token_id < 0:
+            is_id = type(token_id) is int and 0 <= token_id < _MAX_IDS
+            if not isinstance(token, str) or not is_id:
                 raise CheckpointError(
-                    f"The vocabulary maps {token!r} to {token_id!r}; it must map strings to "
-                    "integers of at least 0."
+                    f"The vocabulary maps {token!r} to {token_id!r:.40}; it must map strings to "
+                    f"integers of at least 0, below {_MAX_IDS}."
                 )
         if len(set(self.tokens.values())) != len(self.tokens):
             raise CheckpointError("The vocabulary gives two tokens the same id.")
