@@ -81,6 +81,18 @@ def test_hdf5_a_chunk_that_inflates_beyond_its_size(tmp_path):
     refused(tmp_path, "a chunk of it holds more than")
 
 
+@measured
+@pytest.mark.parametrize(("megabytes", "message"), [(80, "read 1"), (200, "CheckpointError")])
+def test_hdf5_zeros_that_shrink_a_thousandfold(tmp_path, megabytes, message):
+    h5py = pytest.importorskip("h5py")
+    size = megabytes * 10**6
+    with h5py.File(tmp_path / "tf_model.h5", "w") as file:
+        options = {"chunks": (1, size // 4), "compression": "gzip"}
+        file.create_dataset("a", (1, size // 4), np.float32, **options)
+        file["a"].id.write_direct_chunk((0, 0), zlib.compress(bytes(size), 1))
+    assert cost_of_reading(tmp_path).said.startswith(message)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -123,8 +123,9 @@ def _open_array(
         raise
     except Exception as error:  # tensorstore raises whatever fits
         raise _damaged(what, error) from error
-    # A piece is unpacked whole, however little of it is asked for.
-    budget.charge(max(math.prod(shape) * dtype.itemsize, piece), "arrays")
+    # A piece is unpacked whole, however little of it is asked for; it stands beside the values, as
+    # these do where they are laid out anew.
+    budget.charge(3 * max(math.prod(shape) * dtype.itemsize, piece), "arrays")
 
     def read(part: Any) -> np.ndarray:
         try:

@@ -163,14 +163,17 @@ class _Collector:
             raise CheckpointError(
                 f"{what} claims {dataset.nbytes} bytes, of which the file holds {stored}."
             )
-        if unknown := [code for code in _filters(dataset) if code not in _FILTERS]:
+        filters = _filters(dataset)
+        if unknown := [code for code in filters if code not in _FILTERS]:
             raise CheckpointError(
                 f"{what} is stored through the filters {unknown} of HDF5; read are "
                 f"{', '.join(_FILTERS.values())}. Rewrite the file with h5repack."
             )
-        # A chunk is inflated whole, however little of it is asked for.
+        # A chunk is inflated whole, however little of it is asked for; beside the values stand the
+        # chunk that they are taken from, or what they are where they are laid out anew.
         nbytes = max(dataset.nbytes, _chunk_bytes(dataset))
-        self._budget.charge(TENSOR + len(dataset.name) + nbytes, "tensors")
+        copies = 3 if filters else 1
+        self._budget.charge(TENSOR + len(dataset.name) + copies * nbytes, "tensors")
         name = dataset.name
 
         def read(key: Any) -> np.ndarray:

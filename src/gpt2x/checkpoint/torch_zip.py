@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2x.checkpoint.base import BLOCK_BYTES
 from gpt2x.checkpoint.torch_tensors import LITTLE_ENDIAN, Reader, Storage
 from gpt2x.errors import CheckpointError
 
@@ -80,16 +81,19 @@ class ZipReader(Reader):
         try:
             with zipfile.ZipFile(self.file.path) as archive, archive.open(info) as stream:
                 stream.seek(first)
-                data = stream.read(count)
+                array, at = np.empty(count, np.uint8), 0
+                while piece := stream.read(min(BLOCK_BYTES, count - at)):
+                    array[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+                    at += len(piece)
         except _DAMAGE as error:
             raise CheckpointError(
                 f"{str(self.file.path)!r}: the entry {info.filename!r} is damaged ({error})."
             ) from error
-        if len(data) != count:
+        if at != count:
             raise CheckpointError(
                 f"{str(self.file.path)!r}: the entry {info.filename!r} ends early."
             )
-        return np.frombuffer(data, np.uint8).copy()  # writable, as every array that is read
+        return array
 
 
 _DAMAGE = (
