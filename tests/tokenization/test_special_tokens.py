@@ -184,6 +184,8 @@ def test_unknown_arguments_are_kept_and_warned_of(tokenizer_class, tiny_folder, 
     assert tokenizer.init_kwargs["other"] is not given["other"]
     tokenizer_class.from_pretrained(tiny_folder, other=1, verbose=False)
     assert len(caplog.records) == 1
+    tokenizer_class.from_pretrained(tiny_folder, revison="main")
+    assert "Did you mean 'revision'?" in caplog.records[1].message
 
 
 @pytest.mark.parametrize("name", ["add_special_tokens", "get_vocab", "vocab_size"])

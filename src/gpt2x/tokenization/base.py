@@ -16,6 +16,7 @@ from typing import Any, Self
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
+from gpt2x.loading import WHERE
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
@@ -101,7 +102,8 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             self.add_bos_token = given["add_bos_token"]
         self._keep_arguments(settings)
         if unknown and self.verbose:
-            message = unknown_arguments(type(self).__name__, unknown, _KNOWN)
+            # Those of from_pretrained as well, which hands on what it does not know.
+            message = unknown_arguments(type(self).__name__, unknown, [*_KNOWN, *WHERE])
             logger.warning(f"{message} It is kept in init_kwargs and changes nothing.")
 
     def _check_unknown(self, names: Sequence[str]) -> None:
