@@ -110,6 +110,9 @@ class GPT2Config(PushToHubMixin):
     base_config_key: ClassVar[str] = ""
     sub_configs: ClassVar[dict[str, Any]] = {}  # those of composite models, in transformers
     has_no_defaults_at_init: ClassVar[bool] = False
+    base_model_tp_plan: ClassVar[None] = None
+    base_model_pp_plan: ClassVar[None] = None
+    base_model_ep_plan: ClassVar[None] = None
 
     def __init__(
         self,

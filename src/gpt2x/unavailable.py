@@ -12,6 +12,7 @@ _PEFT = "adapters are PEFT's: wrap a PyTorch model with peft.get_peft_model"
 _DEVICES = "GPT-2 fits on one device"
 _DECODING = "generate prepares its own inputs, see docs/generation.md"
 _MASKS = "the model takes masks as they are, see docs/compatibility.md"
+_NO_BIAS = "GPT-2's output layer has no bias"
 _CODE = "files of gpt2x hold no code"
 _FUSED = 'attention is fused as it is (attn_implementation="sdpa")'
 _RESIZE = "a GPT-2 cannot learn positions after the fact; set n_positions before training"
@@ -32,6 +33,25 @@ MODEL: dict[str, str] = {
     "load_tf_weights": "from_pretrained reads TensorFlow checkpoints",
     "register_for_auto_class": _CODE,
     "dequantize": "models are not quantised",
+    **dict.fromkeys(("tp_plan", "tp_size", "pp_plan", "model_parallel", "device_map"), _DEVICES),
+    **dict.fromkeys(("supports_tp_plan", "supports_pp_plan"), _DEVICES),
+    **dict.fromkeys(("loss_function", "loss_type"), "pass labels= to the model"),
+    **dict.fromkeys(("initialize_weights", "smart_apply"), "init_weights draws initial weights"),
+    **dict.fromkeys(
+        ("add_memory_hooks", "reset_memory_hooks_state"), "use the framework's profiler"
+    ),
+    "add_model_tags": "write them into the folder's README.md, the model card",
+    "load_custom_generate": _CODE,
+    "get_adapter_state_dict": _PEFT,
+    "use_kernels": _FUSED,
+}
+
+#: Attributes of transformers' TensorFlow models.
+TF_MODEL: dict[str, str] = MODEL | {
+    **dict.fromkeys(("get_bias", "set_bias", "get_prefix_bias_name"), _NO_BIAS),
+    **dict.fromkeys(("get_lm_head", "get_output_layer_with_bias"), "see get_output_embeddings"),
+    "hf_compute_loss": "pass labels= to the model, or compile it without a loss",
+    "create_model_card": "push_to_hub writes one",
 }
 
 #: Attributes of transformers' Flax models, and of the Linen modules in them.

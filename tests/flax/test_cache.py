@@ -211,3 +211,12 @@ def test_a_new_cache_fits_the_model(length, model):
     with pytest.raises(InvalidInputError, match=f"max_length is {length}.*1 to 32 positions"):
         model.init_cache(2, length)
     assert model.init_cache(2, 4, dtype=jnp.bfloat16).keys[0].dtype == jnp.bfloat16
+
+
+def test_it_tells_of_itself_by_the_names_of_transformers(model):
+    assert not KVCache.empty(2).is_initialized
+    cache = model(IDS, past_key_values=model.init_cache(2, 9)).past_key_values
+    assert (cache.is_compileable, cache.is_initialized) == (False, True)
+    assert (cache.max_batch_size, cache.max_cache_len, cache.get_max_cache_shape()) == (2, 9, -1)
+    assert cache.is_sliding == [False] * len(cache)
+    assert cache.get_mask_sizes(np.arange(2)) == (8, 0)

@@ -316,3 +316,11 @@ def test_what_cannot_be_done_is_refused(options, message, model):
 def test_what_needs_the_host_is_refused_inside_jit(model):
     with pytest.raises(InvalidInputError, match=r"Inside jax\.jit"):
         jax.jit(lambda ids: model.generate(ids, streamer=print).sequences)(IDS)
+
+
+@pytest.mark.parametrize(
+    "given", [{"labels": IDS, "logits_to_keep": 1}, {"eos_token_id": -1, "pad_token_id": -1}]
+)
+def test_labels_logits_to_keep_and_negative_special_tokens_change_nothing(model, given):
+    expected = model.generate(IDS, max_new_tokens=3)
+    np.testing.assert_array_equal(model.generate(IDS, max_new_tokens=3, **given), expected)

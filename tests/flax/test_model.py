@@ -243,5 +243,12 @@ def test_what_linen_modules_have_is_explained(model):
     assert not hasattr(model, "apply")
 
 
+def test_models_name_their_framework_and_vocabulary():
+    model = tiny_model()
+    assert (model.framework, model.vocab_size) == ("flax", model.config.vocab_size)
+    model.resize_token_embeddings(7)
+    assert model.vocab_size == 7
+
+
 def test_tiny_params_fit(model):
     assert set(flatten_dict(tiny_params(model))) == model.required_params

@@ -284,3 +284,16 @@ def test_methods_by_transformers_names(grad: bool):
         torch.testing.assert_close(model(token[:1], past_key_values=cache).logits, expected)
     with pytest.raises(InvalidInputError, match=r"KVCache\.empty"):
         pt.KVCache.from_legacy_cache()
+
+
+def test_it_tells_of_itself_by_the_names_of_transformers():
+    model = tiny_model()
+    empty = pt.KVCache.empty(2)
+    assert (empty.is_initialized, empty.max_batch_size, empty.max_cache_len) == (False, 0, 0)
+    cache = pt.KVCache.create(model.config, batch_size=3, max_length=7)
+    with torch.no_grad():
+        model(random_ids(3, 4), past_key_values=cache)
+    assert (cache.is_compileable, cache.is_initialized) == (False, True)
+    assert cache.is_sliding == [False, False]
+    assert (cache.max_batch_size, cache.max_cache_len, cache.get_max_cache_shape()) == (3, 7, -1)
+    assert cache.get_mask_sizes(torch.arange(4, 6), layer_idx=1) == (6, 0)

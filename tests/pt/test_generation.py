@@ -416,3 +416,10 @@ def test_what_cannot_be_done_is_refused_before_the_model_runs(options, message):
 def test_prompts_that_are_no_token_ids_are_refused(prompt, message):
     with pytest.raises(InvalidInputError, match=message):
         tiny_model().generate(prompt)
+
+
+@pytest.mark.parametrize("given", [{"logits_to_keep": 1}, {"eos_token_id": -1, "pad_token_id": -1}])
+def test_labels_logits_to_keep_and_negative_special_tokens_change_nothing(given):
+    model, ids = tiny_model(eos_token_id=None), random_ids(3, 5)
+    expected = model.generate(ids, max_new_tokens=3)
+    assert torch.equal(model.generate(ids, max_new_tokens=3, labels=ids, **given), expected)

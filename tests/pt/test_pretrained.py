@@ -523,6 +523,20 @@ def test_what_is_not_here_says_what_to_do_instead():
         model.prun_heads({0: [1]})
 
 
+def test_models_name_their_framework_and_vocabulary():
+    model = tiny_model()
+    assert (model.framework, model.vocab_size) == ("pt", model.config.vocab_size)
+    model.resize_token_embeddings(7)
+    assert (model.vocab_size, model.transformer.vocab_size) == (7, 7)
+
+    class Own(pt.GPT2LMHeadModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.vocab_size = 3  # as classes for transformers do
+
+    assert Own(model.config).vocab_size == 3
+
+
 def test_gradients_pass_frozen_embeddings_where_they_are_asked_to():
     model = tiny_model()
     model.get_input_embeddings().requires_grad_(False)

@@ -365,3 +365,11 @@ def test_what_needs_the_host_is_refused_in_a_graph(model):
         traced(IDS)
     with pytest.raises(InvalidInputError, match="input_ids holds 61"):
         model.generate(IDS * 0 + 61)
+
+
+@pytest.mark.parametrize(
+    "given", [{"labels": IDS, "logits_to_keep": 1}, {"eos_token_id": -1, "pad_token_id": -1}]
+)
+def test_labels_logits_to_keep_and_negative_special_tokens_change_nothing(model, given):
+    expected = model.generate(IDS, max_new_tokens=3)
+    np.testing.assert_array_equal(model.generate(IDS, max_new_tokens=3, **given), expected)

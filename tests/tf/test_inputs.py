@@ -245,3 +245,23 @@ def test_initial_weights_of_the_residual_projections_are_scaled():
             assert 0.1 < value.std() < 0.2  # 0.3 / sqrt(2 * 2 layers)
         elif path.endswith(("c_attn/weight", "c_fc/weight", "embeddings")):
             assert 0.25 < value.std() < 0.35
+
+
+def test_models_name_their_framework_and_vocabulary():
+    model = tiny_model()
+    assert (model.framework, model.vocab_size) == ("tf", model.config.vocab_size)
+    model.resize_token_embeddings(7)
+    assert model.vocab_size == 7
+    with pytest.raises(AttributeError, match=r"no 'get_bias'.* GPT-2's output layer has no bias"):
+        model.get_bias()
+    assert not hasattr(model, "hf_compute_loss")
+
+
+def test_a_cache_tells_of_itself_by_the_names_of_transformers(model):
+    assert not KVCache.empty(2).is_initialized
+    cache = KVCache.create(model.config, batch_size=2, max_length=9)
+    cache = model(IDS, past_key_values=cache).past_key_values
+    assert (cache.is_compileable, cache.is_initialized) == (False, True)
+    assert (cache.max_batch_size, cache.max_cache_len, cache.get_max_cache_shape()) == (2, 9, -1)
+    assert cache.is_sliding == [False] * len(cache)
+    assert cache.get_mask_sizes(tf.range(2)) == (8, 0)

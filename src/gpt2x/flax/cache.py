@@ -17,6 +17,7 @@ from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.products import reads_weights_only
+from gpt2x.names import CacheNames
 
 Pair = tuple[Array, Array]
 
@@ -68,7 +69,7 @@ def _unfolded(buffer: Array, leading: tuple[int, ...]) -> Array:
     return buffer.reshape(*leading, *buffer.shape[-2:])
 
 
-class KVCache:
+class KVCache(CacheNames):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -241,10 +242,6 @@ class KVCache:
         """Shape [B, H, max_length, D] and dtype of a layer's keys; None where `keys` are None."""
         key = self._keys[0]
         return None if key is None else jax.eval_shape(self._unfold, key)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int | Array:
-        """Return `length`, by transformers' name."""
-        return self.length
 
     def layer(self, layer: int) -> LayerCache:
         """Return a layer as a block takes it."""

@@ -37,6 +37,7 @@ from gpt2x.flax.parameters import (
 )
 from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
+from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.unavailable import FLAX_MODEL, explain
@@ -76,6 +77,8 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
     base_model_prefix: ClassVar[str] = "transformer"
     main_input_name: ClassVar[str] = "input_ids"
+    framework: ClassVar[str] = "flax"
+    vocab_size = FromConfig("vocab_size")
     supports_gradient_checkpointing: ClassVar[bool] = True
     head: ClassVar[Head] = Head.NONE
 
@@ -448,11 +451,6 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     def module(self) -> Self:
         """The model itself; in transformers, the Linen module that it wraps."""
         return self
-
-    @property
-    def framework(self) -> str:
-        """Always "flax"; transformers models tell their framework by it."""
-        return "flax"
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are found nowhere else.

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.names import CacheNames
 
 Pair = tuple[Tensor, Tensor]
 
@@ -26,7 +27,7 @@ class Layer(NamedTuple):
     values: Tensor
 
 
-class KVCache:
+class KVCache(CacheNames):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -117,10 +118,6 @@ class KVCache:
     def batch_size(self) -> int:
         """Rows (B); 0 before the first call of a cache made `empty`."""
         return 0 if self.keys[0] is None else self.keys[0].size(0)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return `length`, by transformers' name."""
-        return self.length
 
     @property
     def has_cross(self) -> bool:

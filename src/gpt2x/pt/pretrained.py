@@ -24,6 +24,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
 from gpt2x.loading import take_where
+from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
@@ -52,6 +53,8 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
     base_model_prefix: ClassVar[str] = "transformer"
     main_input_name: ClassVar[str] = "input_ids"
+    framework: ClassVar[str] = "pt"
+    vocab_size = FromConfig("vocab_size")
     supports_gradient_checkpointing: ClassVar[bool] = True
     # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
     accepts_loss_kwargs: ClassVar[bool] = False

@@ -14,11 +14,12 @@ import tensorflow as tf
 from gpt2x import checks
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.names import CacheNames
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 
-class KVCache:
+class KVCache(CacheNames):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -127,10 +128,6 @@ class KVCache:
     def batch_size(self) -> int | tf.Tensor:
         """Rows (B); 0 before the first call of a cache made `empty`."""
         return 0 if self.keys[0] is None else _size(self.keys[0], 0)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int | tf.Tensor:
-        """Return `length`, by transformers' name."""
-        return self.length
 
     def cross(self, layer: int) -> Pair | None:
         """Return the cross-attention keys and values of a layer, if it has seen the encoder."""

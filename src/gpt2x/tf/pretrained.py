@@ -21,13 +21,14 @@ from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation import GenerationConfig
+from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.publishing import PushToHubMixin, push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
 from gpt2x.tf.training import TrainingMixin
-from gpt2x.unavailable import MODEL, explain
+from gpt2x.unavailable import TF_MODEL, explain
 from gpt2x.weights import TENSORFLOW, Head
 
 # Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
@@ -54,6 +55,8 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     config_class: ClassVar[type[GPT2Config]] = GPT2Config
     base_model_prefix: ClassVar[str] = "transformer"
     main_input_name: ClassVar[str] = "input_ids"
+    framework: ClassVar[str] = "tf"
+    vocab_size = FromConfig("vocab_size")
     head: ClassVar[Head] = Head.NONE
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
@@ -342,7 +345,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are found nowhere else.
-        explain(type(self), name, MODEL)
+        explain(type(self), name, TF_MODEL)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
