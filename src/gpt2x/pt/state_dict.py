@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class StateDictMixin(nn.Module):
     """Lets a model load state dicts of its wrappers and of older versions of GPT-2."""
 
     config: Any
-    base_model_prefix: str
+    base_model_prefix: ClassVar[str]
     tie_weights: Callable[[], None]
 
     def load_state_dict(
