@@ -42,7 +42,7 @@ _NOTE = f"{WORK_PREFIX}unfinished"
 _NEW, _OLD, _ALIVE = "new", "old", "lock"
 
 # The lock is held for a few renames, so who holds it for longer has stopped.
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 3.0
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
