@@ -15,6 +15,7 @@ from torch import Tensor
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.plan import Plan
 from gpt2x.pt.cache import KVCache
+from gpt2x.pt.foreign_cache import as_cache
 
 
 class TorchEngine:
@@ -106,7 +107,7 @@ class TorchEngine:
                 device=weight.device,
                 n_layer=len(self._model.base_model.h),
             )
-        cache = self._past if isinstance(self._past, KVCache) else KVCache.from_tuple(self._past)
+        cache = as_cache(self._past, len(self._model.base_model.h))
         if cache.length >= self._width:
             raise InvalidInputError(
                 f"past_key_values hold {cache.length} tokens and the prompt {self._width}; pass "

@@ -33,6 +33,7 @@ from gpt2x.pt.attention import (
     without_autocast,
 )
 from gpt2x.pt.cache import KVCache
+from gpt2x.pt.foreign_cache import append, as_cache, is_foreign
 from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
@@ -271,7 +272,8 @@ class GPT2Model(GPT2PreTrainedModel):
                 past, only the tokens that are not in it.
             past_key_values: a `KVCache`, which is appended to in place and returned; or, per layer,
                 a pair [B, H, past, D] (four tensors with cross-attention), which is left as it is
-                and comes back as a longer tuple. Both let gradients through.
+                and comes back as a longer tuple; or a `Cache` of transformers, which is appended
+                to. All let gradients through.
             cache_position: [T], the positions that follow the past; nothing else is allowed.
             attention_mask: [B, S], nonzero where a token, past or new, may be attended to; or
                 [B, 1 or H, T, S], boolean or additive, which replaces the causal order; or
@@ -419,7 +421,7 @@ class GPT2Model(GPT2PreTrainedModel):
         if isinstance(past, KVCache) and past.length == 0 and not use_cache:
             return None
         if not isinstance(past, KVCache):
-            cache = KVCache.from_tuple(past)
+            cache = as_cache(past, layers)
         else:
             # What is not to be returned must not change either: append to a view of it.
             cache = past if use_cache else KVCache.from_tuple(past.to_tuple())
@@ -495,6 +497,9 @@ def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
     """Return the cache in the form in which it was given; a trace can hold tuples alone."""
     if cache is None or isinstance(given, KVCache):
         return cache
+    if is_foreign(given):
+        append(given, cache)
+        return given
     if given is None and not torch.jit.is_tracing():
         return cache
     return cache.to_tuple()

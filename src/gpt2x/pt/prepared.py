@@ -19,6 +19,7 @@ from torch import Tensor
 from gpt2x.generation.plan import Plan
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.engine import TorchEngine
+from gpt2x.pt.foreign_cache import as_cache
 
 Past = KVCache | Sequence[Sequence[Tensor]]
 
@@ -187,7 +188,7 @@ class PreparedEngine(TorchEngine):
         )
         past = self._kwargs.get("past_key_values")
         if past is not None:
-            cache = past if isinstance(past, KVCache) else KVCache.from_tuple(past)
+            cache = as_cache(past, len(self._model.base_model.h))
             self._kwargs["past_key_values"] = cache
             if cache.max_length == cache.length:
                 # Room for all steps at once: growing by one would copy the cache in each.
@@ -204,6 +205,6 @@ class PreparedEngine(TorchEngine):
 
 def _positions_behind(past: Past, input_ids: Tensor, inputs_embeds: Tensor | None) -> Tensor:
     """Return the positions of the text that follow a past."""
-    length = past.length if isinstance(past, KVCache) else past[0][0].size(2)
+    length = past.length if isinstance(past, KVCache) else as_cache(past, len(past)).length
     given = inputs_embeds if inputs_embeds is not None and input_ids.size(1) == 0 else input_ids
     return torch.arange(length, given.size(1), device=input_ids.device)

@@ -479,6 +479,8 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
         """Whether blocks are recomputed in training."""
         return getattr(self.base_model, "gradient_checkpointing", False)
 
+    is_activation_checkpointing = is_gradient_checkpointing  # by transformers 5's name
+
     def enable_input_require_grads(self) -> None:
         """Let gradients reach the embeddings' output, where the embeddings themselves are frozen.
 
