@@ -28,7 +28,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt2x.budget import Budget
 from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.json_files import load_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -323,12 +325,13 @@ def _read_note(directory: Path) -> _Note | None:
     """The note in a folder, if there is one; it may come from a stranger, and names no path."""
     path = directory / _NOTE
     try:
-        note = _Note(**json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        note = _Note(**load_json(text, Budget(str(path), len(text))))
         names = [note.work, *note.old, *note.new]
         is_sound = note.work.startswith(WORK_PREFIX) and all(map(_is_plain, names))
     except FileNotFoundError:
         return None
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RecursionError):
         is_sound = False
     if not is_sound:
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from gpt2x.atomic import WORK_PREFIX, check_finished
 from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
 from gpt2x.hub import endpoint
+from gpt2x.json_files import read_object
 
 CARD_NAME = "README.md"
 
@@ -124,7 +124,7 @@ def model_card(folder: str | os.PathLike[str], repo_id: str) -> str | None:
     None for a folder that holds no model, but a tokenizer, say: its config names no architecture.
     """
     path = Path(folder, "config.json")
-    config: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    config: Mapping[str, Any] = read_object(path) if path.is_file() else {}
     if not config.get("architectures"):
         return None
     architecture = config["architectures"][0]
