@@ -5,32 +5,37 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2x.pt import linear as module
-from gpt2x.pt.linear import Linear, empty_weight, linear
+from gpt2x.pt.linear import Conv1D, Linear, linear
 
 
-@pytest.fixture
-def _everything_is_large(monkeypatch):
+@pytest.fixture(params=[False, True], ids=["onednn", "mkl"])
+def _everything_is_large(monkeypatch, request):
+    """Take the kernels for large weights, those of Intel's processors and of others."""
     monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(module, "_PREFERS_MKL", request.param)
 
 
 @pytest.mark.usefixtures("_everything_is_large")
-@pytest.mark.parametrize("shape", [(1, 1), (1,), (3, 1), (2, 5), (0, 4), (7,)])
-@pytest.mark.parametrize("n_out", [5, 16, 37, 64])
+@pytest.mark.parametrize("shape", [(1, 1), (1,), (3, 1), (2, 5), (0, 4), (9, 8)])
+@pytest.mark.parametrize(("n_in", "n_out"), [(24, 5), (32, 37), (32, 256), (24, 600)])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_products_are_those_of_torch(shape, n_out, with_bias, dtype):
-    x = torch.randn(*shape, 24, dtype=dtype)
-    weight = torch.randn(n_out, 24, dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products_are_those_of_torch(shape, n_out, n_in, with_bias, dtype):
+    x = torch.randn(*shape, n_in, dtype=dtype)
+    weight = torch.randn(n_out, n_in, dtype=dtype)
     bias = torch.randn(n_out, dtype=dtype) if with_bias else None
-    with torch.no_grad():
-        found = linear(x, weight, bias)
-        found_strided = linear(x, weight.t().contiguous().t(), bias)
     expected = F.linear(x, weight, bias)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(found_strided, expected)
+    # As a layer's weight lies, as Conv1D's does, and as a user's may.
+    for given in (weight, weight.t().contiguous().t(), weight.repeat(1, 2)[:, :n_in]):
+        with torch.no_grad():
+            found = linear(x, given, bias)
+        assert found.shape == expected.shape
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.usefixtures("_everything_is_large")
@@ -70,11 +75,48 @@ def test_autocast_chooses_the_dtype():
         assert layer(torch.randn(3, 8)).dtype == torch.bfloat16
 
 
-def test_large_weights_lie_as_they_are_read():
-    small, large = empty_weight(16, 32), empty_weight(512, 1024)
-    assert (small.shape, large.shape) == ((16, 32), (512, 1024))
-    assert small.is_contiguous()
-    assert large.t().is_contiguous()
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("layer", [Linear(32, 300), Conv1D(300, 32)], ids=["Linear", "Conv1D"])
+@pytest.mark.parametrize("rows", [1, 3])
+@torch.no_grad()
+def test_forward_mode_derivatives(layer, rows):
+    for parameter in layer.parameters():
+        parameter.normal_()
+    x, direction = torch.randn(rows, 32), torch.randn(rows, 32)
+    weights = dict(layer.named_parameters())
+    directions = {name: torch.randn_like(weight) for name, weight in weights.items()}
+
+    def run(weights, x):
+        return torch.func.functional_call(layer, weights, (x,))
+
+    _, found = torch.func.jvp(run, (weights, x), (directions, direction))
+    expected = run({**weights, "bias": 0 * weights["bias"]}, direction) + run(directions, x)
+    torch.testing.assert_close(found, expected)
+    with forward_ad.dual_level():
+        dual = layer(forward_ad.make_dual(x, direction))
+        alone = forward_ad.unpack_dual(dual).tangent
+    torch.testing.assert_close(alone, layer(direction) - layer.bias)
+    many = torch.func.vmap(layer)(torch.stack([x, direction]))
+    torch.testing.assert_close(many, torch.stack([layer(x), layer(direction)]))
+
+
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layer", [Linear(24, 300), Conv1D(300, 24)], ids=["Linear", "Conv1D"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_operations_are_counted(layer, rows, dtype):
+    layer, x = layer.to(dtype), torch.randn(rows, 24, dtype=dtype)
+    for has_grad in (True, False):
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(has_grad):
+            layer(x)
+        assert counter.get_total_flops() == 2 * rows * 24 * 300
+
+
+def test_weights_are_contiguous():
+    weight = Conv1D(1024, 512).weight
+    assert weight.shape == (512, 1024)
+    assert weight.is_contiguous()
 
 
 @pytest.mark.usefixtures("_everything_is_large")

@@ -305,13 +305,9 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
     def _set_parameter(self, name: str, value: Tensor) -> None:
         owner, _, leaf = name.rpartition(".")
         module = self.get_submodule(owner)
-        # A module chooses the order of its weight in memory; a file has its own.
         old = getattr(module, leaf)
-        placed = torch.empty_like(old, dtype=value.dtype, device=value.device)
-        if placed.stride() != value.stride():
-            value = placed.copy_(value)
         # A class of a user's own may have frozen it.
-        setattr(module, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
+        setattr(module, leaf, nn.Parameter(value.contiguous(), requires_grad=old.requires_grad))
 
     def _spell(self, canonical: str) -> str:
         return PYTORCH.spell(canonical, prefix=self.base_model is not self)
