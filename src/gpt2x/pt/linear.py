@@ -39,8 +39,9 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
 
 def _is_intel() -> bool:
     """Whether the processor is Intel's: MKL has fast kernels for no other."""
-    describe = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch lack it
-    return str(describe().get("cpu_name", "")).startswith("Intel")
+    if not hasattr(torch.cpu, "get_capabilities"):  # versions of torch that do not say
+        return False
+    return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
 
 
 _PREFERS_MKL = torch.backends.mkl.is_available() and _is_intel()
