@@ -92,6 +92,7 @@ def _programs(ops: Ops) -> Iterator[tuple[str, Any]]:
         {"i": ops.scalar(0, "int"), "x": (floats, columns)},
     )
     yield "while_loop", total["x"][0]
+    yield "cast_like", ops.cast_like(columns, floats)
     for processor in PROCESSORS_OF_SCORES:
         yield type(processor).__name__, processor(None, floats)
     for processor in PROCESSORS_OF_TEXT:

@@ -306,6 +306,28 @@ def test_tokens_that_the_vocabulary_lacks_are_refused_except_for_an_eos():
     assert MinLengthLogitsProcessor(9, [1, 50256])(ids, scores).tolist() == [[1, -INF, 1]]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_scores_of_every_dtype_keep_it(dtype):
+    ids = np.zeros((1, 4), np.int32)
+    scores = np.array([[0.5, 0.25, -1.0]], dtype)
+    for processor in (
+        NoBadWordsLogitsProcessor([[1]]),
+        ForcedEOSTokenLogitsProcessor(5, 2),
+        TopPLogitsWarper(0.5),
+        RepetitionPenaltyLogitsProcessor(2.0),
+    ):
+        processed = processor(ids, scores)
+        assert processed.dtype == dtype
+        expected = processor(ids, scores.astype(np.float32))
+        np.testing.assert_array_equal(processed, expected.astype(dtype))
+
+
+def test_more_tokens_to_keep_than_there_are_keep_all():
+    scores = np.array([[0.5, 0.25, -1.0]], np.float32)
+    for warper in (EpsilonLogitsWarper, MinPLogitsWarper, TypicalLogitsWarper, TopPLogitsWarper):
+        assert np.isfinite(warper(0.9, min_tokens_to_keep=9)(None, scores)).all()
+
+
 def test_forced_tokens():
     forced = ForceTokensLogitsProcessor({1: 2, 3: None, 4: 0})
     scores = np.ones((2, 3), np.float32)
@@ -372,6 +394,8 @@ def test_a_list_of_processors_is_called_in_order():
         (lambda: RepetitionPenaltyLogitsProcessor(2.0, -1), "`prompt_ignore_length` must be"),
         (lambda: NoBadWordsLogitsProcessor([]), "`bad_words_ids` must be a non-empty list"),
         (lambda: NoBadWordsLogitsProcessor([[-1]]), "`bad_words_ids` must hold token ids"),
+        (lambda: NoBadWordsLogitsProcessor([1]), r"must hold sequences .* write \[1\]"),
+        (lambda: SequenceBiasLogitsProcessor({1: 2.0}), "`sequence_bias` must hold sequences"),
         (lambda: SequenceBiasLogitsProcessor({}), "`sequence_bias` must be a non-empty dict"),
         (lambda: ExponentialDecayLengthPenalty(3, 0, 1), "must be a pair"),
     ],

@@ -36,6 +36,9 @@ class JaxOps(Ops):
     def cast(self, x: Any, kind: Kind) -> Array:
         return jnp.asarray(x, _DTYPES[kind])
 
+    def cast_like(self, x: Array, other: Array) -> Array:
+        return x.astype(other.dtype)
+
     def shape(self, x: Array) -> tuple[int | Scalar, ...]:
         return tuple(x.shape)
 

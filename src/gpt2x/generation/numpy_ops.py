@@ -41,6 +41,9 @@ class NumpyOps(Ops):
     def cast(self, x: Array, kind: Kind) -> Array:
         return x.astype(_DTYPES[kind]) if isinstance(x, np.ndarray) else _SCALARS[kind](x)
 
+    def cast_like(self, x: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return x.astype(other.dtype)
+
     def shape(self, x: np.ndarray) -> tuple[int, ...]:
         return x.shape
 

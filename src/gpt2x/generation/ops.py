@@ -57,6 +57,10 @@ class Ops(Protocol):
         """Convert an array or a scalar."""
         ...
 
+    def cast_like(self, x: Array, other: Array) -> Array:
+        """Convert an array to the dtype of another, which may be none of the kinds."""
+        ...
+
     # ---- shape --------------------------------------------------------------------------------
 
     def shape(self, x: Array) -> tuple[int | Scalar, ...]:

@@ -39,6 +39,9 @@ class TorchOps(Ops):
     def cast(self, x: Any, kind: Kind) -> Any:
         return x.to(_DTYPES[kind]) if isinstance(x, Tensor) else NUMPY_OPS.cast(x, kind)
 
+    def cast_like(self, x: Tensor, other: Tensor) -> Tensor:
+        return x.to(other.dtype)
+
     def shape(self, x: Tensor) -> tuple[int, ...]:
         return tuple(x.shape)
 

@@ -35,6 +35,9 @@ class TensorFlowOps(Ops):
         # Not tf.cast alone: it would first make an int64 or float64 of a large Python number.
         return tf.cast(x, _DTYPES[kind]) if tf.is_tensor(x) else tf.constant(x, _DTYPES[kind])
 
+    def cast_like(self, x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        return tf.cast(x, other.dtype)
+
     def shape(self, x: tf.Tensor) -> tuple[int | Scalar, ...]:
         dynamic = tf.shape(x)
         return tuple(dynamic[i] if size is None else size for i, size in enumerate(x.shape))

@@ -84,7 +84,8 @@ class BuiltInProcessor(LogitsProcessor):
     ) -> Array:
         """Process scores [R, V] after the tokens `input_ids[:, :cur_len]` (default: all).
 
-        Processors of the scores alone, as those of sampling are, take None for `input_ids`.
+        Processors of the scores alone, as those of sampling are, take None for `input_ids`. Scores
+        of any floating dtype are processed in float32, and keep their dtype.
 
         Raises:
             InvalidInputError: if tokens are needed and not given, or not in the vocabulary.
@@ -99,7 +100,8 @@ class BuiltInProcessor(LogitsProcessor):
         context = Context(ops.cast(input_ids, "int"), ops.full((rows, width), True, "bool"), length)
         check_token_ids([self], ops.shape(scores)[1])
         values = {name: to_device(ops, value) for name, value in self.values.items()}
-        return self.apply(ops, scores, context, self.static, values)
+        processed = self.apply(ops, ops.cast(scores, "float"), context, self.static, values)
+        return ops.cast_like(processed, scores)
 
 
 class LogitsProcessorList(list):

@@ -176,6 +176,14 @@ def _ban_ngrams(ops: Ops, scores: Array, context: Context, size: int, source: Co
     return ops.where(banned, NEG_INF, scores)
 
 
+def _sequence(name: str, value: Any) -> list[int]:
+    if isinstance(value, int):  # [1, 2] may be meant for one sequence, or for two
+        raise InvalidInputError(
+            f"`{name}` must hold sequences of token ids, but holds {value!r}; write [{value!r}]."
+        )
+    return token_list(name, value)
+
+
 class SequenceBiasLogitsProcessor(BuiltInProcessor):
     """Add a bias to the last token of each given sequence where the rest of it has just been said.
 
@@ -193,7 +201,7 @@ class SequenceBiasLogitsProcessor(BuiltInProcessor):
                 "`sequence_bias` must be a non-empty dict from tuples of token ids to floats, or a "
                 f"list of [token ids, bias] pairs, but is {sequence_bias!r}."
             )
-        sequences = [token_list("sequence_bias", sequence) for sequence, _ in pairs]
+        sequences = [_sequence("sequence_bias", sequence) for sequence, _ in pairs]
         for _, bias in pairs:
             check_number("sequence_bias", bias, "made of numbers", lambda value: True)
         self.sequence_bias = {
@@ -243,7 +251,7 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
                 "`bad_words_ids` must be a non-empty list of lists of token ids, but is "
                 f"{bad_words_ids!r}."
             )
-        sequences = [token_list("bad_words_ids", sequence) for sequence in bad_words_ids]
+        sequences = [_sequence("bad_words_ids", sequence) for sequence in bad_words_ids]
         eos = [] if eos_token_id is None else token_list("eos_token_id", eos_token_id)
         self.bad_word_ids = bad_words_ids
         self.sequence_bias = {

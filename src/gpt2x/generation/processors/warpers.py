@@ -311,7 +311,7 @@ def _keep(ops: Ops, scores: Array, order: Array, kept: Array, static: Static) ->
     """Mask what is not kept, except the `min_tokens_to_keep` columns highest in `order`."""
     min_tokens_to_keep, filter_value = static
     if min_tokens_to_keep > 1:
-        last = ops.top_k(order, min_tokens_to_keep)[0][:, -1:]
+        last = ops.top_k(order, min(min_tokens_to_keep, ops.shape(order)[1]))[0][:, -1:]
     else:
         last = ops.max(order, axis=-1)[:, None]
     return ops.where(kept | (order >= last), scores, filter_value)
