@@ -49,7 +49,7 @@ MODEL: dict[str, str] = {
 #: Attributes of transformers' TensorFlow models.
 TF_MODEL: dict[str, str] = MODEL | {
     **dict.fromkeys(("get_bias", "set_bias", "get_prefix_bias_name"), _NO_BIAS),
-    **dict.fromkeys(("get_lm_head", "get_output_layer_with_bias"), "see get_output_embeddings"),
+    "get_output_layer_with_bias": "see get_output_embeddings",
     "hf_compute_loss": "pass labels= to the model, or compile it without a loss",
     "create_model_card": "push_to_hub writes one",
 }

@@ -373,3 +373,40 @@ def test_what_needs_the_host_is_refused_in_a_graph(model):
 def test_labels_logits_to_keep_and_negative_special_tokens_change_nothing(model, given):
     expected = model.generate(IDS, max_new_tokens=3)
     np.testing.assert_array_equal(model.generate(IDS, max_new_tokens=3, **given), expected)
+
+
+def test_inputs_for_a_decoding_loop_of_ones_own():
+    """A loop as transformers' classes ran it gives what `generate` gives."""
+    model = tiny_model(n_layer=1)
+    assert model.supports_xla_generation
+    ids, mask = tf.constant(random_ids(2, 4)), tf.constant([[0, 0, 1, 1], [1, 1, 1, 1]])
+    expected = model.generate(ids, attention_mask=mask, max_new_tokens=4, eos_token_id=None)
+    past = None
+    for _ in range(4):
+        inputs = model.prepare_inputs_for_generation(
+            ids, past_key_values=past, use_cache=True, attention_mask=mask, unused=1
+        )
+        assert set(inputs) == {
+            "input_ids",
+            "attention_mask",
+            "position_ids",
+            "past_key_values",
+            "use_cache",
+            "token_type_ids",
+        }
+        output = model(**inputs)
+        past = output.past_key_values
+        next_ids = tf.argmax(output.logits[:, -1:], axis=-1, output_type=tf.int32)[:, -1:]
+        ids = tf.concat([ids, next_ids], axis=1)
+        mask = tf.concat([mask, tf.ones_like(next_ids)], axis=1)
+    np.testing.assert_array_equal(ids, expected)
+    types = tf.constant([[1, 2]])
+    cut = model.prepare_inputs_for_generation(types, past, token_type_ids=types)
+    assert cut["token_type_ids"].numpy().tolist() == cut["input_ids"].numpy().tolist() == [[2]]
+    assert cut["position_ids"] is None
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_the_output_layer_of_its_own(tie):
+    model = tiny_model(n_layer=1, tie_word_embeddings=tie)
+    assert model.get_lm_head() is (None if tie else model.lm_head)

@@ -184,6 +184,45 @@ def test_static_cache_in_a_graph(model, expected, jit_compile):
     assert step.experimental_get_tracing_count() == 2
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("form", ["pairs", "stacked", "pairs without mask", "cross"])
+def test_a_step_of_a_graph_takes_a_past_of_any_length(form, jit_compile):
+    is_cross = form == "cross"
+    model = tiny_model(n_layer=1, add_cross_attention=is_cross)
+    given = {} if form == "pairs without mask" else {"attention_mask": MASK}
+    encoder = {"encoder_hidden_states": tf.random.normal([2, 4, 24])} if is_cross else {}
+    expected = model(IDS, **given, **encoder).logits
+    begun = {name: value[:, :3] for name, value in given.items()}
+    cache = model(IDS[:, :3], **begun, **encoder).past_key_values
+    past = cache.to_stacked() if form == "stacked" else cache.to_tuple()
+    axis = 3 if form == "stacked" else 2
+
+    def any_length(tensor):
+        shape = [None if i == axis else size for i, size in enumerate(tensor.shape)]
+        return tf.TensorSpec(shape, tf.float32)
+
+    ids = tf.TensorSpec([None, None], tf.int32)
+    step = tf.function(
+        lambda ids, past, given: model(ids, past_key_values=past, **given),
+        input_signature=[ids, tf.nest.map_structure(any_length, past), dict.fromkeys(given, ids)],
+        jit_compile=jit_compile,
+    )
+    for column in range(3, 6):
+        seen = {name: tf.constant(v[:, : column + 1], tf.int32) for name, v in given.items()}
+        output = step(tf.constant(IDS[:, column : column + 1]), past, seen)
+        past = output.past_key_values
+        np.testing.assert_allclose(output.logits[:, 0], expected[:, column], rtol=1e-4, atol=1e-5)
+    assert tf.nest.flatten(past)[0].shape[axis] == 6
+
+
+def test_ids_that_a_trace_holds_as_floats_become_integers(model, expected):
+    floats = tf.constant(IDS, tf.float32)
+    traced = tf.function(lambda ids: model(ids, attention_mask=MASK).logits)
+    np.testing.assert_allclose(traced(floats), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="input_ids must be integers"):
+        model(floats)
+
+
 def test_gradients_flow_through_a_past(model):
     embeds = tf.random.normal([1, 4, 24])
     with tf.GradientTape() as tape:

@@ -288,15 +288,66 @@ def test_tensorflows_own_checkpoints_round_trip(tmp_path):
     np.testing.assert_array_equal(first_output(other), first_output(model))
 
 
-def test_functional_models_hold_ours(tmp_path):
-    model = tiny_model(TFGPT2Model)
-    inputs = keras.Input((None,), dtype="int32")
-    hidden = model(inputs).last_hidden_state
-    outer = keras.Model(inputs, keras.layers.Dense(2)(hidden))
-    expected = outer(IDS)
-    outer.save(tmp_path / "outer.keras")
+@keras.saving.register_keras_serializable(package="tests")
+class Outer(keras.Model):
+    """A model of a user's own around one of ours."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.inner = inner
+        self.verdict = keras.layers.Dense(2)
+
+    def call(self, input_ids):
+        return self.verdict(self.inner(input_ids)[0])
+
+    def get_config(self):
+        return {"inner": keras.saving.serialize_keras_object(self.inner)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["inner"]))
+
+
+def functional(inner, dtype=None):
+    inputs = keras.Input((None,), dtype=dtype)
+    return keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)[0]))
+
+
+OUTER = {
+    "subclass": Outer,
+    "functional": lambda inner: functional(inner, "int32"),
+    "functional, of floats": functional,
+}
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("kind", [TFGPT2Model, TFGPT2LMHeadModel, TFGPT2MainLayer])
+def test_models_of_a_users_own_are_saved(kind, outer, tmp_path):
+    model = OUTER[outer](kind(tiny_config(n_layer=1)))
+    expected = model(IDS).numpy()
+    tf.saved_model.save(model, tmp_path / "saved_model")
+    served = tf.saved_model.load(tmp_path / "saved_model").signatures["serving_default"]
+    dtype = tf.int32 if outer == "functional" else tf.float32
+    (output,) = served(tf.constant(IDS, dtype)).values()
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+    model.save(tmp_path / "outer.keras")
     again = keras.models.load_model(tmp_path / "outer.keras")
-    np.testing.assert_array_equal(again(IDS), expected)
+    np.testing.assert_allclose(again(IDS), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_never_called_is_saved(tmp_path):
+    """A class without `post_init` makes its weights when they are asked for."""
+    own, other = OwnModel(OwnConfig.from_dict(tiny_config().to_dict())), None
+    own.save_weights(tmp_path / "own.weights.h5")
+    own.save(tmp_path / "own.keras")
+    other = OwnModel(own.config)
+    other.build_in_name_scope()
+    other.load_weights(tmp_path / "own.weights.h5")
+    with keras.saving.custom_object_scope({"OwnModel": OwnModel}):
+        again = keras.models.load_model(tmp_path / "own.keras")
+    for model in (other, again):
+        assert len(model.weights) == len(own.weights) == 30
+        np.testing.assert_array_equal(model(input_ids=IDS), own(input_ids=IDS))
 
 
 def test_config_is_checked_before_anything_is_made():

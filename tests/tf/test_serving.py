@@ -103,6 +103,15 @@ def test_signatures_of_other_heads():
     assert output["hidden_states"].shape == (3, 2, 5, 24)
 
 
+@pytest.mark.parametrize("kind", [TFGPT2LMHeadModel, TFGPT2DoubleHeadsModel])
+def test_dummy_inputs_can_be_called(kind):
+    model = tiny_model(kind, n_layer=1, add_cross_attention=kind is TFGPT2LMHeadModel)
+    inputs = model.dummy_inputs
+    assert inputs["input_ids"].shape[0] == 1
+    assert ("encoder_hidden_states" in inputs) == (kind is TFGPT2LMHeadModel)
+    assert model(inputs).logits.shape == (*inputs["input_ids"].shape, 61)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return TFGPT2Tokenizer.from_pretrained(EMBEDDED_MODEL)

@@ -117,8 +117,64 @@ def test_a_loss_that_is_given_is_used(caches):
     losses = keras.losses.sparse_categorical_crossentropy(IDS, model(IDS).logits, from_logits=True)
     np.testing.assert_allclose(result["loss"], losses.numpy().mean(), rtol=1e-5)
     assert set(result) == {"loss", "accuracy"}
-    with pytest.raises(InvalidInputError, match="has one output to train"):
+    with pytest.raises(InvalidInputError, match="loss= names 1"):
         model.compile("sgd", [loss, loss])
+
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize("caches", [{}, {"past_key_values": None}])
+def test_losses_and_metrics_by_the_name_of_the_output(caches, options):
+    model = tiny_model(**NO_DROPOUT)
+    model.compile(
+        keras.optimizers.SGD(0.01),
+        loss={"logits": CROSS_ENTROPY, **caches},
+        metrics={"logits": "accuracy", **caches},
+        loss_weights={"logits": 2.0},
+        **options,
+    )
+    for y in (IDS, {"logits": IDS}, {"labels": IDS}):
+        result = model.evaluate(IDS, y, batch_size=8, verbose=0, return_dict=True)
+        np.testing.assert_allclose(
+            result["loss"], 2 * CROSS_ENTROPY(IDS, model(IDS).logits), rtol=1e-4
+        )
+        assert set(result) == {"loss", "accuracy"}
+    history = model.fit(IDS, IDS, epochs=2, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("form", ["dictionary", "list", "one for all", "one output"])
+def test_losses_of_several_outputs(form):
+    model = tiny_model(TFGPT2DoubleHeadsModel, summary_first_dropout=0.0, **NO_DROPOUT)
+    ids, choice = random_ids(4, 2, 6), np.arange(4) % 2
+    output = model(ids)
+    parts = [float(CROSS_ENTROPY(ids, output.logits)), float(CROSS_ENTROPY(choice, output[1]))]
+    loss, weights, expected = {
+        "dictionary": (
+            {"logits": CROSS_ENTROPY, "mc_logits": CROSS_ENTROPY},
+            {"logits": 1.0, "mc_logits": 10.0},
+            parts[0] + 10 * parts[1],
+        ),
+        "list": ([CROSS_ENTROPY, CROSS_ENTROPY, None], [2.0, 1.0], 2 * parts[0] + parts[1]),
+        "one for all": (CROSS_ENTROPY, None, sum(parts)),
+        "one output": ({"logits": None, "mc_logits": CROSS_ENTROPY}, None, parts[1]),
+    }[form]
+    model.compile("sgd", loss=loss, loss_weights=weights, metrics={"mc_logits": ["accuracy"]})
+    labels = {"logits": ids, "mc_logits": choice}
+    result = model.evaluate(ids, labels, batch_size=4, verbose=0, return_dict=True)
+    np.testing.assert_allclose(result["loss"], expected, rtol=1e-4)
+    right = (output.mc_logits.numpy().argmax(-1) == choice).mean()
+    np.testing.assert_allclose(result["mc_logits_accuracy"], right, rtol=1e-5)
+
+
+def test_losses_of_outputs_without_labels_raise():
+    model = tiny_model(n_layer=1)
+    with pytest.raises(InvalidInputError, match=r"loss= names logit; .* has labels for logits"):
+        model.compile("sgd", loss={"logit": CROSS_ENTROPY})
+    with pytest.raises(InvalidInputError, match="metrics= names hidden_states"):
+        model.compile("sgd", CROSS_ENTROPY, {"hidden_states": "accuracy"})
 
 
 def test_predict_joins_batches_without_cache(reference):
@@ -250,7 +306,7 @@ class Padder:
 
     padding_side = "right"
 
-    def pad(self, rows, return_tensors):
+    def pad(self, rows, return_tensors, verbose=True):
         assert return_tensors == "np"
         width = max(len(row["input_ids"]) for row in rows)
         ids = np.full((len(rows), width), 60)

@@ -70,6 +70,9 @@ class GenerationMixin:
     generation_config: GenerationConfig
     call: Callable[..., Any]
 
+    #: transformers' scripts ask for this before they compile.
+    supports_xla_generation = True
+
     @tf.autograph.experimental.do_not_convert
     def generate(
         self,
@@ -203,6 +206,42 @@ class GenerationMixin:
         run = self._run_stepwise if is_stepwise else self._run_fused
         output = run(plan, slots, prompt, settings, jit_compile, streamer)
         return generation_output(output)
+
+    def prepare_inputs_for_generation(
+        self,
+        inputs: tf.Tensor,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return the model's inputs for one step of a decoding loop of your own.
+
+        `generate` does not call it: its loop is one graph, which makes its inputs itself.
+
+        Args:
+            inputs: all ids so far, int [B, T].
+            past_key_values: the keys and values of all but the last; None or () before the first
+                step. With them, ids, types and positions are those of the last column.
+            use_cache: passed on.
+            **kwargs: `attention_mask` [B, T], `token_type_ids` [B, T] and `position_ids`, which
+                are counted along the mask if they are not given; others are left out.
+        """
+        mask, types = kwargs.get("attention_mask"), kwargs.get("token_type_ids")
+        positions = kwargs.get("position_ids")
+        is_step = past_key_values is not None and len(past_key_values) > 0
+        if positions is None and mask is not None:
+            positions = tf.cumsum(mask, axis=-1, exclusive=True)
+            positions = positions[:, -1:] if is_step else positions
+        if is_step:
+            inputs, types = (x if x is None else x[:, -1:] for x in (inputs, types))
+        return {
+            "input_ids": inputs,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "token_type_ids": types,
+        }
 
     def compute_transition_scores(
         self,

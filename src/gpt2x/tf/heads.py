@@ -1,8 +1,7 @@
 """GPT-2 with a head for each task, and their losses, in Keras 3 on TensorFlow.
 
-B batch, T query length, C choices, E n_embd, V vocab_size.
-
-Source: transformers 4.57, the classes of the same names, of PyTorch where TensorFlow had none.
+B batch, T query length, C choices, E n_embd, V vocab_size. Source: transformers 4.57, the classes
+of the same names, of PyTorch where TensorFlow had none.
 """
 
 from __future__ import annotations

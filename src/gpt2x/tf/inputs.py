@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -109,9 +110,23 @@ def _as_tensor(name: str, value: Any) -> Any:
     value = integers_again(value)
     if name not in _INTEGER_INPUTS or not hasattr(value, "dtype"):
         return value
+    value = as_ids(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return tf.constant(value, tf.int32)
     return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype.is_integer else value
+
+
+def as_ids(value: Any) -> Any:
+    """Return ids that a trace holds as float32 as int32; anything else as it is.
+
+    Keras traces a model of a user's own with float32 inputs when it saves it, and so does
+    `keras.Input` that is told no dtype. What has values is not cast: there, floats are a mistake.
+    """
+    if isinstance(value, keras.KerasTensor):
+        is_float = keras.backend.standardize_dtype(value.dtype) in ("float32", "float64")
+        return keras.ops.cast(value, "int32") if is_float else value
+    is_float = tf.is_tensor(value) and value.dtype in (tf.float32, tf.float64)
+    return tf.cast(value, tf.int32) if is_float and tf.is_symbolic_tensor(value) else value
 
 
 def integers_again(value: Any) -> Any:

@@ -32,6 +32,7 @@ from gpt2x.tf.attention import (
     self_attention_mask,
 )
 from gpt2x.tf.cache import KVCache, LayerCache
+from gpt2x.tf.inputs import as_ids
 from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
 from gpt2x.tf.tracking import Embedding, LayerNormalization, TrackedLayer
@@ -290,6 +291,14 @@ class TFGPT2MainLayer(TrackedLayer):
             block.build()
         self.ln_f.build((None, None, self.config.n_embd))
 
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, input_ids: tf.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer; see `call`. Ids that Keras traces as floats become integers."""
+        for name in ("token_type_ids", "position_ids"):
+            if name in kwargs:
+                kwargs[name] = as_ids(kwargs[name])
+        return super().__call__(as_ids(input_ids), *args, **kwargs)
+
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -339,7 +348,7 @@ class TFGPT2MainLayer(TrackedLayer):
         T = shape_of(inputs_embeds)[1]
         # Room that is not filled is looked at, and masked, only where the graph must not know.
         S = past_length + T
-        if cache is not None and not isinstance(past_length, int):
+        if cache is not None and not cache.is_full and not isinstance(past_length, int):
             S = cache.max_length
         if attention_mask is not None and attention_mask.shape.rank != 4:
             attention_mask = _rows(attention_mask)

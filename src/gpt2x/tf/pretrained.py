@@ -4,6 +4,7 @@ form, loaded and saved, resized, counted. B batch, T query length, E n_embd, V v
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
@@ -107,6 +108,11 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         for layer in self.layers:
             if not layer.built:
                 layer.build((None, None, self.config.n_embd))
+
+    def build_in_name_scope(self) -> None:
+        """Make the weights that are not made yet: those of a class without `post_init`."""
+        if not self.built:
+            self.build()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -334,7 +340,18 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         return model
 
     def build_from_config(self, config: Mapping[str, Any]) -> None:
-        """Do nothing: the constructor has made the weights."""
+        """Make the weights that the constructor has not made."""
+        self.build_in_name_scope()
+
+    @functools.wraps(keras.Model.save)
+    def save(self, *args: Any, **options: Any) -> None:
+        self.build_in_name_scope()
+        super().save(*args, **options)
+
+    @functools.wraps(keras.Model.save_weights)
+    def save_weights(self, *args: Any, **options: Any) -> None:
+        self.build_in_name_scope()
+        super().save_weights(*args, **options)
 
     # --- the model's parts ---
 
@@ -382,6 +399,14 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         if not self.can_generate():
             return None
         return self.get_input_embeddings() if self.config.tie_word_embeddings else self.lm_head
+
+    def get_lm_head(self) -> keras.layers.Layer | None:
+        """Return the output layer that has a weight of its own; None where it is tied, or absent.
+
+        As in transformers; see `get_output_embeddings`.
+        """
+        output = self.get_output_embeddings()
+        return None if output is self.get_input_embeddings() else output
 
     def resize_token_embeddings(
         self,

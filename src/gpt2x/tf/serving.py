@@ -37,6 +37,18 @@ class ServingMixin(TrackedLayer, keras.Model):
         }
 
     @property
+    def dummy_inputs(self) -> dict[str, tf.Tensor]:
+        """Inputs of `input_signature`, all ones, one row; the encoder's where there is one."""
+        inputs = {
+            name: tf.ones([1, *(size or 2 for size in spec.shape[1:])], spec.dtype)
+            for name, spec in self.input_signature.items()
+        }
+        name = "encoder_hidden_states"
+        if self.config.add_cross_attention and name in self._call_parameters:
+            inputs[name] = tf.ones([1, 2, self.config.n_embd])
+        return inputs
+
+    @property
     def serving(self) -> tf.types.experimental.GenericFunction:
         """The forward pass as a signature for `tf.saved_model.save`: tensors in and out by name."""
         return self._serving(tf.int32)

@@ -115,37 +115,68 @@ class TrainingMixin(keras.Model):
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
-        *args: Any,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        *,
         jit_compile: bool | str = "auto",
         **options: Any,
     ) -> None:
         """Configure the model for training, as `keras.Model.compile` does.
 
+        What differs from output to output comes as a dictionary by the outputs' names, or, losses
+        and their weights, as a list in their order; None stands for what is not trained, such as
+        the cache.
+
         Args:
             optimizer: a Keras optimizer or its name.
-            loss: a Keras loss of `y` and the logits, or a list of it and of None for what is not
-                trained; None, or transformers' "auto" or "passthrough", for the model's own.
-            *args: as in Keras.
+            loss: a Keras loss of `y` and the logits, or one for each output; None, or
+                transformers' "auto" or "passthrough", for the model's own.
+            metrics: Keras metrics, or for each output its own.
+            loss_weights: factors of the losses.
+            weighted_metrics: metrics that sample weights count for.
             jit_compile: whether to compile steps with XLA. "auto" means no, since XLA compiles a
                 step again for each length that a batch has.
             **options: as in Keras.
+
+        Raises:
+            InvalidInputError: if a loss, weight or metric is for an output that has no labels.
         """
-        if isinstance(loss, list | tuple) and len(self.labels_of_outputs) == 1:
-            # Scripts for transformers give None for each layer's cache, an output there.
-            loss, *rest = loss or [None]
-            if any(other is not None for other in rest):
-                raise InvalidInputError(
-                    f"loss= has several losses; {type(self).__name__} has one output to train. "
-                    "Pass the loss of its logits."
-                )
         self._uses_own_loss = loss is None or (isinstance(loss, str) and loss in _OWN_LOSS)
         super().compile(
             optimizer,
-            None if self._uses_own_loss else loss,
-            *args,
+            loss=None if self._uses_own_loss else self._for_outputs("loss", loss),
+            loss_weights=self._for_outputs("loss_weights", loss_weights),
+            metrics=self._for_outputs("metrics", metrics),
+            weighted_metrics=self._for_outputs("weighted_metrics", weighted_metrics),
             jit_compile=jit_compile is True,
             **options,
         )
+        self._uses_own_loss = self._uses_own_loss or self._compile_loss is None
+
+    def _for_outputs(self, argument: str, given: Any) -> Any:
+        """Return what `compile` got for each output as Keras takes it for those that have labels.
+
+        That is the value alone where there is one output, else a dictionary.
+        """
+        outputs = list(self.labels_of_outputs.values())
+        if isinstance(given, list | tuple) and argument.startswith("loss"):
+            listed = [*outputs, *map(str, range(len(outputs), len(given)))]
+            given = dict(zip(listed, given, strict=False))
+        if not isinstance(given, Mapping) or not outputs:
+            return given
+        given = {name: value for name, value in given.items() if value is not None}
+        unlabelled = [name for name in given if name not in outputs]
+        if unlabelled:
+            raise InvalidInputError(
+                f"{argument}= names {', '.join(unlabelled)}; {type(self).__name__} has labels for "
+                f"{' and '.join(outputs)}. Leave out the others, or pass None for them."
+            )
+        if len(outputs) > 1:
+            return given or None
+        alone = given.get(outputs[0])
+        is_one_metric = alone is not None and not argument.startswith("loss")
+        return [alone] if is_one_metric and not isinstance(alone, list | tuple) else alone
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compile as the model that a `.keras` file holds was, optimizer included."""
@@ -337,7 +368,7 @@ class TrainingMixin(keras.Model):
         }
         if not pairs:  # a user's own loss may compare anything with the first output
             return y, output if tf.is_tensor(output) else output[0]
-        if len(pairs) == 1:
+        if len(outputs) == 1:
             return next(iter(pairs.values()))
         return (
             {name: label for name, (label, _) in pairs.items()},
