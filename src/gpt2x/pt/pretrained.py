@@ -28,6 +28,7 @@ from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
+from gpt2x.pt.checkpointing import CheckpointingMixin
 from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.recognition import Recognised
 from gpt2x.pt.state_dict import StateDictMixin
@@ -41,7 +42,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
+class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, CheckpointingMixin, Recognised):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -449,48 +450,6 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
         get_attention(attn_implementation)
         self.config._attn_implementation = attn_implementation
 
-    # --- gradient checkpointing ---
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations.
-
-        `gradient_checkpointing_kwargs` go to `torch.utils.checkpoint.checkpoint`; by default
-        `use_reentrant=False`.
-        """
-        body = self.base_model
-        body.gradient_checkpointing = True
-        body.gradient_checkpointing_kwargs = {
-            "use_reentrant": False,
-            **(gradient_checkpointing_kwargs or {}),
-        }
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep activations again."""
-        self.base_model.gradient_checkpointing = False
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether blocks are recomputed in training."""
-        return getattr(self.base_model, "gradient_checkpointing", False)
-
-    is_activation_checkpointing = is_gradient_checkpointing  # by transformers 5's name
-
-    def enable_input_require_grads(self) -> None:
-        """Let gradients reach the embeddings' output, where the embeddings themselves are frozen.
-
-        Reentrant checkpointing of a partly frozen model has no gradients without it.
-        """
-        self.disable_input_require_grads()
-        self._input_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
-
-    def disable_input_require_grads(self) -> None:
-        """Undo `enable_input_require_grads`."""
-        if self._input_hook is not None:
-            self._input_hook.remove()
-            self._input_hook = None
-
     # --- embeddings ---
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -562,10 +521,6 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, Recognised):
         """Return the output, or its tuple where the caller or the config wants that."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
-
-
-def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
-    output.requires_grad_()
 
 
 def _resized(weight: nn.Parameter, rows: int, std: float | None) -> nn.Parameter:
