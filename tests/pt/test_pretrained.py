@@ -523,6 +523,19 @@ def test_what_is_not_here_says_what_to_do_instead():
         model.prun_heads({0: [1]})
 
 
+def test_operations_are_estimated_as_by_transformers():
+    model = tiny_model()
+    batch = {"input_ids": random_ids(3, 5), "labels": random_ids(3, 5)}
+    assert model.estimate_tokens(batch) == 15
+    body = model.num_parameters(exclude_embeddings=True)
+    assert model.floating_point_ops(batch) == 6 * 15 * body
+    whole = model.num_parameters()
+    assert model.floating_point_ops(batch, exclude_embeddings=False) == 6 * 15 * whole
+    assert model.floating_point_ops({"inputs_embeds": None}) == 0
+    assert model(**model.dummy_inputs).logits.shape == (3, 5, model.vocab_size)
+    assert model.warnings_issued == {}
+
+
 def test_models_name_their_framework_and_vocabulary():
     model = tiny_model()
     assert (model.framework, model.vocab_size) == ("pt", model.config.vocab_size)

@@ -29,6 +29,7 @@ from gpt2x.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.checkpointing import CheckpointingMixin
+from gpt2x.pt.counting import CountingMixin
 from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.recognition import Recognised
 from gpt2x.pt.state_dict import StateDictMixin
@@ -42,7 +43,9 @@ Output = TypeVar("Output", bound=ModelOutput)
 _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, CheckpointingMixin, Recognised):
+class GPT2PreTrainedModel(
+    PushToHubMixin, StateDictMixin, CheckpointingMixin, CountingMixin, Recognised
+):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -85,6 +88,7 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, CheckpointingMixin, Re
         get_attention(config._attn_implementation)
         self.config = config
         self.gradient_checkpointing_kwargs: dict[str, Any] = {"use_reentrant": False}
+        self.warnings_issued: dict[str, bool] = {}  # trainers note here what they warned of
         self._input_hook: RemovableHandle | None = None
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)
@@ -419,22 +423,6 @@ class GPT2PreTrainedModel(PushToHubMixin, StateDictMixin, CheckpointingMixin, Re
     def dtype(self) -> torch.dtype:
         """The floating dtype of the parameters."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters, a tied one once.
-
-        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
-        tied to them.
-        """
-        embeddings = {
-            id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)
-        }
-        return sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if (parameter.requires_grad or not only_trainable)
-            and not (exclude_embeddings and id(parameter) in embeddings)
-        )
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Return the bytes that the parameters (and buffers) take."""
