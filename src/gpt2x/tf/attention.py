@@ -39,13 +39,16 @@ def eager_attention(
     `dropout` is a layer, which knows whether the model is training. `head_mask` (broadcast to
     [B, H, T, S]) multiplies the weights.
     """
+    if query.dtype == tf.float16:
+        # It does not hold all scores. bfloat16 does, and XLA would convert the cache at every step.
+        query, key = tf.cast(query, tf.float32), tf.cast(key, tf.float32)
     scores = tf.matmul(query, key, transpose_b=True) * scaling  # [B, H, T, S]
     scores = tf.cast(scores, tf.float32)
     if mask is not None:
         scores = scores + mask
     weights = dropout(tf.cast(tf.nn.softmax(scores, axis=-1), value.dtype))
     if head_mask is not None:
-        weights = weights * head_mask
+        weights = weights * tf.cast(head_mask, weights.dtype)
     return tf.matmul(weights, value), weights
 
 

@@ -99,8 +99,9 @@ class TFGPT2Attention(TrackedLayer):
         else:
             self.c_attn = Conv1D(3 * width, width, std, name="c_attn", dtype=dtype)
         self.c_proj = Conv1D(width, width, _residual_stddev(config), name="c_proj", dtype=dtype)
+        # A layer casts what it is given to its own type, here that of the weights.
         self.attn_dropout = keras.layers.Dropout(
-            config.attn_pdrop, name="attn_dropout", dtype=dtype
+            config.attn_pdrop, name="attn_dropout", dtype="float32" if self.upcast else dtype
         )
         self.resid_dropout = keras.layers.Dropout(
             config.resid_pdrop, name="resid_dropout", dtype=dtype
