@@ -62,7 +62,8 @@ def test_texts_match_transformers(name):
             found = output[field]
         found = torch.stack(found) if isinstance(found, tuple) else found
         if found.is_floating_point():
-            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+            # transformers' own scores lie up to 2.4e-5 from those computed in float64, ours 1.6e-5.
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=4e-5)
         else:
             np.testing.assert_array_equal(found.numpy(), expected, err_msg=field)
 
