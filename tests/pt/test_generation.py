@@ -385,7 +385,7 @@ def test_half_precision(dtype, mode):
     [
         ({"temprature": 0.5}, "'temprature'. Did you mean 'temperature'"),
         ({"attention_masks": 1}, "Did you mean 'attention_mask'"),
-        ({"labels": 1}, "unknown argument 'labels'"),
+        ({"start_positions": 1}, "unknown argument 'start_positions'"),
         ({"input_ids": torch.tensor([[1]])}, "as inputs or as input_ids, not as both"),
         ({"attention_mask": torch.ones(2, 3)}, r"attention_mask has shape \[2, 3\]"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask has shape"),
