@@ -57,8 +57,8 @@ def atomic_folder(
     """Give a temporary folder whose files and folders appear at `path` together.
 
     A new folder appears by one rename. In one that exists, files and folders of the same names are
-    replaced, and those that match a pattern of `replaces` go even if they are not written anew (the
-    shards of an earlier save, say). If the body raises, `path` stays as it was.
+    replaced, and those that match a pattern of `replaces` go in any case (the shards of an earlier
+    save, say). If the body raises, `path` stays as it was.
 
     Args:
         path: the folder, made if need be.

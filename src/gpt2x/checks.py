@@ -230,7 +230,7 @@ def check_cache_position(
 
 
 def check_past(past: Any, is_array: Callable[[Any], bool], *, stacked: bool = False) -> None:
-    """Raise unless a past that is no `KVCache` holds the keys and values of each layer.
+    """Raise unless a past that is not a `KVCache` holds the keys and values of each layer.
 
     Args:
         past: what was given.

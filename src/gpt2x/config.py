@@ -359,7 +359,7 @@ class GPT2Config(PushToHubMixin):
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`), `gguf_file` to read one of the folder's GGUF
                 files, fields to override, and `return_unused_kwargs=True` to get
-                `(config, kwargs that are no field)`.
+                `(config, kwargs that are not fields)`.
 
         Raises:
             CheckpointError: if there is no such file, or it is not a JSON object.
@@ -397,7 +397,7 @@ class GPT2Config(PushToHubMixin):
     ) -> Any:
         """Build a config from a dictionary, with the fields in `kwargs` changed.
 
-        With `return_unused_kwargs`, returns `(config, kwargs that are no field)`.
+        With `return_unused_kwargs`, returns `(config, kwargs that are not fields)`.
 
         Raises:
             InvalidInputError: if a value cannot be used, or, unless `return_unused_kwargs`, a

@@ -11,7 +11,7 @@ from gpt2x.errors import CheckpointError, InvalidInputError
 
 Stamp = tuple[int, int, int]
 
-# How long to wait for the list of a repository's files, whose absence is no failure.
+# How long to wait for the list of a repository's files, whose absence is not a failure.
 _LISTING_SECONDS = 10.0
 
 
@@ -230,11 +230,11 @@ class ModelFiles:
         revision = f" at revision {self._revision!r}" if self._revision else ""
         if self._local_files_only:
             return (
-                f"{self.name!r}{revision} is no local folder and not in the download cache, and "
+                f"{self.name!r}{revision} is not a local folder and not in the download cache, and "
                 "local_files_only=True forbids downloading it."
             )
         return (
-            f"{self.name!r}{revision} is no local folder and not in the download cache, and "
+            f"{self.name!r}{revision} is not a local folder and not in the download cache, and "
             f"{self._url()} cannot be reached. Check the connection (and that HF_HUB_OFFLINE is "
             "not set), or give the path of a folder."
         )

@@ -41,10 +41,10 @@ class LoadingInfo:
     """What a load left out, under transformers' names for the class (``transformer.wte.weight``).
 
     Attributes:
-        missing_keys: parameters of the model that the checkpoint lacks; initialised anew.
+        missing_keys: parameters of the model that the checkpoint lacks; initialised instead.
         unexpected_keys: tensors of the checkpoint that the model has no place for.
         mismatched_keys: (name, shape in the checkpoint, shape in the model), with
-            `ignore_mismatched_sizes`; initialised anew.
+            `ignore_mismatched_sizes`; initialised instead.
         error_msgs: always empty, since errors are raised; transformers has it.
     """
 
@@ -65,7 +65,7 @@ class LoadPlan:
     Attributes:
         tensors: canonical name -> tensor, of the shape that the model has.
         info: what is left out on either side.
-        new: canonical names of the parameters to be initialised anew.
+        new: canonical names of the parameters to be initialised.
     """
 
     tensors: dict[str, LazyTensor]
@@ -92,7 +92,7 @@ def plan_load(
 ) -> LoadPlan:
     """Match a checkpoint's tensors with the parameters of a model.
 
-    A missing new head (and cross-attention where the checkpoint has none) is initialised anew and
+    A missing new head (and cross-attention where the checkpoint has none) is initialised and
     named in one warning, left-over tensors in another; nothing else is missing silently. A tied
     ``lm_head.weight`` is never missing. A checkpoint that holds one all the same must agree with
     the embedding: where it differs, the embedding counts, as in transformers, with a warning.
@@ -103,7 +103,7 @@ def plan_load(
         head: which of the model classes.
         owner: name of the model's class, for messages; transformers' by default.
         name: where the checkpoint is from, for messages.
-        ignore_mismatched_sizes: initialise anew what has another shape, instead of raising.
+        ignore_mismatched_sizes: initialise what has another shape, instead of raising.
         strict: raise if anything is missing, left over or mismatched.
         others: names that are not GPT-2's and that the caller has a place for.
 
@@ -139,7 +139,7 @@ def plan_load(
         sizes = [f"{k} is {found[k].shape}, the model's {expected[k]}" for k in mismatched]
         raise WeightsError(
             f"{name!r} does not fit the config of {owner}: size mismatch for {_list(sizes, '; ')}. "
-            "Correct the config, or pass ignore_mismatched_sizes=True to initialise them anew."
+            "Correct the config, or pass ignore_mismatched_sizes=True to initialise them."
         )
 
     def public(key: str) -> str:

@@ -178,7 +178,7 @@ def take_constructor_arguments(
 
     Args:
         cls: the class to be loaded, with a `config_class`.
-        base: the class of ours whose constructor has arguments that are no business of the user's.
+        base: the class of ours whose constructor has arguments that do not concern the user.
         kwargs: those of `from_pretrained`; what is returned is removed.
         has_config: whether the config is given as an object; else its fields have precedence.
     """
@@ -189,7 +189,7 @@ def take_constructor_arguments(
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if name in kwargs
         and name not in known
-        and parameter.kind is not parameter.VAR_KEYWORD  # whatever its name, it is no argument
+        and parameter.kind is not parameter.VAR_KEYWORD  # whatever its name, it is not an argument
         and not hasattr(fields, name)
     }
 

@@ -16,7 +16,7 @@ from gpt2x.json_files import read_object
 
 CARD_NAME = "README.md"
 
-# Folders that are no part of a model: git's, and what the hub's library notes of downloads.
+# Folders that are not part of a model: git's, and what the hub's library notes of downloads.
 _PRIVATE = {".git", ".cache"}
 
 # Class in config.json -> the hub's name of the task.
@@ -114,7 +114,7 @@ def check_push_options(where: str, options: Iterable[str]) -> None:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a file lies in a folder that is no part of a model, or was left by a killed save."""
+    """Whether a file is not part of a model by its folder, or was left by a killed save."""
     return any(part in _PRIVATE or part.startswith(WORK_PREFIX) for part in path.parts)
 
 

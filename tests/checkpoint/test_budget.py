@@ -465,7 +465,7 @@ def test_names_of_files_too_long_to_be_any(tmp_path, name):
 @measured
 @pytest.mark.parametrize(
     ("chunk", "message"),
-    [(2**28, "bytes of memory"), (10, "no sound array")],
+    [(2**28, "bytes of memory"), (10, "not a sound array")],
     ids=["a large chunk", "a chunk that inflates beyond its size"],
 )
 def test_orbax(tmp_path, chunk, message):

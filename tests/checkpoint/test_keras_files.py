@@ -52,7 +52,7 @@ def test_half_precision_as_keras_stores_it(tmp_path):
         np.testing.assert_array_equal(tensor.rows(1, 3), values[1:] + 1)
     with h5py.File(path, "a") as file:
         del file["base_model/wte/vars/0"].attrs["dtype"]
-    with pytest.raises(CheckpointError, match="no plain array of numbers"):
+    with pytest.raises(CheckpointError, match="not a plain array of numbers"):
         open_checkpoint(path)
 
 

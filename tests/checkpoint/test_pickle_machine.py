@@ -85,7 +85,7 @@ def test_only_the_names_of_the_table_are_called():
     ordered = pickle.dumps(collections.OrderedDict(a=1), 2)
     assert load(ordered, {"collections.OrderedDict": dict}) == {"a": 1}
     assert isinstance(load(ordered), Inert)
-    # A known name is no way to reach what hangs on it.
+    # A known name is not a way to reach what hangs on it.
     data = b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93."
     assert load(data, {"collections.OrderedDict": dict}).name == "collections.OrderedDict.fromkeys"
 

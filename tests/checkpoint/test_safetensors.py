@@ -116,7 +116,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"x": ENTRY, "y": ENTRY}, b"12345678", "overlap"),
         ({"x": {**ENTRY, "data_offsets": [4, 12]}}, b"123456789012", "gap"),
         ({"x": 3}, b"", "entry for 'x'"),
-        ([1], b"", "no JSON object"),
+        ([1], b"", "not a JSON object"),
         (b'{"x": 1, "x": 2}', b"", "twice"),
         (b"{" * 50000, b"", "not valid JSON"),
         (b"\xff\xfe", b"", "not valid JSON"),

@@ -84,8 +84,8 @@ def test_data_in_other_files_is_not_read(write, tmp_path):
         layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
         file.create_virtual_dataset(NAME, layout)
 
-    refused(write(external), "no plain array")
-    refused(write(virtual), "no plain array")
+    refused(write(external), "not a plain array")
+    refused(write(virtual), "not a plain array")
 
 
 def test_a_dataset_that_claims_more_than_the_file_holds(write):
@@ -99,7 +99,7 @@ def test_texts_and_objects_are_no_weights(write):
     def text(file):
         file[NAME] = np.array([b"abc"], dtype=h5py.special_dtype(vlen=bytes))
 
-    refused(write(text), "no plain array of numbers")
+    refused(write(text), "not a plain array of numbers")
 
 
 def test_an_empty_file(write):

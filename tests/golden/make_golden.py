@@ -7,7 +7,7 @@ The environment: any Python these releases support, on a CPU. Put on one line::
 
 Then, from the root of the repository::
 
-    python tests/golden/make_golden.py            # write the files anew
+    python tests/golden/make_golden.py            # write the files again
     python tests/golden/make_golden.py --check    # make them elsewhere and compare
 
 A few files come from transformers 5; for them, in an environment with transformers==5.23 and

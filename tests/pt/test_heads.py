@@ -341,7 +341,7 @@ def test_losses_of_a_sequence_classifier(fields: Any, labels: torch.Tensor, loss
         "bce": lambda: F.binary_cross_entropy_with_logits(output.logits, labels.float()),
     }[loss]()
     torch.testing.assert_close(output.loss, expected)
-    assert model.config.problem_type == fields.get("problem_type")  # decided anew each time
+    assert model.config.problem_type == fields.get("problem_type")  # decided each time
 
 
 def test_dropout_of_the_token_classifier():

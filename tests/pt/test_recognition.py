@@ -28,7 +28,7 @@ class TheirConv1D(nn.Module):
 
 class TheirModel(nn.Module):
     def __init_subclass__(cls):
-        raise AssertionError("classes of ours are no business of theirs")
+        raise AssertionError("classes of ours do not concern them")
 
     def to(self, *arguments):
         raise AssertionError("methods of nn.Module are not replaced by theirs")

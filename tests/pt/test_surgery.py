@@ -138,7 +138,7 @@ def test_sizes_have_transformers_names():
 
 
 class OwnInit(pt.GPT2PreTrainedModel):
-    """Decides how its own layer starts; `raw` is no layer of GPT-2's."""
+    """Decides how its own layer starts; `raw` is not a layer of GPT-2's."""
 
     def __init__(self, config: GPT2Config, scale: float = 1.0, freeze: int = 0) -> None:
         super().__init__(config)

@@ -26,7 +26,7 @@ def test_batch_decode(gpt2):
 
 @pytest.mark.parametrize("ids", [[[15496]], [1.5], [-100], ["a"], None])
 def test_what_is_no_id_is_refused(gpt2, ids):
-    with pytest.raises(InvalidInputError, match="it is no token id"):
+    with pytest.raises(InvalidInputError, match="it is not a token id"):
         gpt2.decode(ids)
 
 

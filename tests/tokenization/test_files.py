@@ -86,7 +86,7 @@ def test_save_vocabulary(tiny, tmp_path):
     assert (vocab, merges) == (str(tmp_path / "my-vocab.json"), str(tmp_path / "my-merges.txt"))
     assert GPT2Tokenizer(vocab, merges)("The cat")["input_ids"] == tiny("The cat")["input_ids"]
     assert (tmp_path / "tokenizer.json").exists()
-    with pytest.raises(InvalidInputError, match="must be no path"):
+    with pytest.raises(InvalidInputError, match="must not be a path"):
         tiny.save_vocabulary(tmp_path, filename_prefix="../x")
 
 

@@ -94,7 +94,7 @@ def test_add_tokens_counts_new_ones(tiny):
     assert tiny.add_tokens("") == 0
     assert len(tiny) == 412
     assert tiny.vocab_size == 407  # <sep> and extra were added before
-    with pytest.raises(InvalidInputError, match="5 is no token"):
+    with pytest.raises(InvalidInputError, match="5 is not a token"):
         tiny.add_tokens([5])
 
 

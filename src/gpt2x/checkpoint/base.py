@@ -231,5 +231,5 @@ class CanonicalNames:
         self.source_names[canonical] = source
 
     def ignore(self, source: str, why: str) -> None:
-        """Note a name of the file that is no weight of the model."""
+        """Note a name of the file that is not a weight of the model."""
         self.ignored[source] = why

@@ -26,7 +26,7 @@ MAX_ELEMENTS = 2**56  # numpy refuses shapes near 2**63 bytes, empty ones too
 
 
 def check_shape(shape: object, where: str) -> Shape:
-    """Return `shape` as a tuple of ints, or raise CheckpointError if it is no array's shape."""
+    """Return `shape` as a tuple of ints, or raise CheckpointError if it is not an array's shape."""
     if (
         not isinstance(shape, list | tuple)
         or len(shape) > MAX_DIMENSIONS

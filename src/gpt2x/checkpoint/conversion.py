@@ -201,7 +201,7 @@ def _plan(
 
 
 def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
-    """The tensors of the model that the source is; all must be there, since none is made anew."""
+    """The tensors of the model that the source is; all must be there, since none is initialised."""
     expected = parameter_shapes(source.config, source.head)
     if missing := [name for name in expected if name not in source.checkpoint]:
         raise WeightsError(

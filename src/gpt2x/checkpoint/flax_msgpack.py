@@ -37,7 +37,7 @@ def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
     try:
         tree, end = _Walker(file).value(0)
         if end != file.size or not isinstance(tree, dict):
-            raise CheckpointError("it is no single map of parameters")
+            raise CheckpointError("it is not a single map of parameters")
         tensors: dict[str, LazyTensor] = {}
         _flatten(tree, "", tensors, file.budget)
     except CheckpointError as error:
@@ -66,7 +66,7 @@ def _flatten(tree: Any, path: str, tensors: dict[str, LazyTensor], budget: Budge
         for name, branch in tree.items():
             _flatten(branch, f"{path}/{name}" if path else str(name), tensors, budget)
     else:
-        raise CheckpointError(f"{path!r} is no array")
+        raise CheckpointError(f"{path!r} is not an array")
 
 
 def _joined(tree: dict[Any, Any]) -> LazyTensor:
@@ -81,7 +81,7 @@ def _joined(tree: dict[Any, Any]) -> LazyTensor:
         raise CheckpointError(f"a chunked array lacks its part {error}") from error
     shape = check_shape(sizes, "a chunked array")
     if not all(isinstance(chunk, LazyTensor) for chunk in chunks):
-        raise CheckpointError("a chunk of an array is no array")
+        raise CheckpointError("a chunk of an array is not an array")
     dtype = chunks[0].dtype
     if sum(chunk.size for chunk in chunks) != math.prod(shape) or any(
         chunk.dtype != dtype for chunk in chunks

@@ -197,7 +197,7 @@ def to_files(pairs: Mapping[str, Any], budget: Budget) -> dict[str, bytes]:
 def _strings(pairs: Mapping[str, Any], key: str) -> list[str]:
     value = pairs[key]
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise CheckpointError(f"{key} is no list of strings")
+        raise CheckpointError(f"{key} is not a list of strings")
     return value
 
 

@@ -70,7 +70,7 @@ def write(
         path: the file.
         config: the model's.
         tensors: canonical name -> tensor, of the body and an untied output layer.
-        type: one of `TYPES`, for the matrices. Q8_0 falls back to F16 where a row is no multiple
+        type: one of `TYPES`, for the matrices. Q8_0 falls back to F16 where a row is not a multiple
             of 32.
         tokenizer: travels in the file; without it llama.cpp takes and gives ids, no text.
         name: the model's name, for people.

@@ -26,7 +26,7 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
         n_head: number of heads; by default heads are taken to be 64 wide, as GPT-2's are.
 
     Raises:
-        CheckpointError: if these are not the tensors of a GPT-2, or the width is no multiple of 64
+        CheckpointError: if these are not a GPT-2's tensors, or the width is not a multiple of 64
             and `n_head` is not given.
     """
     needed = ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight")

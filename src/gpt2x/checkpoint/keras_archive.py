@@ -43,7 +43,7 @@ def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
         with zipfile.ZipFile(path) as archive:
             saved = load_json(_read(archive, CONFIG_ENTRY), budget)
             if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
-                raise CheckpointError(f"its {CONFIG_ENTRY} is no config of a model")
+                raise CheckpointError(f"its {CONFIG_ENTRY} is not a config of a model")
             weights = _entry(archive, WEIGHTS_ENTRY)
             held = set(archive.namelist())
             contents = {name: _read(archive, name) for name in assets if name in held}

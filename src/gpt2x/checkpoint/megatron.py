@@ -110,7 +110,7 @@ def open(path: Path, files: ModelFiles) -> Checkpoint:
         heads = _heads(arguments, ranks[0], path)
         version = saved[0].get("checkpoint_version", 0)
         if not isinstance(version, int | float):
-            raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is no number.")
+            raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is not a number.")
         _name_tensors(names, ranks, heads, version)
         _trim_vocabulary(names, arguments, len(ranks), files)
         config = _config(arguments, names, heads)

@@ -28,7 +28,7 @@ class Place(NamedTuple):
     layout: Layout
 
 
-#: Returns the place of a tensor called so in a file; None for a buffer, which is no weight.
+#: Returns the place of a tensor called so in a file; None for a buffer, which is not a weight.
 Rename = Callable[[str], Place | None]
 
 _ROOTS = (BODY_PREFIX, "wte", "wpe", "ln_f", *HEAD_MODULES)

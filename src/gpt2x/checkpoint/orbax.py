@@ -124,7 +124,7 @@ def _open_array(
     except Exception as error:  # tensorstore raises whatever fits
         raise _damaged(what, error) from error
     # A piece is unpacked whole, however little of it is asked for; it stands beside the values, as
-    # these do where they are laid out anew.
+    # these do where they are laid out again.
     budget.charge(3 * max(math.prod(shape) * dtype.itemsize, piece), "arrays")
 
     def read(part: Any) -> np.ndarray:
@@ -143,7 +143,7 @@ def _open_array(
 
 def _damaged(what: str, error: Exception) -> CheckpointError:
     first_line = str(error).strip().partition("\n")[0]
-    return CheckpointError(f"{what} is no sound array of an Orbax checkpoint: {first_line:.300}")
+    return CheckpointError(f"{what} is not a sound array of an Orbax checkpoint: {first_line:.300}")
 
 
 def write(folder: Path, tensors: Mapping[str, LazyTensor], *, prefix: bool) -> None:

@@ -195,13 +195,13 @@ class PickleMachine:
         elif isinstance(target, list):
             target.extend(values)
         else:
-            raise CheckpointError("the pickle appends to something that is no list")
+            raise CheckpointError("the pickle appends to something that is not a list")
 
     def _set_items(self, pairs: list[tuple[Any, Any]]) -> None:
         target = self._stack[-1]
         entries = target.entries if isinstance(target, Inert) else target
         if not isinstance(entries, dict):
-            raise CheckpointError("the pickle sets items of something that is no dictionary")
+            raise CheckpointError("the pickle sets items of something that is not a dictionary")
         for key, value in pairs:
             entries[plain_key(key, self._budget)] = value
 
@@ -214,7 +214,7 @@ class PickleMachine:
 
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise CheckpointError("the pickle names a global by something that is no string")
+            raise CheckpointError("the pickle names a global by something that is not a string")
         if (module, name) not in self._globals:
             self._budget.charge(_RECORD + _MAX_CHARACTER * (len(module) + len(name)), "names")
             dotted = f"{module}.{name}"
@@ -225,7 +225,7 @@ class PickleMachine:
 
     def _construct(self, target: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
-            raise CheckpointError("the pickle calls with something that is no tuple")
+            raise CheckpointError("the pickle calls with something that is not a tuple")
         if isinstance(target, Known):
             self._budget.charge(_REFERENCE * len(arguments), "arguments")
             self._push(target.construct(*arguments))
@@ -233,7 +233,7 @@ class PickleMachine:
             self._budget.charge(_RECORD, "objects")
             self._push(Inert(target.name, arguments))
         else:
-            raise CheckpointError("the pickle calls something that is no global")
+            raise CheckpointError("the pickle calls something that is not a global")
 
     def _reduce(self) -> None:
         arguments, target = self._stack.pop(), self._stack.pop()

@@ -75,7 +75,7 @@ def _read_header(file: BinaryFile) -> tuple[dict[str, LazyTensor], dict[str, str
     header = _parse_header(file, file.read(8, header_size))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise _corrupt(file, "its __metadata__ is no object")
+        raise _corrupt(file, "its __metadata__ is not an object")
     start, tensors, spans = 8 + header_size, {}, []
     for name, entry in header.items():
         try:
@@ -110,7 +110,7 @@ def _parse_header(file: BinaryFile, data: bytes) -> dict[str, Any]:
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _corrupt(file, "its header is not valid JSON") from error
     if not isinstance(header, dict):
-        raise _corrupt(file, "its header is no JSON object")
+        raise _corrupt(file, "its header is not a JSON object")
     return header
 
 

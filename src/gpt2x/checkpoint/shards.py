@@ -46,7 +46,7 @@ def read_index(path: Path) -> dict[str, str]:
     budget = Budget(str(path), path.stat().st_size)
     weight_map = read_object(path, budget).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is no index of shards.")
+        raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is not an index of shards.")
     budget.charge(_LISTED * len(weight_map), "tensors")
     for file in weight_map.values():
         check_shard_name(path, file)

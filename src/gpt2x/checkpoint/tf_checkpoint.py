@@ -109,7 +109,7 @@ def _latest(path: Path) -> str:
 
 
 def _place(variable: str) -> Place | None:
-    """Where a variable belongs; None if it is no weight of a GPT-2."""
+    """Where a variable belongs; None if it is not a weight of a GPT-2."""
     if match := _VARIABLE.fullmatch(variable):
         embedding, layer, module, leaf = match.groups()
         if embedding:

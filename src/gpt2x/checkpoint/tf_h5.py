@@ -158,7 +158,7 @@ class _Collector:
             or dataset.is_virtual
             or not (dtype == BFLOAT16 or dtype.kind in "fiub")
         ):
-            raise CheckpointError(f"{what} is no plain array of numbers.")
+            raise CheckpointError(f"{what} is not a plain array of numbers.")
         if stored > self._size or (dataset.nbytes and not stored):
             raise CheckpointError(
                 f"{what} claims {dataset.nbytes} bytes, of which the file holds {stored}."
@@ -170,7 +170,7 @@ class _Collector:
                 f"{', '.join(_FILTERS.values())}. Rewrite the file with h5repack."
             )
         # A chunk is inflated whole, however little of it is asked for; beside the values stand the
-        # chunk that they are taken from, or what they are where they are laid out anew.
+        # chunk that they are taken from, or what they are where they are laid out again.
         nbytes = max(dataset.nbytes, _chunk_bytes(dataset))
         copies = 3 if filters else 1
         self._budget.charge(TENSOR + len(dataset.name) + copies * nbytes, "tensors")
@@ -195,7 +195,7 @@ class _Collector:
     def _sound(self, name: str) -> Any:
         """The dataset of this name, once its chunks are known to inflate to their own size.
 
-        It is opened anew each time: an open dataset holds many kilobytes. HDF5 inflates what
+        It is opened again each time: an open dataset holds many kilobytes. HDF5 inflates what
         a chunk holds, however much it is, before it compares the sizes.
         """
         dataset = self._file[name]

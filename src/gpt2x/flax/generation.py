@@ -118,7 +118,7 @@ class GenerationMixin:
             tokenizer: needed by `stop_strings`.
             **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1
                 for text, 0 for padding; by default 0 where the prompt holds `pad_token_id`, if that
-                is no eos), `inputs_embeds` [B, T, E] (the result then holds the new tokens only,
+                is not an eos), `inputs_embeds` [B, T, E] (the result then holds new tokens only,
                 unless ids are given too), `past_key_values` (the prompt must hold the whole text),
                 `position_ids`, `token_type_ids`, `encoder_hidden_states` ...
 
@@ -464,7 +464,7 @@ def _on_host(value: Any) -> Any:
 
 
 def _device_array(value: Any) -> Any:
-    """Return a scalar or array in the one dtype that its kind has: others would compile anew."""
+    """Return a scalar or array in the one dtype that its kind has: others would compile again."""
     if isinstance(value, Array):
         return value
     value = np.asarray(value)

@@ -312,7 +312,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             generation_config: in place of the model's own.
             output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
                 unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
             strict: raise if anything is missing or left over.
             seed: of the weights that are initialised.
             input_shape: without effect.
@@ -485,7 +485,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         """Switch to "sdpa", "eager" or a registered attention implementation."""
         get_attention(attn_implementation)
         self.config._attn_implementation = attn_implementation
-        # Functions that were jitted with the model see by its statics that they must trace anew.
+        # Functions that were jitted with the model see by its statics that they must trace again.
         self._config = self.base_model._config = Static(self.config)
 
     # --- gradient checkpointing ---
@@ -526,7 +526,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         New rows start as the mean of the old ones, so that new tokens are neither likelier nor
         less likely than the average token; with `mean_resizing=False` they are drawn like initial
         weights. The output layer follows, tied or not, and so does `config.vocab_size`. The state
-        of an optimizer has to be made anew.
+        of an optimizer has to be made again.
 
         Args:
             new_num_tokens: rows wanted; None keeps them.

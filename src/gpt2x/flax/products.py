@@ -34,7 +34,7 @@ def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
     """Return x @ kernel.T + bias: [..., N], [M, N], [M] -> [..., M], in the dtype of x."""
     rows = x.reshape(-1, x.shape[-1])  # [R, N]
     if reads_weights_only(rows.shape[0]):
-        # Held together with the rows, which change from step to step, the weight is no constant of
+        # Held together with the rows, which change from step to step, the weight is not constant in
         # the loop.
         rows, kernel = lax.optimization_barrier((rows, kernel))
         out = lax.optimization_barrier(_rows_by_weight(rows, kernel)).astype(x.dtype)

@@ -155,7 +155,7 @@ class GenerationConfig(PushToHubMixin):
             config_file_name: name of the file; generation_config.json by default.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`), fields to override, and
-                `return_unused_kwargs=True` to get `(config, kwargs that are no field)`.
+                `return_unused_kwargs=True` to get `(config, kwargs that are not fields)`.
 
         Raises:
             CheckpointError: if there is no such file, or it is not a JSON object.

@@ -114,7 +114,7 @@ OUTPUT_FLAGS = ("output_attentions", "output_hidden_states", "output_scores", "o
 #: its calls: it decides itself which logits it needs, and no loss.
 UNUSED_ARGUMENTS = ("labels", "logits_to_keep")
 
-#: Arguments of `generate` that are no part of a config.
+#: Arguments of `generate` that are not part of a config.
 GENERATE_ARGUMENTS = (
     "logits_processor",
     "stopping_criteria",

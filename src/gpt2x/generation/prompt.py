@@ -37,7 +37,7 @@ def bos_token(config: GenerationConfig) -> int:
 def infer_mask(input_ids: np.ndarray, config: GenerationConfig) -> np.ndarray | None:
     """Return the mask of a prompt that came without one: int64 [B, T], or None for no padding.
 
-    Only where the prompt holds the pad token and that is no eos, which a text may hold as well.
+    Only where the prompt holds the pad token and that is not an eos, which a text may hold as well.
     """
     pad = pad_token(config)
     if pad is None or pad in eos_tokens(config) or not (input_ids == pad).any():

@@ -269,7 +269,7 @@ class KVCache(CacheNames):
 
 def _flatten(cache: KVCache) -> tuple[list[Any], tuple[int, int]]:
     groups = (cache.keys, cache.values, cache.cross_keys, cache.cross_values)
-    # What is not there yet is no leaf: functions mapped over the cache see tensors only.
+    # What is not there yet is not a leaf: functions mapped over the cache see tensors only.
     return [group if group[0] is not None else [] for group in groups], (len(cache), cache.length)
 
 

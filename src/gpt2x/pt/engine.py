@@ -43,7 +43,7 @@ class TorchEngine:
         self._positions = arguments.pop("position_ids", None)  # [B, T]
         self._arguments = arguments  # the same for every step: encoder_hidden_states, head_mask ...
         self._width = input_ids.size(1) if self._embeds is None else self._embeds.size(1)
-        self._hidden = self._width - input_ids.size(1)  # columns that are no tokens
+        self._hidden = self._width - input_ids.size(1)  # columns that are not tokens
         self._columns = plan.max_length + self._hidden
         self._mask = attention_mask
         if attention_mask is not None:

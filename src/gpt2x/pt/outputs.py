@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-# Its methods are `ModelOutput`'s; that they are typed otherwise is no concern of type checkers.
+# Its methods are `ModelOutput`'s; that they are typed otherwise does not concern type checkers.
 _dict: Any = dict
 
 

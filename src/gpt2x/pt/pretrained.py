@@ -185,7 +185,7 @@ class GPT2PreTrainedModel(
             generation_config: in place of the model's own.
             output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
                 unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
             strict: raise if anything is missing or left over.
             device_map: the device to load onto, or a dictionary that names one; "auto" takes the
                 accelerator if there is one. A GPT-2 is never split between several.
@@ -265,7 +265,7 @@ class GPT2PreTrainedModel(
             config._attn_implementation = attn_implementation
         with torch.device("meta"):
             model = cls(config, *model_args, **model_kwargs)
-        # What a class of a user's own adds is no file's, but its constructor's.
+        # What a class of a user's own adds comes from its constructor, not from a file.
         return cls(config, *model_args, **model_kwargs) if model._added() else model
 
     def _added(self) -> list[str]:

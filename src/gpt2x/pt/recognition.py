@@ -17,7 +17,7 @@ from torch import nn
 class Recognised(nn.Module):
     """A module that `isinstance` also takes for the class of transformers named in it.
 
-    Of all that `isinstance` looks at, only the attribute `__class__` of the instance is read anew
+    Of all that `isinstance` looks at, only the attribute `__class__` of the instance is read again
     each time, so only there can a later import count. `type(module)` stays as it is, and with it
     every method, copies, pickles, `torch.compile` and traces. A real base class, chosen when the
     module is made, would miss an import that follows, and make a file that was pickled with
@@ -40,7 +40,7 @@ class Recognised(nn.Module):
         vars(object)["__class__"].__set__(self, vars(value).get("_like", value))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # pickle refuses to make an object anew whose __class__ is not its type.
+        # pickle refuses to rebuild an object whose __class__ is not its type.
         made: Any = object.__reduce_ex__(self, max(2, protocol))
         _, arguments, *state = made
         return (_new, arguments, *state)

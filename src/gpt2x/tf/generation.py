@@ -129,7 +129,7 @@ class GenerationMixin:
                 seconds for each power of two of the prompt's and the text's length.
             **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1
                 for text, 0 for padding; by default 0 where the prompt holds `pad_token_id`, if that
-                is no eos), `inputs_embeds` [B, T, E] (the result then holds the new tokens only,
+                is not an eos), `inputs_embeds` [B, T, E] (the result then holds new tokens only,
                 unless ids are given too), `past_key_values` (the prompt must hold the whole text),
                 `position_ids`, `token_type_ids`, `encoder_hidden_states` ...
 
@@ -506,7 +506,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _integers(value: Any) -> tf.Tensor | None:
-    """Return ids or a mask as int32; what is no integer or bool stays, for the checks to refuse."""
+    """Return ids or a mask as int32; what is neither int nor bool is left to the checks."""
     if value is None:
         return None
     value = tf.convert_to_tensor(value)

@@ -155,7 +155,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             generation_config: in place of the model's own.
             output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
                 unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape anew, instead of raising.
+            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
             strict: raise if anything is missing or left over.
             **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
@@ -241,7 +241,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     def _named_variables(self) -> Iterator[tuple[str | None, keras.Variable]]:
         """Yield every variable, with None where a layer of a user's own class has added it."""
         for variable in self.weights:
-            # What the model itself is called, or stands in, is no part of the name.
+            # What the model itself is called, or stands in, is not part of the name.
             path = variable.path.removeprefix(f"{self.path}/")
             try:
                 yield TENSORFLOW.canonical(path), variable
@@ -292,7 +292,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         added = [variable.path for name, variable in self._named_variables() if name is None]
         if added:
             raise InvalidInputError(
-                f"{type(self).__name__} has weights that are no part of GPT-2, which the files of "
+                f"{type(self).__name__} has weights that are not part of GPT-2, which the files of "
                 f"its models have no names for: {', '.join(added)}. Use model.save or save_weights."
             )
         self.config.dtype = self.variable_dtype

@@ -78,8 +78,10 @@ class TextDecoder(tf.Module):
 
 def _check_not_negative(ids: tf.Tensor) -> None:
     if not tf.executing_eagerly():
-        tf.debugging.assert_non_negative(ids, "Cannot decode a negative number: it is no token id.")
+        tf.debugging.assert_non_negative(
+            ids, "Cannot decode a negative number: it is not a token id."
+        )
         return
     negative = tf.boolean_mask(ids, ids < 0)
     if tf.size(negative):
-        raise InvalidInputError(f"Cannot decode {int(negative[0])}: it is no token id.")
+        raise InvalidInputError(f"Cannot decode {int(negative[0])}: it is not a token id.")

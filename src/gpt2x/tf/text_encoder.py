@@ -42,7 +42,7 @@ class TextEncoder(tf.Module):
         self._add_prefix_space = add_prefix_space
         self._classes = CharacterClasses()
         self._added_tokens = AddedTokenFinder(added_tokens)
-        # Tokens that are no bytes can only be found as added ones, never be merged.
+        # Tokens that are not bytes can only be found as added ones, never be merged.
         self._merges = BytePairMerges(
             {
                 (token_to_bytes(left), token_to_bytes(right)): rank

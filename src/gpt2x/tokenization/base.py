@@ -117,7 +117,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
     def _keep_arguments(self, settings: Mapping[str, Any]) -> None:
         self.init_inputs: tuple[Any, ...] = ()
         #: The arguments that this tokenizer was made with, those of tokenizer_config.json included.
-        #: What is no setting is written back by save_pretrained.
+        #: What is not a setting is written back by save_pretrained.
         kept = {name: value for name, value in settings.items() if name != "added_tokens_decoder"}
         self.init_kwargs: dict[str, Any] = {"errors": self.errors, **copy.deepcopy(kept)}
         for name in ("add_prefix_space", "add_bos_token"):
@@ -267,7 +267,9 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         before = len(self)
         for token in new_tokens or []:
             if not isinstance(token, (str, AddedToken)):
-                raise InvalidInputError(f"{token!r} is no token: it must be a str or AddedToken.")
+                raise InvalidInputError(
+                    f"{token!r} is not a token: it must be a str or AddedToken."
+                )
             if str(token):
                 self._add(self._as_added_token(token, special_tokens))
         return len(self) - before

@@ -385,7 +385,7 @@ def _check_encodable(text: str) -> None:
     except UnicodeEncodeError as error:
         raise InvalidInputError(
             f"The text holds half a surrogate pair, {text[error.start]!r} at character "
-            f"{error.start}, which is no character and cannot be encoded. Join or replace such "
+            f"{error.start}, which is not a character and cannot be encoded. Join or replace such "
             "halves: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from error
 

@@ -123,4 +123,4 @@ def _check_ids(ids: list[Any]) -> None:
     for token_id in ids:
         if not isinstance(token_id, (int, np.integer)) or token_id < 0:
             hint = " Use batch_decode for several rows." if isinstance(token_id, list) else ""
-            raise InvalidInputError(f"Cannot decode {token_id!r}: it is no token id.{hint}")
+            raise InvalidInputError(f"Cannot decode {token_id!r}: it is not a token id.{hint}")

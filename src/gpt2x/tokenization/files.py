@@ -273,7 +273,7 @@ def _write(
     """Write files together; `stale` ones of an earlier save would be read with them, and go."""
     prefix = f"{filename_prefix}-" if filename_prefix else ""
     if Path(prefix).name != prefix:
-        raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must be no path.")
+        raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must not be a path.")
     with atomic_folder(Path(folder), replaces=tuple(prefix + name for name in stale)) as work:
         for name, content in contents.items():
             path = work / (prefix + name)

@@ -119,7 +119,7 @@ class Vocabulary:
         """Read a tokenizer.json: a path, or its content.
 
         Raises:
-            CheckpointError: if it is no tokenizer of GPT-2's kind.
+            CheckpointError: if it is not a tokenizer of GPT-2's kind.
         """
         if isinstance(source, Mapping):
             where, state = "The tokenizer", source

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import GPT2Config, GPT2PreTrainedModel
 
-# Odd sizes on purpose: a vocabulary that is no multiple of 8, and an inner width that is not
+# Odd sizes on purpose: a vocabulary that is not a multiple of 8, and an inner width that is not
 # four times the embedding, show up whatever takes a shape for granted.
 PLAIN: dict[str, Any] = {
     "vocab_size": 97,
@@ -87,7 +87,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     "small_classification": ("GPT2ForSequenceClassification", {**SMALL, "num_labels": 3}, 11),
 }
 
-# Large enough that logits are peaked (so that greedy choices are no near ties), and that a bias
+# Large enough that logits are peaked (so that greedy choices are not near ties), and that a bias
 # or a layer norm left out changes every output.
 EMBEDDING_SCALE = 0.5
 WEIGHT_SCALE = 0.5

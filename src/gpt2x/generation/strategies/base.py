@@ -23,7 +23,7 @@ NO_PROCESSORS = Processors(())
 
 
 class Settings(NamedTuple):
-    """All that a strategy needs and that may change without compiling anything anew."""
+    """All that a strategy needs and that may change without compiling anything again."""
 
     prompt: Array  # int [R, T], T >= prompt_length; columns beyond it are ignored
     real: Array  # bool [R, L]; False where the prompt is padding
