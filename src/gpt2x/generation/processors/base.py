@@ -239,6 +239,11 @@ def token_mask(ops: Ops, token_ids: Array, scores: Array) -> Array:
     return ops.scatter_add(zeros, ops.where(exists, columns, 0), ops.cast(exists, "float")) > 0
 
 
+def as_float(value: Any) -> Any:
+    """Turn an int into the float that it stands for; a traced value stays."""
+    return float(value) if isinstance(value, int) else value
+
+
 def check_number(
     name: str, value: Any, allowed: str, holds: Callable[[Any], bool], integer: bool = False
 ) -> None:

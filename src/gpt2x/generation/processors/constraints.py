@@ -19,11 +19,11 @@ from gpt2x.generation.processors.base import (
     Identity,
     Static,
     Values,
+    as_float,
     check_number,
     token_mask,
     when,
 )
-from gpt2x.generation.processors.warpers import as_float
 from gpt2x.generation.tokens import token_array, token_list
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)

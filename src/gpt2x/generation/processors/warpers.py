@@ -18,6 +18,7 @@ from gpt2x.generation.processors.base import (
     Context,
     Static,
     Values,
+    as_float,
     check_number,
 )
 
@@ -224,11 +225,6 @@ class EtaLogitsWarper(Filter):
         scaled = ops.exp(-entropy) * values["epsilon"] ** 0.5
         eta = ops.minimum(scaled, values["epsilon"])
         return _keep(ops, scores, scores, probabilities >= eta, static)
-
-
-def as_float(value: Any) -> Any:
-    """Turn an int into the float that it stands for; a traced value stays."""
-    return float(value) if isinstance(value, int) else value
 
 
 def candidate_width(top_k: int) -> int:
