@@ -68,13 +68,11 @@ def causal_lm_loss(
 ) -> Array:
     """Return the mean cross-entropy of each token given those before it, in float32.
 
-    Without any label that counts, the mean is NaN.
-
     Args:
         logits: [..., T, V].
         labels: [..., T]; position t is what the logits of position t - 1 predict.
         num_items_in_batch: divide the sum by this number instead of the number of labels, as
-            gradient accumulation needs it.
+            gradient accumulation needs it. Without it, the mean over no label is NaN.
         ignore_index: label that is left out.
         shift_labels: [..., T] labels that are shifted already, in place of `labels`.
     """

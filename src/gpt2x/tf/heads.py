@@ -1,7 +1,8 @@
 """GPT-2 with a head for each task, and their losses, in Keras 3 on TensorFlow.
 
-B batch, T query length, C choices, E n_embd, V vocab_size. Source: transformers 4.57, the classes
-of the same names, of PyTorch where TensorFlow had none.
+B batch, T query length, C choices, E n_embd, V vocab_size.
+
+Source: transformers 4.57, the classes of the same names, of PyTorch where TensorFlow had none.
 """
 
 from __future__ import annotations
@@ -42,13 +43,11 @@ def causal_lm_loss(
 ) -> tf.Tensor:
     """Return the mean cross-entropy of each token given those before it, in float32.
 
-    Without any label that counts, the mean is NaN.
-
     Args:
         logits: [..., T, V].
         labels: [..., T]; position t is what the logits of position t - 1 predict.
         num_items_in_batch: divide the sum by this number instead of the number of labels, as
-            gradient accumulation needs it.
+            gradient accumulation needs it. Without it, the mean over no label is NaN.
         ignore_index: label that is left out.
         shift_labels: [..., T] labels that are shifted already, in place of `labels`.
     """
