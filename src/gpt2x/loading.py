@@ -41,7 +41,7 @@ _SWITCHED_OFF_FOR_MODELS = {
     "offload_folder": _ONE_DEVICE,
     "offload_state_dict": _ONE_DEVICE,
     "tp_plan": _ONE_DEVICE,
-    "adapter_kwargs": "adapters are not loaded",
+    "adapter_kwargs": "peft.PeftModel.from_pretrained loads adapters",
 }
 
 

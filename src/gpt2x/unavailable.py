@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 _PEFT = "adapters are PEFT's: wrap a PyTorch model with peft.get_peft_model"
 _DEVICES = "GPT-2 fits on one device"
-_DECODING = "generate prepares its own inputs, see docs/generation.md"
+_DECODING = "generate does all decoding, see docs/generation.md"
 _MASKS = "the model takes masks as they are, see docs/compatibility.md"
 _NO_BIAS = "GPT-2's output layer has no bias"
 _CODE = "files of gpt2x hold no code"
