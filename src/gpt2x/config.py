@@ -479,7 +479,6 @@ class GPT2Config(PushToHubMixin):
         check_push_options(f"{type(self).__name__}.save_pretrained", push_options)
         if os.path.isfile(save_directory):
             raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
-        os.makedirs(save_directory, exist_ok=True)
         self.to_json_file(Path(save_directory) / CONFIG_NAME)
         if push_to_hub:
             push_folder(save_directory, **push_options)

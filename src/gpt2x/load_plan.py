@@ -15,6 +15,8 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, WeightsError
 from gpt2x.weights import HEAD_MODULES, PYTORCH, Head, Shape, parameter_shapes
 
+_TENSORS_OF_A_BLOCK = 8  # or more: those of two norms, an attention and an MLP
+
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a floating dtype's name; bfloat16 is ml_dtypes'."""
@@ -31,9 +33,6 @@ def check_depth(config: GPT2Config, checkpoint: Mapping[str, LazyTensor], name: 
             f"{name!r} has a config of n_layer={config.n_layer}, but only {len(checkpoint)} "
             "tensors. Correct the config."
         )
-
-
-_TENSORS_OF_A_BLOCK = 8  # or more: those of two norms, an attention and an MLP
 
 
 @dataclass

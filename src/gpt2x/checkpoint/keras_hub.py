@@ -19,7 +19,7 @@ from gpt2x.budget import Budget
 from gpt2x.checkpoint import shards, tf_h5
 from gpt2x.checkpoint.base import CanonicalNames, Checkpoint, LazyTensor, concatenated
 from gpt2x.checkpoint.keras_archive import open_archive
-from gpt2x.errors import CheckpointError
+from gpt2x.errors import CheckpointError, listed
 from gpt2x.hub import ModelFiles
 from gpt2x.json_files import read_object
 
@@ -97,7 +97,7 @@ def _shards(path: Path, files: ModelFiles) -> list[Path]:
     found = {name: files.find(name) for name in sorted(set(names))}
     missing = [name for name, shard in found.items() if shard is None]
     if missing or not found:
-        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {missing[:8]}.")
+        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {listed(missing)}.")
     return [shard for shard in found.values() if shard is not None]
 
 

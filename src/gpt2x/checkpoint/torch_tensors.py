@@ -62,7 +62,6 @@ _DTYPE_OF_STORAGE: Mapping[str, np.dtype[Any]] = {
     "torch.storage.UntypedStorage": np.dtype("u1"),
 }
 
-
 _STORAGE = 1024  # bytes of a `Storage` with what reads it
 _READ_PER_CHARGE = 8  # bytes read and let go again, for one that is charged
 

@@ -315,7 +315,6 @@ class GenerationConfig(PushToHubMixin):
         if os.path.isfile(save_directory):
             raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
         self.check_before_saving()
-        os.makedirs(save_directory, exist_ok=True)
         self.to_json_file(Path(save_directory) / (config_file_name or GENERATION_CONFIG_NAME))
         if push_to_hub:
             push_folder(save_directory, **push_options)

@@ -64,7 +64,6 @@ _NOT_SETTINGS = {
     "local_files_only",
 }
 
-
 _TOKEN_SETTINGS = (*NAMED_TOKENS, ADDITIONAL, "extra_special_tokens")
 
 

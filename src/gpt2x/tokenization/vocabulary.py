@@ -24,6 +24,7 @@ PathLike = str | os.PathLike[str]
 
 _VERSION_LINE = "#version: 0.2"
 _MAX_IDS = 2**31  # ids are 32 bits wide in the tokenizers library and in many a model's input
+_MERGE = 400  # bytes of a merge: its line, its pair of tokens and its entry in the table of ranks
 
 # Options of a BPE model in tokenizer.json that GPT-2's does not use: each changes ids.
 _UNUSED_MODEL_OPTIONS = (
@@ -198,9 +199,6 @@ class Vocabulary:
                     "their separators."
                 )
         return [" ".join(merge) for merge in self.merges]
-
-
-_MERGE = 400  # bytes of a merge: its line, its pair of tokens and its entry in the table of ranks
 
 
 def parse_merges(merges: Iterable[Any]) -> list[Merge]:
