@@ -117,7 +117,7 @@ class GPT2Attention(nn.Module):
         head_mask: Tensor | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        # One query attends to all keys: order matters only for more.
+        # One query attends to all keys: order matters only for more. (A trace's sizes are tensors.)
         is_causal = mask is None and bool(query.size(2) > 1) and not self.is_cross_attention
         options: dict[str, Any] = {
             "is_causal": is_causal,

@@ -40,7 +40,7 @@ def eager_attention(
     [B, H, T, S]) multiplies the weights.
     """
     if query.dtype == tf.float16:
-        # It does not hold all scores. bfloat16 does, and XLA would convert the cache at every step.
+        # float16 does not hold all scores. bfloat16 does; XLA would convert its cache each step.
         query, key = tf.cast(query, tf.float32), tf.cast(key, tf.float32)
     scores = tf.matmul(query, key, transpose_b=True) * scaling  # [B, H, T, S]
     scores = tf.cast(scores, tf.float32)
