@@ -97,7 +97,7 @@ class TopKLogitsWarper(Filter):
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         width, filter_value = static
-        best, _ = ops.top_k(scores, min(width, ops.shape(scores)[1]))
+        best = _best(ops, scores, width)
         return ops.where(scores < kth_best(ops, best, values["top_k"]), filter_value, scores)
 
 
@@ -276,6 +276,15 @@ def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -
     return _bisect(ops, order, enough)
 
 
+def _best(ops: Ops, order: Array, count: int) -> Array:
+    """Return the `count` largest of each row, descending, or all of fewer columns."""
+    columns = ops.shape(order)[1]
+    if isinstance(columns, int):
+        return ops.top_k(order, min(count, columns))[0]
+    # The number of columns is known only when the graph runs.
+    return ops.top_k(order, ops.minimum(columns, count))[0]
+
+
 def _at_most(size: int | Scalar, limit: int) -> bool:
     return isinstance(size, int) and size <= limit
 
@@ -307,7 +316,7 @@ def _keep(ops: Ops, scores: Array, order: Array, kept: Array, static: Static) ->
     """Mask what is not kept, except the `min_tokens_to_keep` columns highest in `order`."""
     min_tokens_to_keep, filter_value = static
     if min_tokens_to_keep > 1:
-        last = ops.top_k(order, min(min_tokens_to_keep, ops.shape(order)[1]))[0][:, -1:]
+        last = _best(ops, order, min_tokens_to_keep)[:, -1:]
     else:
         last = ops.max(order, axis=-1)[:, None]
     return ops.where(kept | (order >= last), scores, filter_value)
