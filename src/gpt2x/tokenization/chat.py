@@ -115,14 +115,14 @@ class ChatMixin(PrepareMixin):
         texts, spans = [], []
         for chat in chats:
             messages = _left_open(chat) if continue_final_message else chat
-            rendered = jinja.render(template, {"messages": messages, **variables})
-            text = rendered.text
+            text, generated = jinja.render(template, {"messages": messages, **variables})
             texts.append(_cut(text, _last_text(chat)) if continue_final_message else text)
-            spans.append(rendered.generated)
+            spans.append(generated)
+        text_or_texts = texts if is_batch else texts[0]
         if not tokenize:
-            return texts if is_batch else texts[0]
+            return text_or_texts
         encoded = self(
-            texts if is_batch else texts[0],
+            text_or_texts,
             padding=padding,
             truncation=truncation,
             max_length=max_length,

@@ -22,34 +22,23 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpt2x.errors import InvalidInputError
 
-
-@dataclass
-class Rendered:
-    """A chat as text.
-
-    Attributes:
-        text: what the template made of it.
-        generated: first and last + 1 character of each ``{% generation %}`` block.
-    """
-
-    text: str = ""
-    generated: list[tuple[int, int]] = field(default_factory=list)
+Span = tuple[int, int]
 
 
 @dataclass
 class _Progress:
-    """How far a chat is rendered."""
+    """How far a chat is rendered, and the blocks so far; see `render`."""
 
     length: int = 0
-    generated: list[tuple[int, int]] = field(default_factory=list)
+    generated: list[Span] = field(default_factory=list)
 
 
 # Not kept in the environment: several threads may render the same compiled template.
 _progress: ContextVar[_Progress | None] = ContextVar("_progress", default=None)
 
 
-def render(template: str, variables: Mapping[str, Any]) -> Rendered:
-    """Render a template.
+def render(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
+    """Return a chat's text, and first and last + 1 character of each ``{% generation %}`` block.
 
     Raises:
         jinja2.TemplateError: what the template itself raises, and for a template that is not valid
@@ -67,7 +56,7 @@ def render(template: str, variables: Mapping[str, Any]) -> Rendered:
         ) from error
 
 
-def _render(template: str, variables: Mapping[str, Any]) -> Rendered:
+def _render(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
     progress = _Progress()
     token = _progress.set(progress)
     try:
@@ -77,7 +66,7 @@ def _render(template: str, variables: Mapping[str, Any]) -> Rendered:
             progress.length += len(part)
     finally:
         _progress.reset(token)
-    return Rendered("".join(parts), progress.generated)
+    return "".join(parts), progress.generated
 
 
 @lru_cache
