@@ -298,7 +298,7 @@ def test_detokenize_negative_ids(layer):
     with pytest.raises(InvalidInputError, match="Cannot decode -100"):
         layer.detokenize([5, -100])
     traced = tf.function(layer.detokenize)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="no token id"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a token id"):
         traced(tf.constant([5, -100]))
 
 

@@ -96,7 +96,9 @@ def _shards(path: Path, files: ModelFiles) -> list[Path]:
         shards.check_shard_name(path, name)
     found = {name: files.find(name) for name in sorted(set(names))}
     missing = [name for name, shard in found.items() if shard is None]
-    if missing or not found:
+    if not found:
+        raise CheckpointError(f"{str(path)!r} lists no shards.")
+    if missing:
         raise CheckpointError(f"{str(path)!r} lists shards that are missing: {listed(missing)}.")
     return [shard for shard in found.values() if shard is not None]
 
