@@ -123,3 +123,25 @@ def test_a_recognised_class_makes_our_layers(model):
     layer = model.transformer.h[0].attn.c_attn.__class__(4, 5)
     assert isinstance(layer, Conv1D)
     assert (layer.nx, layer.nf) == (5, 4)
+
+
+@pytest.mark.usefixtures("imported")
+def test_a_recognised_class_stands_for_ours(model):
+    made = model.__class__(model.config)
+    assert type(made) is pt.GPT2LMHeadModel
+    assert type(pickle.loads(pickle.dumps(made))) is pt.GPT2LMHeadModel
+    assert model.__class__ == pt.GPT2LMHeadModel
+    assert {pt.GPT2LMHeadModel: "found"}[model.__class__] == "found"
+    assert model.__class__ not in (pt.GPT2Model, TheirModel)
+
+
+@pytest.mark.usefixtures("imported")
+def test_a_recognised_class_can_be_derived_from(model):
+    class Derived(model.__class__):
+        pass
+
+    made = Derived(model.config)
+    assert type(made) is Derived
+    assert isinstance(made, TheirModel)
+    assert made.__class__ == Derived
+    assert Derived != pt.GPT2LMHeadModel

@@ -50,6 +50,8 @@ class Recognised(nn.Module):
 def _as_subclass(own: type, theirs: type) -> Any:
     """Return a class like `own`, by the same name, that `issubclass` finds to derive from `theirs`.
 
+    It equals `own`, and its instances are those of `own`.
+
     `theirs` comes last in the order in which attributes are looked up, behind `object`: as a base
     it would come before `nn.Module` and replace methods of it.
     """
@@ -59,6 +61,18 @@ def _as_subclass(own: type, theirs: type) -> Any:
         def mro(cls) -> list[type]:  # noqa: N805
             order = super().mro()
             return order if theirs in order else [*order, theirs]
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+            # Code that makes a model by another's __class__ gets one of the importable class.
+            made = vars(cls).get("_like", super().__call__)
+            return made(*args, **kwargs)
+
+        def __eq__(cls, other: object) -> bool:  # noqa: N805
+            return other is cls or other is vars(cls).get("_like", cls)
+
+        def __hash__(cls) -> int:  # noqa: N805
+            like = vars(cls).get("_like")
+            return super().__hash__() if like is None else hash(like)
 
     names = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
     return Virtual(own.__name__, (own,), {**names, "_like": own})
