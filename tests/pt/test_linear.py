@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -126,3 +127,19 @@ def test_products_can_be_traced():
     x, other, weight = torch.randn(3, 8), torch.randn(3, 8), torch.randn(5, 8)
     traced = torch.jit.trace(lambda x: linear(x, weight), x)
     torch.testing.assert_close(traced(other), F.linear(other, weight))
+
+
+@pytest.mark.parametrize("layer", [Linear(6, 4), Conv1D(4, 6)], ids=["Linear", "Conv1D"])
+def test_layers_can_be_traced_symbolically(layer):
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        nn.init.normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+
+
+@pytest.mark.usefixtures("_everything_is_large")
+@pytest.mark.parametrize("shape", [(1, 7), (2, 3), (4, 12), (0, 3)])
+def test_inputs_of_another_size_raise_as_in_torch(shape):
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be multiplied"):
+        linear(torch.randn(shape), torch.randn(4, 6))

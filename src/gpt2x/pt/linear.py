@@ -53,7 +53,8 @@ _PREFERS_MKL = torch.backends.mkl.is_available() and _is_intel()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x @ weight.T + bias``: x [..., in], weight [out, in], bias [out] -> [..., out]."""
     if (
-        torch.is_grad_enabled()
+        not isinstance(x, Tensor)  # a proxy of torch.fx
+        or torch.is_grad_enabled()
         or torch.jit.is_tracing()  # the number of rows is a constant to a trace
         or weight.numel() < LARGE
         or weight.dtype != x.dtype
@@ -61,6 +62,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or weight.device.type != "cpu"
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
+        or x.size(-1) != weight.size(1)  # an error to F.linear
     ):
         return F.linear(x, weight, bias)
     n_out, n_in = weight.shape
