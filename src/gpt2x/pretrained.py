@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -325,3 +326,16 @@ def warn_of_weights_read_first(
 _ARGUMENTS = tuple(
     name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype", "config_class")
 ) + ("ignore_mismatched_sizes", "output_loading_info", "strict", "attn_implementation")
+
+
+def vocabulary_rows(old: int, new: int | None, pad_to_multiple_of: int | None) -> int:
+    """Return how many rows `resize_token_embeddings` gives an embedding of `old` rows.
+
+    That is `new` (None keeps them), rounded up to a multiple. Raises InvalidInputError for what is
+    not an integer of at least 1.
+    """
+    for name, value in (("new_num_tokens", new), ("pad_to_multiple_of", pad_to_multiple_of)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise InvalidInputError(f"{name} must be an integer of at least 1; got {value}.")
+    rows, multiple = int(old if new is None else new), int(pad_to_multiple_of or 1)
+    return math.ceil(rows / multiple) * multiple

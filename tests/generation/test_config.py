@@ -139,7 +139,7 @@ def test_an_invalid_config_is_not_saved(tmp_path):
         config.save_pretrained(tmp_path / "folder")
     config = GenerationConfig()
     config.num_return_sequences = 2
-    with pytest.raises(InvalidInputError, match="without beam search do not support `num_return"):
+    with pytest.raises(InvalidInputError, match="Greedy search finds one text"):
         config.save_pretrained(tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
 

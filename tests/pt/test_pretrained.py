@@ -454,7 +454,8 @@ def test_resizing_options():
     drawn = model.resize_token_embeddings(400, mean_resizing=False).weight.detach()[80:]
     assert abs(float(drawn.std()) / 0.5 - 1) < 0.1
     assert model.to(torch.bfloat16).resize_token_embeddings(401).weight.dtype == torch.bfloat16
-    for options in ({"new_num_tokens": 0}, {"pad_to_multiple_of": 0}):
+    wrong = ({"new_num_tokens": 0}, {"pad_to_multiple_of": 0}, {"pad_to_multiple_of": 1.3})
+    for options in wrong:
         with pytest.raises(InvalidInputError, match="at least 1"):
             model.resize_token_embeddings(**options)
 

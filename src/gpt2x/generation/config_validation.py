@@ -29,9 +29,8 @@ def refuse_impossible(config: Any) -> None:
     wanted, beams = config.num_return_sequences, config.num_beams
     if wanted > 1 and beams == 1 and not config.do_sample:
         raise InvalidInputError(
-            f"Greedy search finds one text, so num_return_sequences must be 1, but is {wanted}. "
-            "Greedy methods without beam search do not support `num_return_sequences` different "
-            "than 1; set do_sample=True or num_beams."
+            f"Greedy search finds one text, so num_return_sequences must be 1, but is {wanted}; "
+            "set do_sample=True or num_beams."
         )
     if 1 < beams < wanted:
         raise InvalidInputError(

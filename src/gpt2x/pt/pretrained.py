@@ -484,15 +484,9 @@ class GPT2PreTrainedModel(
             mean_resizing: see above.
         """
         embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
-        rows = embedding.num_embeddings if new_num_tokens is None else new_num_tokens
-        if pad_to_multiple_of is not None:
-            if pad_to_multiple_of < 1:
-                raise InvalidInputError(
-                    f"pad_to_multiple_of must be at least 1; got {pad_to_multiple_of}."
-                )
-            rows = math.ceil(rows / pad_to_multiple_of) * pad_to_multiple_of
-        if rows < 1:
-            raise InvalidInputError(f"new_num_tokens must be at least 1; got {rows}.")
+        rows = pretrained.vocabulary_rows(
+            embedding.num_embeddings, new_num_tokens, pad_to_multiple_of
+        )
         if rows == embedding.num_embeddings:
             return embedding
         std = None if mean_resizing else self.config.initializer_range

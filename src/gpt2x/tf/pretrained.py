@@ -427,15 +427,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             mean_resizing: see above.
         """
         embedding = self.get_input_embeddings()
-        rows = embedding.input_dim if new_num_tokens is None else new_num_tokens
-        if pad_to_multiple_of is not None:
-            if pad_to_multiple_of < 1:
-                raise InvalidInputError(
-                    f"pad_to_multiple_of must be at least 1; got {pad_to_multiple_of}."
-                )
-            rows = math.ceil(rows / pad_to_multiple_of) * pad_to_multiple_of
-        if rows < 1:
-            raise InvalidInputError(f"new_num_tokens must be at least 1; got {rows}.")
+        rows = pretrained.vocabulary_rows(embedding.input_dim, new_num_tokens, pad_to_multiple_of)
         if rows == embedding.input_dim:
             return embedding
         std = None if mean_resizing else self.config.initializer_range
