@@ -87,6 +87,12 @@ def test_saving_may_push(hub, tmp_path):
     )
     assert hub.repositories["someone/else"].revisions["main"] == files
     assert GPT2Tokenizer.from_pretrained("someone/else").chat_template == {"other": "x"}
+    options = {"commit_message": "Next", "revision": "next", "repo_id": "someone/else"}
+    tokenizer.save_pretrained(tmp_path / "saved", push_to_hub=True, token="hf_write", **options)
+    assert hub.repositories["someone/else"].revisions["next"] == files
+    with pytest.raises(InvalidInputError, match=r"'comit_message'. Did you mean 'commit_message'"):
+        tokenizer.save_pretrained(tmp_path / "other", comit_message="Next")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_branch_gets_everything_in_one_commit(hub, tmp_path):

@@ -105,12 +105,15 @@ def push_folder(
     return commit.pr_url or commit.commit_url
 
 
-def check_push_options(where: str, options: Iterable[str]) -> None:
-    """Raise InvalidInputError, in the name of `where`, for what `push_folder` does not take."""
+def check_push_options(where: str, options: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raise InvalidInputError, in the name of `where`, for what `push_folder` does not take.
+
+    `others` are further arguments of `where`, of which a misspelt one may be meant.
+    """
     allowed = [name for name in inspect.signature(push_folder).parameters if name != "folder"]
     unknown = [name for name in options if name not in allowed]
     if unknown:
-        raise InvalidInputError(unknown_arguments(where, unknown, allowed))
+        raise InvalidInputError(unknown_arguments(where, unknown, [*others, *allowed]))
 
 
 def _is_private(path: Path) -> bool:

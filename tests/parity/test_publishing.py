@@ -8,6 +8,7 @@ import gpt2x
 from gpt2x import backends
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
 from hub_server import serve_hub
 
 
@@ -36,8 +37,11 @@ def test_push_and_load_by_name(monkeypatch, tmp_path, writer, reader):
             repo_id="someone/saved",
             token="hf_write",
             create_pr=True,
+            commit_message="Saved once more",
         )
         assert set(saved) == {"main", "refs/pr/1"}
+        with pytest.raises(InvalidInputError, match="Did you mean 'max_shard_size'"):
+            model.save_pretrained(tmp_path / "c", max_shards_size="1GB", commit_message="Third")
     loaded.save_pretrained(tmp_path / "b")
     with open_checkpoint(tmp_path / "a") as one, open_checkpoint(tmp_path / "b") as other:
         assert one.keys() == other.keys()

@@ -21,7 +21,7 @@ from flax import nnx
 from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.errors import InvalidInputError
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.parameters import (
@@ -39,7 +39,7 @@ from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
 from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.unavailable import FLAX_MODEL, explain
 from gpt2x.weights import FLAX, Head
 
@@ -397,7 +397,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         variant: str | None = None,
         repo_id: str | None = None,
         create_pr: bool = False,
-        **unknown: Any,
+        **push_options: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
 
@@ -411,16 +411,14 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             variant: write model.VARIANT.safetensors.
             repo_id: where to upload; by default the folder's name, of the token's owner.
             create_pr: upload as a pull request.
+            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
             CheckpointError: if the hub refuses or cannot be reached.
         """
-        if unknown:
-            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-            raise InvalidInputError(
-                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
-            )
+        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
         weights = self._with_params(params)._parameters()
         tensors = {}
         for path, variable in weights.items():
@@ -438,7 +436,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             variant=variant,
         )
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
 
     # --- the model's parts ---
 

@@ -21,7 +21,7 @@ from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.checkpoint.pruning import restore_heads
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.loading import take_where
 from gpt2x.names import FromConfig
@@ -33,7 +33,7 @@ from gpt2x.pt.counting import CountingMixin
 from gpt2x.pt.linear import Conv1D
 from gpt2x.pt.recognition import Recognised
 from gpt2x.pt.state_dict import StateDictMixin
-from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
 
@@ -331,7 +331,7 @@ class GPT2PreTrainedModel(
         create_pr: bool = False,
         token: str | bool | None = None,
         save_function: Any = None,
-        **unknown: Any,
+        **push_options: Any,
     ) -> None:
         """Write a folder that transformers reads; it appears whole or not at all.
 
@@ -348,16 +348,14 @@ class GPT2PreTrainedModel(
             token: access token with write permission.
             save_function: not called: files are written tensor by tensor. Scripts pass the one of
                 accelerate, with `is_main_process`.
+            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
             CheckpointError: if the hub refuses or cannot be reached.
         """
-        if unknown:
-            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-            raise InvalidInputError(
-                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
-            )
+        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
         if not is_main_process:
             return
         weights = self.state_dict() if state_dict is None else state_dict
@@ -385,7 +383,7 @@ class GPT2PreTrainedModel(
             architecture=type(self).__name__ if own else None,
         )
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
 
     # --- the model's parts ---
 

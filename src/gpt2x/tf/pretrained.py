@@ -20,11 +20,11 @@ import tensorflow as tf
 from gpt2x import checks, pretrained
 from gpt2x.checkpoint.base import LazyTensor
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.names import FromConfig
 from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
 from gpt2x.tf.serving import ServingMixin
@@ -262,7 +262,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         *,
         variant: str | None = None,
         repo_id: str | None = None,
-        **unknown: Any,
+        **push_options: Any,
     ) -> None:
         """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
 
@@ -279,16 +279,14 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             token: access token with write permission.
             variant: write model.VARIANT.safetensors.
             repo_id: where to upload; by default the folder's name, of the token's owner.
+            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
             CheckpointError: if the hub refuses or cannot be reached.
         """
-        if unknown:
-            allowed = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-            raise InvalidInputError(
-                unknown_arguments(f"{type(self).__name__}.save_pretrained", unknown, allowed)
-            )
+        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
         added = [variable.path for name, variable in self._named_variables() if name is None]
         if added:
             raise InvalidInputError(
@@ -309,7 +307,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         if saved_model:
             self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
 
     # --- as Keras saves a model: `.keras` files ---
 

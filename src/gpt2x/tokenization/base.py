@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import copy
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
 from gpt2x.loading import WHERE
-from gpt2x.publishing import PushToHubMixin, push_folder
+from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
@@ -436,6 +437,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
         repo_id: str | None = None,
         create_pr: bool = False,
         token: str | bool | None = None,
+        **push_options: Any,
     ) -> tuple[str, ...]:
         """Write the files that transformers 4 and 5 read back to the same ids.
 
@@ -451,13 +453,20 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             repo_id: where to upload to; by default the folder's name, of the token's owner.
             create_pr: upload as a pull request.
             token: access token with write permission.
+            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
         Returns:
             The paths of the files.
+
+        Raises:
+            InvalidInputError: for an unknown keyword.
+            CheckpointError: if the hub refuses or cannot be reached.
         """
+        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
+        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
         paths = files.save(self, save_directory, legacy_format, filename_prefix, save_jinja_files)
         if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr)
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
         return paths
 
     def save_vocabulary(
