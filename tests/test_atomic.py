@@ -221,6 +221,50 @@ def test_a_file_is_no_folder_to_save_to(tmp_path):
     assert content(tmp_path) == {"x": "mine"}
 
 
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: write(path, "new"),
+        lambda path: GPT2Config().save_pretrained(path),
+        lambda path: GenerationConfig().save_pretrained(path),
+    ],
+)
+def test_a_link_to_nothing_is_no_folder_to_save_to(tmp_path, save):
+    (link := tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InvalidInputError, match="link' is a link to nothing; give a folder"):
+        save(link)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_what_is_not_allowed_is_told_of_the_folder_that_the_user_gave(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".gpt2x-x"))
+
+    write(tmp_path, "old")
+    for name in ("os.open", "tempfile.mkdtemp"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refuse)
+            with pytest.raises(PermissionError) as raised:
+                write(tmp_path, "new")
+        assert f"Permission denied: cannot save {str(tmp_path)!r}, which" in str(raised.value)
+        assert content(tmp_path) == {"config.json": "old", "model.bin": "old"}
+
+
+def test_an_error_about_a_file_of_the_user_stays_as_it_is(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"No such file or directory: .*absent"),
+        atomic_folder(tmp_path / "model"),
+    ):
+        (tmp_path / "absent").read_text()
+
+
+def test_a_tilde_stands_for_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    GPT2Config(n_layer=3).save_pretrained("~/model")
+    assert GPT2Config.from_pretrained(tmp_path / "model").n_layer == 3
+
+
 def test_folders_replace_folders(tmp_path):
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "model", replaces=("params",)) as work:

@@ -68,12 +68,11 @@ def atomic_folder(
 
     Raises:
         CheckpointError: if another save does not end, or one that was cut short left too little.
-        InvalidInputError: if `path` is a file.
+        InvalidInputError: if `path` is a file, or a link to nothing.
         OSError: if the folder cannot be written to, or the disk is full.
     """
     target = Path(path).expanduser()
-    if target.exists() and not target.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is a file; give a folder to save to.")
+    check_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Inside an existing folder, so that moving stays on one file system; else beside it.
     exists = target.is_dir()
@@ -96,12 +95,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Its folder is made if need be. If the body raises, `path` stays as it was. Raises as
     `atomic_folder` does.
     """
+    path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with _explained(path), _work_folder(path.parent) as work:
         beside = work / _NEW / path.name
         yield beside
         _flush(work / _NEW)
         os.replace(beside, path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise InvalidInputError if something has this name that is not a folder."""
+    path = path.expanduser()
+    if path.is_dir() or not os.path.lexists(path):
+        return
+    what = "a file" if path.exists() else "a link to nothing"
+    raise InvalidInputError(f"{str(path)!r} is {what}; give a folder to save to.")
 
 
 def check_finished(folder: Path) -> None:
@@ -169,15 +178,23 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
+    """Name what was to be saved where an error names a file of the work instead, or a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno is None or not (error.errno in _FULL or _names_work(error)):
             raise
         raise OSError(
             error.errno,
-            f"{os.strerror(error.errno)}: {str(target)!r} is as it was before this save",
+            f"{os.strerror(error.errno)}: cannot save {str(target)!r}, which is as it was before",
         ) from error
+
+
+def _names_work(error: OSError) -> bool:
+    if not isinstance(error.filename, str | bytes):
+        return False
+    parts = Path(os.fsdecode(error.filename)).parts
+    return any(part.startswith(WORK_PREFIX) for part in parts)
 
 
 # Locks --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from gpt2x.atomic import atomic_file
+from gpt2x.atomic import atomic_file, check_folder
 from gpt2x.config_fields import (
     ATTRIBUTE_MAP,
     CHECKS,
@@ -477,8 +477,7 @@ class GPT2Config(PushToHubMixin):
             InvalidInputError: if the folder is a file, or for an unknown keyword.
         """
         check_push_options(f"{type(self).__name__}.save_pretrained", push_options)
-        if os.path.isfile(save_directory):
-            raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
+        check_folder(Path(save_directory))
         self.to_json_file(Path(save_directory) / CONFIG_NAME)
         if push_to_hub:
             push_folder(save_directory, **push_options)

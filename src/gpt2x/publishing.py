@@ -67,11 +67,12 @@ def push_folder(
             f"create_pr=True opens a pull request against 'main', but revision is {revision!r}; "
             "leave out one of them."
         )
-    check_finished(Path(folder))
+    folder = Path(folder).expanduser()
+    check_finished(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
-    repo_id = repo_id or Path(folder).resolve().name
+    repo_id = repo_id or folder.resolve().name
     api = HfApi(endpoint(), token=token, library_name="gpt2x")
     try:
         if create_pr and api.repo_exists(repo_id):
@@ -82,7 +83,7 @@ def push_folder(
             api.create_branch(repository, branch=revision, exist_ok=True)
         operations = [
             CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-            for path in sorted(Path(folder).rglob("*"))
+            for path in sorted(folder.rglob("*"))
             if path.is_file() and not _is_private(path.relative_to(folder))
         ]
         added = {operation.path_in_repo for operation in operations}

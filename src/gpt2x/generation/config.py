@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gpt2x.atomic import atomic_file
+from gpt2x.atomic import atomic_file, check_folder
 from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
 from gpt2x.generation.config_fields import (
     CHECKS,
@@ -312,8 +312,7 @@ class GenerationConfig(PushToHubMixin):
                 invalid, that is, does not pass `validate(strict=True)`.
         """
         check_push_options("GenerationConfig.save_pretrained", push_options)
-        if os.path.isfile(save_directory):
-            raise InvalidInputError(f"{os.fspath(save_directory)!r} is a file; give a folder.")
+        check_folder(Path(save_directory))
         self.check_before_saving()
         self.to_json_file(Path(save_directory) / (config_file_name or GENERATION_CONFIG_NAME))
         if push_to_hub:
