@@ -101,3 +101,16 @@ def test_heads_without_a_past(name, tmp_path):
         mask[0, : T // 2] = 0
         with torch.no_grad():
             assert_same(run(file, (ids, mask)), model(ids, mask))
+
+
+@pytest.mark.parametrize("options", [{"torchscript": True}, {"return_dict": False}])
+def test_ids_alone(options, tmp_path):
+    model = tiny_model(pt.GPT2LMHeadModel, use_cache=False, **options).eval()
+    file, ids = tmp_path / "model.onnx", random_ids(2, 6)
+    axes = {"input_ids": {0: "B", 1: "T"}}
+    names = {"input_names": ["input_ids"], "dynamic_axes": axes}
+    torch.onnx.export(model, (ids,), file, dynamo=False, opset_version=17, **names)
+    session = onnxruntime.InferenceSession(file)
+    assert [each.name for each in session.get_inputs()] == ["input_ids"]
+    with torch.no_grad():
+        assert_same(run(file, (ids := random_ids(3, 4),)), model(ids))

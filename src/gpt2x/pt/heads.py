@@ -114,6 +114,8 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
         # Not named above: transformers' Trainer waits for every argument with "label" in its name.
         checks.reject_unknown(self.forward, loss_options, _LOSS_OPTIONS)
         shift_labels = loss_options.get("shift_labels")
+        if isinstance(logits_to_keep, Tensor) and logits_to_keep.ndim == 0:
+            logits_to_keep = int(logits_to_keep)  # PyTorch's older ONNX exporter passes tensor(0)
         checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
         outputs = self.transformer(
             input_ids,
