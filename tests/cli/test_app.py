@@ -131,3 +131,16 @@ def test_warnings_go_to_standard_error(command, monkeypatch):
 
     result = command(probe, "probe")
     assert (result.stdout, result.stderr) == ("", "warning: beware\n")
+
+
+def test_what_the_hub_logs_is_printed_once():
+    code = """
+import logging
+from typer.testing import CliRunner
+from gpt2x import cli
+CliRunner().invoke(cli.app, ["info", "/absent"])
+import huggingface_hub.file_download
+logging.getLogger("huggingface_hub.file_download").warning("Retrying")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("Retrying") == 1

@@ -96,6 +96,7 @@ def _gpt2x(
             stream.reconfigure(errors="replace")
     warnings.showwarning = lambda message, *_, **__: _say("warning", message)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its own
 
 
 def _say(kind: str, message: object) -> None:
