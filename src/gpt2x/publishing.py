@@ -100,8 +100,9 @@ def push_folder(
         )
     except (HTTPError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"Cannot upload to {repo_id!r} at {endpoint()}: {error} Uploading needs a token with "
-            "write permission: pass token=... or run `hf auth login`."
+            f"Cannot upload to {repo_id!r} at {endpoint()}: {str(error).rstrip(' .')}. Uploading "
+            "needs a connection, and a token with write permission: pass token=... or run "
+            "`hf auth login`."
         ) from error
     return commit.pr_url or commit.commit_url
 

@@ -42,7 +42,9 @@ def test_convert_takes_its_options(tmp_path):
         assert checkpoint.format == "pytorch"
         assert len(checkpoint.files) > 1
         assert checkpoint["wte.weight"].dtype.name == "bfloat16"
-    assert "exists" in run("convert", FILES / "source", tmp_path / "new").output
+    output = run("convert", FILES / "source", tmp_path / "new").output
+    assert "exists" in output
+    assert "--overwrite" in output
     succeed("convert", FILES / "source", tmp_path / "new", "--overwrite", "--to", "pytorch")
     output = succeed(
         "convert", FILES / "source", tmp_path / "x.gguf", "--to=gguf", "--dtype=q8_0", "--verify"

@@ -230,8 +230,8 @@ def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
     occupied = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
     if occupied and not overwrite:
         raise InvalidInputError(
-            f"{str(destination)!r} exists; choose another destination or allow it to be "
-            "overwritten."
+            f"{str(destination)!r} exists; choose another destination, or allow it to be "
+            "overwritten (--overwrite, or overwrite=True)."
         )
 
 
