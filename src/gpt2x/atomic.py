@@ -186,7 +186,7 @@ def _explained(target: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"{os.strerror(error.errno)}: cannot save {str(target)!r}, which is as it was before",
+            f"{os.strerror(error.errno)}: nothing was saved to {str(target)!r}",
         ) from error
 
 
