@@ -377,10 +377,13 @@ def test_from_pretrained(layer):
     bos = layer("<|endoftext|>")["input_ids"].numpy().item()
     assert made.name == "text"
     assert made(["a"])["input_ids"].numpy().tolist() == [[sep] * 7 + [bos, 64]]
-    with pytest.raises(InvalidInputError, match="max_lenth"):
-        TFGPT2Tokenizer.from_pretrained(TINY, max_lenth=9)
     with pytest.raises(CheckpointError):
         TFGPT2Tokenizer.from_pretrained(TINY / "missing")
+
+
+def test_from_pretrained_warns_of_unknown_arguments_as_other_tokenizers_do(caplog):
+    assert TFGPT2Tokenizer.from_pretrained(TINY, max_lenth=9).max_length is None
+    assert "unknown argument 'max_lenth'" in caplog.text
 
 
 def test_config_makes_the_same_layer():

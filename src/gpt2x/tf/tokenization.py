@@ -186,7 +186,8 @@ class TFGPT2Tokenizer(keras.layers.Layer):
             pretrained_model_name_or_path: a folder, or a name on the hub.
             *args: the layer's `max_length` and `pad_token_id`.
             **kwargs: other arguments of the layer; what it does not know goes to
-                `GPT2Tokenizer.from_pretrained` (``revision``, ``subfolder``, ``cache_dir`` ...).
+                `GPT2Tokenizer.from_pretrained` (``revision``, ``subfolder``, ``cache_dir`` ...),
+                which warns of what it does not know either.
         """
         own = {name: kwargs.pop(name) for name in _LAYER_ARGUMENTS if name in kwargs}
         tokenizer = GPT2Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
