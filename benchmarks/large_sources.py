@@ -15,12 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt2x.checkpoint import gguf_writer, nanogpt, torch_writer
-from gpt2x.checkpoint.base import BFLOAT16, LazyTensor
-from gpt2x.checkpoint.names import from_canonical, is_projection
 from gpt2x.checkpoint.writing import write_weights
-from gpt2x.config import GPT2Config
-from gpt2x.weights import PYTORCH, TENSORFLOW, Head, Shape, parameter_shapes
+from gpt2x.config.model import GPT2Config
+from gpt2x.formats.gguf import writer as gguf_writer
+from gpt2x.formats.torch import nanogpt
+from gpt2x.formats.torch import writer as torch_writer
+from gpt2x.weights.lazy import BFLOAT16, LazyTensor
+from gpt2x.weights.names import from_canonical, is_projection
+from gpt2x.weights.table import PYTORCH, TENSORFLOW, Head, Shape, parameter_shapes
 
 _PATTERN = np.resize(np.linspace(-1, 1, 1009, dtype=np.float32), 2**20)
 _MULTIPLE = 128  # what llm.c and Megatron-LM pad the vocabulary to

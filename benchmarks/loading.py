@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.config import GPT2Config
-from gpt2x.pretrained import numpy_dtype, plan_load, resolve, save_folder
-from gpt2x.weights import Head, parameter_shapes
+from gpt2x.config.model import GPT2Config
+from gpt2x.models.pretrained import numpy_dtype, plan_load, resolve, save_folder
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.table import Head, parameter_shapes
 
 CLASSES = {"pt": "GPT2LMHeadModel", "tf": "TFGPT2LMHeadModel", "flax": "FlaxGPT2LMHeadModel"}
 FRAMEWORKS = {"pt": "torch", "tf": "tensorflow", "flax": "flax"}

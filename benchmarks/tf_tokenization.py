@@ -28,7 +28,7 @@ from pydoc_data.topics import topics
 import keras_hub
 import tensorflow as tf
 
-from gpt2x.tf.tokenization import TFGPT2Tokenizer
+from gpt2x.tf.text.tokenization import TFGPT2Tokenizer
 from gpt2x.tokenization import GPT2Tokenizer
 
 TARGETS = {"unseen": 20.0, "reversed": 20.0, "seen": 1.0}

@@ -121,6 +121,17 @@ def load(name: str, wanted_by: str | None = None, module: str | None = None) -> 
     return import_module(f"{backend.module}.{module}" if module else backend.module)
 
 
+def require_library(module: str, wanted_for: str, extra: str = "convert") -> Any:
+    """Import a library of one of the extras; raises MissingBackendError naming the extra."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingBackendError(
+            f"{wanted_for} needs the library {module} ({error}). "
+            f'Install it with: pip install "gpt2x[{extra}]"'
+        ) from error
+
+
 def to_tensor(array: Any, kind: str) -> Any:
     """Return `array`, of integers, floats or booleans, as a tensor of `kind`.
 

@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from golden_data import GOLDEN
-from gpt2x.checkpoint import convert, gguf, gguf_writer, open_checkpoint, open_source
-from gpt2x.checkpoint import safetensors as safetensors_format
-from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.checkpoint.verify import largest_difference
 from gpt2x.checkpoint.writing import STYLES
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
-from gpt2x.hub import ModelFiles
+from gpt2x.formats import safetensors as safetensors_format
+from gpt2x.formats.gguf import reader as gguf
+from gpt2x.formats.gguf import writer as gguf_writer
+from gpt2x.storage.hub import ModelFiles
 from gpt2x.tokenization import GPT2TokenizerFast
-from gpt2x.weights import FLAX, Head
-from hub_server import files_of, serve_hub
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.table import FLAX, Head
+from support.golden_data import GOLDEN
+from support.hub_server import files_of, serve_hub
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(__file__).parents[1] / "formats" / "files"
 SOURCE = FILES / "source"
 TRANSFORMERS = list(STYLES)
 SHARDED = [to for to, style in STYLES.items() if style.in_shards]
@@ -130,7 +132,7 @@ def test_msgpack_as_flax_reads_it(tmp_path):
 
 
 def test_arrays_beyond_a_gigabyte_are_chunked(tmp_path, monkeypatch):
-    monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("gpt2x.formats.flax.msgpack._CHUNK_BYTES", 1000)
     made = convert(SOURCE, tmp_path, to="flax-msgpack", verify=True)
     assert b"__msgpack_chunked_array__" in (tmp_path / "flax_model.msgpack").read_bytes()
     assert made.difference == (0.0, "")
@@ -138,7 +140,7 @@ def test_arrays_beyond_a_gigabyte_are_chunked(tmp_path, monkeypatch):
 
 def test_chunked_arrays_as_flax_reads_and_writes_them(tmp_path, monkeypatch):
     serialization = pytest.importorskip("flax.serialization")
-    monkeypatch.setattr("gpt2x.checkpoint.flax_msgpack._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("gpt2x.formats.flax.msgpack._CHUNK_BYTES", 1000)
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 1000)
     convert(SOURCE, tmp_path, to="flax-msgpack")
     path = tmp_path / "flax_model.msgpack"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from golden_data import GOLDEN
 from gpt2x import backends, cli
 from gpt2x.checkpoint import open_checkpoint
+from support.golden_data import GOLDEN
 
-FILES = Path(__file__).parents[1] / "checkpoint" / "files"
+FILES = Path(__file__).parents[1] / "formats" / "files"
 
 
 def run(*arguments: object):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import positions
-from flax_models import random_ids, tiny_model
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import KVCache
+from support import positions
+from support.flax_models import random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from flax_models import random_ids, tiny_model
+from support.flax_models import random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 

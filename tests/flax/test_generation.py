@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_models import golden_model, random_ids, tiny_model
-from golden_data import load_case
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import FlaxGPT2DoubleHeadsModel, KVCache
 from gpt2x.flax.outputs import FlaxGenerateBeamDecoderOnlyOutput, FlaxGenerateDecoderOnlyOutput
+from support.flax_models import golden_model, random_ids, tiny_model
+from support.golden_data import load_case
 
 CASES = [
     "plain/greedy/left_padded",

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from flax_models import golden_model
-from golden_data import load_case
-from golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
 from gpt2x.flax.parameters import flatten
-from gpt2x.weights import FLAX
+from gpt2x.weights.table import FLAX
+from support.flax_models import golden_model
+from support.golden_data import load_case
+from support.golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
 
 # What transformers' Flax models compute, where they agree with PyTorch's; its TensorFlow models
 # have heads besides.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_models import random_ids, tiny_model
+from support.flax_models import random_ids, tiny_model
 
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
 LENGTHS = (3, 8, 5)

@@ -11,11 +11,11 @@ from flax.core import freeze
 from flax.traverse_util import flatten_dict
 
 from flax import nnx
-from flax_models import random_ids, tiny_config, tiny_model, tiny_params
 from gpt2x import flax as gpt2x_flax
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, register_attention
-from ignored_labels import IGNORED, ids_for
+from support.flax_models import random_ids, tiny_config, tiny_model, tiny_params
+from support.ignored_labels import IGNORED, ids_for
 
 IDS = random_ids(2, 6)
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from gpt2x.flax.ops import JAX_OPS
-from ops_programs import check_results, run_programs
+from support.ops_programs import check_results, run_programs
 
 
 @pytest.mark.parametrize("transform", [lambda run: run, jax.jit], ids=["eager", "jit"])

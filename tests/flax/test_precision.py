@@ -11,9 +11,9 @@ import pytest
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from flax_models import random_ids, tiny_model
 from gpt2x import flax as gpt2x_flax
 from gpt2x.errors import InvalidInputError
+from support.flax_models import random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 MASK = np.array([[0, 0, 1, 1, 1, 1], [1] * 6])

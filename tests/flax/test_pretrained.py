@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from flax import nnx
-from flax_models import random_ids, tiny_config, tiny_model
-from golden_data import GOLDEN
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import (
     FlaxGPT2ForTokenClassification,
@@ -21,6 +19,8 @@ from gpt2x.flax import (
 )
 from gpt2x.flax.orbax import load_orbax, save_orbax
 from gpt2x.flax.parameters import flatten
+from support.flax_models import random_ids, tiny_config, tiny_model
+from support.golden_data import GOLDEN
 
 IDS = random_ids(2, 5, vocab_size=30)
 

@@ -14,8 +14,8 @@ from flax.training import train_state
 from flax.training.common_utils import onehot, shard, shard_prng_key
 
 from flax import jax_utils, traverse_util
-from flax_models import random_ids, tiny_config
 from gpt2x.flax import FlaxGPT2LMHeadModel
+from support.flax_models import random_ids, tiny_config
 
 
 class TrainState(train_state.TrainState):

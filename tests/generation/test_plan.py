@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding import decode
-from fake_engine import VOCAB_SIZE, SpellingEngine, read, spell
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
     EosTokenCriteria,
@@ -23,6 +21,8 @@ from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import make_plan
 from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.strategies import BeamSearch, Greedy, Sample
+from support.decoding import decode
+from support.fake_engine import VOCAB_SIZE, SpellingEngine, read, spell
 
 
 def plan_for(prompt_length=4, n_positions=40, vocab_size=30, batch_size=1, **options):

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golden_data import case_names, load_case
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
     EncoderNoRepeatNGramLogitsProcessor,
@@ -43,6 +42,7 @@ from gpt2x.generation.processors.base import Context
 from gpt2x.generation.processors.warpers import PAIRWISE_LIMIT, leading_mass
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import Sample
+from support.golden_data import case_names, load_case
 
 INF = float("inf")
 

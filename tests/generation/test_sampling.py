@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding import decode
-from fake_engine import MarkovEngine
 from gpt2x.generation import (
     EtaLogitsWarper,
     MinPLogitsWarper,
@@ -16,6 +14,8 @@ from gpt2x.generation import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from support.decoding import decode
+from support.fake_engine import MarkovEngine
 
 DRAWS = 100_000
 VOCAB = 60

@@ -7,8 +7,6 @@ import time
 import numpy as np
 import pytest
 
-from decoding import decode
-from fake_engine import ALPHABET, EOS, VOCAB_SIZE, SpellingEngine, read, spell
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
     EosTokenCriteria,
@@ -19,6 +17,8 @@ from gpt2x.generation import (
     StopStringCriteria,
     validate_stopping_criteria,
 )
+from support.decoding import decode
+from support.fake_engine import ALPHABET, EOS, VOCAB_SIZE, SpellingEngine, read, spell
 
 
 class Letters:

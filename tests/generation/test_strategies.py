@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding import decode
-from fake_engine import EOS, VOCAB_SIZE, MarkovEngine, SpellingEngine, read, spell
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.processors import Processors
 from gpt2x.generation.strategies import BeamSearch, Greedy, Sample
+from support.decoding import decode
+from support.fake_engine import EOS, VOCAB_SIZE, MarkovEngine, SpellingEngine, read, spell
 
 STORIES = ["the cat sat on the mat", "a dog$", "no$"]
 MODES = {

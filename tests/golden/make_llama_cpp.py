@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from cyllama.llama import llama_cpp
 
-from golden_data import GOLDEN, load_json
 from gpt2x.checkpoint import open_checkpoint
-from llama_cpp_models import DTYPES, MODELS, write_gguf
+from support.golden_data import GOLDEN, load_json
+from support.llama_cpp_models import DTYPES, MODELS, write_gguf
 
 RELEASE = "b9190"
 FOLDER = GOLDEN / "llama_cpp"

@@ -11,8 +11,8 @@ pytest.importorskip("flax")
 
 import gpt2x.flax  # noqa: E402
 from gpt2x.flax.parameters import flatten  # noqa: E402
-from gpt2x.weights import FLAX, Head  # noqa: E402
-from parity_models import (  # noqa: E402
+from gpt2x.weights.table import FLAX, Head  # noqa: E402
+from support.parity_models import (  # noqa: E402
     BAD_INPUTS,
     FLAGS,
     GENERATION,

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 tf = pytest.importorskip("tensorflow")
 
 import gpt2x.tf  # noqa: E402
-from gpt2x.weights import TENSORFLOW, Head  # noqa: E402
-from parity_models import (  # noqa: E402
+from gpt2x.weights.table import TENSORFLOW, Head  # noqa: E402
+from support.parity_models import (  # noqa: E402
     BAD_INPUTS,
     FLAGS,
     GENERATION,

@@ -22,7 +22,7 @@ def pytest_addoption(parser):
 def _all_large(request, monkeypatch):
     """Tiny models have no large weight: what concerns those is tested in a run with the option."""
     if request.config.getoption("--all-large", default=False):
-        monkeypatch.setattr("gpt2x.pt.linear.LARGE", 0)
+        monkeypatch.setattr("gpt2x.pt.cpu.linear.LARGE", 0)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,8 +11,8 @@ import torch
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt import attention
-from positions import MASK, POSITIONS
-from pt_models import random_ids, tiny_config, tiny_model
+from support.positions import MASK, POSITIONS
+from support.pt_models import random_ids, tiny_config, tiny_model
 
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
 PADDED = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])

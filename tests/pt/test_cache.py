@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from pt_models import assert_as_close_as, random_ids, tiny_config, tiny_model
+from support.pt_models import assert_as_close_as, random_ids, tiny_config, tiny_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from gpt2x import pt
-from pt_models import random_ids, tiny_model
+from support.pt_models import random_ids, tiny_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2x.pt import copies, linear
-from gpt2x.pt.copies import copied_weights
-from gpt2x.pt.linear import Conv1D
-from pt_models import random_ids, tiny_model
+from gpt2x.pt.cpu import copies, linear
+from gpt2x.pt.cpu.copies import copied_weights
+from gpt2x.pt.cpu.linear import Conv1D
+from support.pt_models import random_ids, tiny_model
 
 
 @pytest.fixture(

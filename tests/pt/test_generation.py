@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from golden_data import case_names, load_case
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
@@ -20,7 +19,8 @@ from gpt2x.generation import (
     TextStreamer,
 )
 from gpt2x.pt.cache import KVCache
-from pt_models import golden_model, random_ids, tensors, tiny_model
+from support.golden_data import case_names, load_case
+from support.pt_models import golden_model, random_ids, tensors, tiny_model
 
 GROUPS = (
     "plain/greedy",

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding import decode
-from fake_engine import MarkovEngine
 from gpt2x.generation import random
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.ops import Ops
 from gpt2x.generation.registry import ops_for
 from gpt2x.generation.seeds import streams
 from gpt2x.pt.ops import CPU_OPS, torch_ops
+from support.decoding import decode
+from support.fake_engine import MarkovEngine
 
 PROMPTS = np.array([[1, 2, 3], [4, 5, 6]], np.int32)
 PROCESSORS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golden_data import GOLDEN
-from llama_cpp_models import DTYPES, MODELS, write_gguf
+from support.golden_data import GOLDEN
+from support.llama_cpp_models import DTYPES, MODELS, write_gguf
 
 torch = pytest.importorskip("torch")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from golden_data import load_case
-from golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
-from pt_models import golden_model, tensors
+from support.golden_data import load_case
+from support.golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
+from support.pt_models import golden_model, tensors
 
 TOLERANCE = 1e-5
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt2x import pt
 from gpt2x.pt.attention import eager_attention, sdpa_attention
-from pt_models import assert_as_close_as, random_ids, tiny_model
+from support.pt_models import assert_as_close_as, random_ids, tiny_model
 
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
 LENGTHS = (3, 8, 5)

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from ignored_labels import IGNORED, ids_for
-from pt_models import random_ids, tensors, tiny_config, tiny_model
+from support.ignored_labels import IGNORED, ids_for
+from support.pt_models import random_ids, tensors, tiny_config, tiny_model
 
 CLASSES = [
     pt.GPT2Model,

@@ -9,8 +9,8 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpt2x.pt import linear as module
-from gpt2x.pt.linear import Conv1D, Linear, linear
+from gpt2x.pt.cpu import linear as module
+from gpt2x.pt.cpu.linear import Conv1D, Linear, linear
 
 
 @pytest.fixture(params=[False, True], ids=["onednn", "mkl"])

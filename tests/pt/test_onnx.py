@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpt2x import pt
-from pt_models import random_ids, tiny_model
+from support.pt_models import random_ids, tiny_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

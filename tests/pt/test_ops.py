@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt2x.pt.ops import CPU_OPS
-from ops_programs import check_results, run_programs
+from support.ops_programs import check_results, run_programs
 
 
 def test_operations_agree_with_numpy():

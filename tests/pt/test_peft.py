@@ -7,7 +7,7 @@ import torch
 
 from gpt2x import pt
 from gpt2x.pt.cache import KVCache
-from pt_models import TINY, tiny_config
+from support.pt_models import TINY, tiny_config
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,7 @@ import torch
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.cache import KVCache
-from pt_models import random_ids, tiny_model
+from support.pt_models import random_ids, tiny_model
 
 IDS = torch.tensor([[33, 28, 40, 41], [12, 51, 21, 22]])
 MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gpt2x import pt
-from gpt2x.pt.linear import Conv1D
-from pt_models import random_ids, tiny_model
+from gpt2x.pt.cpu.linear import Conv1D
+from support.pt_models import random_ids, tiny_model
 
 
 class TheirConv1D(nn.Module):

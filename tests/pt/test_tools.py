@@ -17,8 +17,8 @@ from torch.nn.utils import parameters_to_vector, parametrizations, prune, vector
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2x import pt
-from gpt2x.pt.linear import LARGE
-from pt_models import random_ids, tiny_config
+from gpt2x.pt.cpu.linear import LARGE
+from support.pt_models import random_ids, tiny_config
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

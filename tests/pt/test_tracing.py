@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpt2x import pt
-from pt_models import random_ids, tiny_config, tiny_model
+from support.pt_models import random_ids, tiny_config, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
     # What a trace takes for constant is what this file tests.

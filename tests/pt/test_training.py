@@ -9,7 +9,7 @@ import torch
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from pt_models import random_ids, tiny_config, tiny_model
+from support.pt_models import random_ids, tiny_config, tiny_model
 
 
 def gradients(model: Any, **inputs: Any) -> dict[str, torch.Tensor]:

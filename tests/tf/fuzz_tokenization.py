@@ -21,7 +21,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from gpt2x.data import EMBEDDED_MODEL
-from gpt2x.tf.tokenization import TFGPT2Tokenizer
+from gpt2x.tf.text.tokenization import TFGPT2Tokenizer
 from gpt2x.tokenization import GPT2Tokenizer
 
 _WHITE_SPACE = (

@@ -7,7 +7,7 @@ import random
 import pytest
 import tensorflow as tf
 
-from gpt2x.tf.bpe import BytePairMerges
+from gpt2x.tf.text.bpe import BytePairMerges
 from gpt2x.tokenization.bpe import merge_pairs
 
 Pair = tuple[bytes, bytes]

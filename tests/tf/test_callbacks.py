@@ -14,8 +14,8 @@ from gpt2x.tf import (
     TFGPT2ForSequenceClassification,
     TFGPT2LMHeadModel,
 )
-from hub_server import serve_hub
-from tf_models import random_ids, tiny_model
+from support.hub_server import serve_hub
+from support.tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
 pytestmark = pytest.mark.filterwarnings(

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from golden_data import load_case
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import KVCache, TFGPT2DoubleHeadsModel
 from gpt2x.tf.outputs import TFGenerateBeamDecoderOnlyOutput, TFGenerateDecoderOnlyOutput
-from tf_models import golden_model, random_ids, tiny_model
+from support.golden_data import load_case
+from support.tf_models import golden_model, random_ids, tiny_model
 
 CASES = [
     "plain/greedy/plain",

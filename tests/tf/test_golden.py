@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from golden_data import GoldenCase, load_case
-from golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
-from gpt2x.weights import TENSORFLOW
-from tf_models import golden_model
+from gpt2x.weights.table import TENSORFLOW
+from support.golden_data import GoldenCase, load_case
+from support.golden_forward import GRADIENT_CASES, GROUPS, cases_of, check_gradients, check_outputs
+from support.tf_models import golden_model
 
 # What transformers' TensorFlow models compute, where they agree with PyTorch's.
 OWN_GROUPS = ["plain/tensorflow", "double_heads/tensorflow", "sequence_classification/tensorflow"]

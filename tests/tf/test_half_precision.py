@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from gpt2x.tf import KVCache
-from tf_models import random_ids, tiny_model
+from support.tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end.
 pytestmark = pytest.mark.filterwarnings(

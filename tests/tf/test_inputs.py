@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import positions
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import KVCache, TFGPT2DoubleHeadsModel, TFGPT2LMHeadModel, TFGPT2Model
 from gpt2x.tokenization import BatchEncoding
-from tf_models import random_ids, tiny_model
+from support import positions
+from support.tf_models import random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 MASK = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from gpt2x import TopKLogitsWarper, TopPLogitsWarper
 from gpt2x.tf.ops import TENSORFLOW_OPS
-from ops_programs import check_results, run_programs
+from support.ops_programs import check_results, run_programs
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import AdamWeightDecay, WarmUp, create_optimizer
-from tf_models import tiny_model
+from support.tf_models import tiny_model
 
 RATE, DECAY = 0.1, 0.5
 STEPS = 3

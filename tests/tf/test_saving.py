@@ -11,10 +11,8 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
 
-from golden_data import GOLDEN
 from gpt2x import tf as gpt2x_tf
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.tf import (
     TFGPT2DoubleHeadsModel,
@@ -26,7 +24,9 @@ from gpt2x.tf import (
     TFGPT2Model,
     TFGPT2PreTrainedModel,
 )
-from tf_models import random_ids, tiny_config, tiny_model
+from gpt2x.weights.lazy import LazyTensor
+from support.golden_data import GOLDEN
+from support.tf_models import random_ids, tiny_config, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
 pytestmark = pytest.mark.filterwarnings(

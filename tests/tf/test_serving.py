@@ -21,7 +21,7 @@ from gpt2x.tf import (
     TFGPT2LMHeadModel,
     TFGPT2Tokenizer,
 )
-from tf_models import random_ids, tiny_model
+from support.tf_models import random_ids, tiny_model
 
 IDS = random_ids(2, 5)
 MASK = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], np.int32)

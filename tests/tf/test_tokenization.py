@@ -16,7 +16,7 @@ from tests.tf.fuzz_tokenization import differences, random_texts, vocabulary_fol
 from gpt2x.data import EMBEDDED_MODEL
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tf import TFGPT2Tokenizer
-from gpt2x.tf.pretokenization import CharacterClasses, word_begins
+from gpt2x.tf.text.pretokenization import CharacterClasses, word_begins
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.tokenization.pretokenization import split_words
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from gpt2x.tf import TFGPT2DoubleHeadsModel, TFGPT2LMHeadModel, TFGPT2Model
-from tf_models import random_ids, tiny_config, tiny_model
+from support.tf_models import random_ids, tiny_config, tiny_model
 
 # LiteRT is a package of its own by now; TensorFlow still brings this interpreter, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")

@@ -16,8 +16,8 @@ from gpt2x.tf import (
     TFGPT2ForTokenClassification,
 )
 from gpt2x.tokenization import BatchEncoding
-from ignored_labels import IGNORED, ids_for
-from tf_models import random_ids, tiny_model
+from support.ignored_labels import IGNORED, ids_for
+from support.tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
 pytestmark = pytest.mark.filterwarnings(

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from golden.generator.tools import TOOLS
-from golden_data import load_json
 from gpt2x.errors import InvalidInputError
 from gpt2x.tokenization import GPT2TokenizerFast
-from hub_server import files_of, serve_hub
+from support.golden_data import load_json
+from support.hub_server import files_of, serve_hub
 
 jinja2 = pytest.importorskip("jinja2")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from golden.generator.tools import TOOLS
-from golden_data import load_json
 from gpt2x.errors import InvalidInputError
 from gpt2x.tokenization.chat_schema import get_json_schema
+from support.golden_data import load_json
 
 SCHEMAS = load_json("tokenizer/schemas.json")
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
-from hub_server import files_of, serve_hub
+from support.hub_server import files_of, serve_hub
 
 TEXTS = ["The cat<sep> sat", "extra <pad> b", " naïve 語\n", "a<|endoftext|>b <mask> c"]
 

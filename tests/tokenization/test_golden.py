@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from golden_data import load_json
 from gpt2x.tokenization import AddedToken
+from support.golden_data import load_json
 
 ENCODED = load_json("tokenizer/encode.json")
 CALLS = load_json("tokenizer/calls.json")

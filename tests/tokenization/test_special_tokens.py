@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from golden_data import load_json
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tokenization import AddedToken, GPT2TokenizerFast
 from gpt2x.unavailable import TOKENIZER
+from support.golden_data import load_json
 
 INIT_KWARGS = load_json("tokenizer/init_kwargs.json")
 

@@ -12,9 +12,10 @@ two that a framework's own library writes.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gpt2x.checkpoint.base import Checkpoint, LazyTensor
-from gpt2x.checkpoint.formats import MODULES
-from gpt2x.checkpoint.opening import open_checkpoint
+from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.known import MODULES
+from gpt2x.formats.opening import open_checkpoint
+from gpt2x.weights.lazy import LazyTensor
 
 if TYPE_CHECKING:
     from gpt2x.checkpoint.conversion import convert

@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2x.atomic import atomic_file, atomic_folder
-from gpt2x.checkpoint import gguf_tokenizer, gguf_writer, keras_tf, nanogpt, orbax
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.formats import WEIGHTS_FILES
-from gpt2x.checkpoint.shards import parse_size
 from gpt2x.checkpoint.source import Source, open_source
-from gpt2x.checkpoint.tokenizer_files import write_tokenizer_files
 from gpt2x.checkpoint.verify import Difference, largest_difference
 from gpt2x.checkpoint.writing import STYLES, Progress, plan_files, write_weights
-from gpt2x.config import GPT2Config
+from gpt2x.config.generation import GENERATION_CONFIG_NAME
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError, check_choice
-from gpt2x.generation.config import GENERATION_CONFIG_NAME
-from gpt2x.load_plan import numpy_dtype, plan_load
-from gpt2x.weights import Head, parameter_shapes
+from gpt2x.formats.flax import orbax
+from gpt2x.formats.gguf import tokenizer as gguf_tokenizer
+from gpt2x.formats.gguf import writer as gguf_writer
+from gpt2x.formats.keras import model as keras_tf
+from gpt2x.formats.known import WEIGHTS_FILES
+from gpt2x.formats.shards import parse_size
+from gpt2x.formats.tokenizer_files import write_tokenizer_files
+from gpt2x.formats.torch import nanogpt
+from gpt2x.storage.atomic import atomic_file, atomic_folder
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import numpy_dtype, plan_load
+from gpt2x.weights.table import Head, parameter_shapes
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2x.checkpoint.base import Checkpoint
-from gpt2x.checkpoint.infer import infer_config
-from gpt2x.checkpoint.opening import open_model
-from gpt2x.checkpoint.pruning import restore_heads
-from gpt2x.checkpoint.tokenizer_files import find_tokenizer_files
-from gpt2x.config import GPT2Config
-from gpt2x.hub import ModelFiles
-from gpt2x.load_plan import check_depth
-from gpt2x.weights import Head, parameter_shapes
+from gpt2x.config.model import GPT2Config
+from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.opening import open_model
+from gpt2x.formats.tokenizer_files import find_tokenizer_files
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.weights.infer import infer_config
+from gpt2x.weights.load_plan import check_depth
+from gpt2x.weights.pruning import restore_heads
+from gpt2x.weights.table import Head, parameter_shapes
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2x.checkpoint.base import BLOCK_BYTES, LazyTensor
-from gpt2x.checkpoint.opening import open_checkpoint
 from gpt2x.errors import CheckpointError
+from gpt2x.formats.opening import open_checkpoint
+from gpt2x.weights.lazy import BLOCK_BYTES, LazyTensor
 
 
 class Difference(NamedTuple):

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from gpt2x.checkpoint import flax_msgpack, safetensors, torch_writer
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.formats import FLAX, PYTORCH, SAFETENSORS, WeightsFile
-from gpt2x.checkpoint.names import from_canonical
-from gpt2x.checkpoint.shards import Shard, index_json, parse_size, plan_shards
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.weights import FLAX as FLAX_SPELLING
-from gpt2x.weights import PYTORCH as PYTORCH_SPELLING
-from gpt2x.weights import Head, Spelling
+from gpt2x.formats import safetensors
+from gpt2x.formats.flax import msgpack as flax_msgpack
+from gpt2x.formats.known import FLAX, PYTORCH, SAFETENSORS, WeightsFile
+from gpt2x.formats.shards import Shard, index_json, parse_size, plan_shards
+from gpt2x.formats.torch import writer as torch_writer
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.names import from_canonical
+from gpt2x.weights.table import FLAX as FLAX_SPELLING
+from gpt2x.weights.table import PYTORCH as PYTORCH_SPELLING
+from gpt2x.weights.table import Head, Spelling
 
 Progress = Callable[[int], None]
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gpt2x.errors import InvalidInputError, check_choice
-from gpt2x.flax.products import attend_from_few_rows, reads_weights_only
+from gpt2x.flax.cpu.products import attend_from_few_rows, reads_weights_only
 
 #: (query [B,H,T,D], key [B,H,S,D], value [B,H,S,D], mask [B|1,H|1,T|1,S] or None;
 #: scaling, dropout) -> [B,H,T,D].

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export, lax
 
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.flax.products import reads_weights_only
-from gpt2x.names import CacheNames
+from gpt2x.flax.cpu.products import reads_weights_only
+from gpt2x.models import checks
+from gpt2x.models.names import CacheNames
 
 Pair = tuple[Array, Array]
 

@@ -17,8 +17,8 @@ from jax import Array, lax
 
 from flax import nnx
 from gpt2x.flax.cache import KVCache
+from gpt2x.flax.cpu.products import attention_dtype
 from gpt2x.flax.ops import JAX_OPS as OPS
-from gpt2x.flax.products import attention_dtype
 from gpt2x.generation import driver
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.strategies import Settings, Strategy

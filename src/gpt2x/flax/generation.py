@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gpt2x import checks
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.engine import (
@@ -28,7 +28,6 @@ from gpt2x.flax.engine import (
 from gpt2x.flax.ops import JAX_OPS
 from gpt2x.flax.outputs import generation_output
 from gpt2x.generation import driver, random, results
-from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
@@ -37,6 +36,7 @@ from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import BeamSearch, Settings
 from gpt2x.generation.streamers import as_streamer
+from gpt2x.models import checks
 
 # Arguments of a call that generation sets itself, or that make no sense in it.
 _OWN_ARGUMENTS = (

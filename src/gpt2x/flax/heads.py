@@ -16,9 +16,7 @@ import numpy as np
 from jax import Array
 
 from flax import nnx
-from gpt2x import checks
-from gpt2x.checks import IGNORE_INDEX
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.dropout import dropout, fold
@@ -34,7 +32,9 @@ from gpt2x.flax.outputs import (
 )
 from gpt2x.flax.parameters import Precision
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
-from gpt2x.weights import Head
+from gpt2x.models import checks
+from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.weights.table import Head
 
 # The part of a call's dropout key that is a head's: blocks have the numbers from 0 on.
 _HEAD = 2**31

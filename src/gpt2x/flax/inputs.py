@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
+from gpt2x.models import checks
 
 
 def check_inputs(config: GPT2Config, cache: KVCache | None, **inputs: Any) -> None:

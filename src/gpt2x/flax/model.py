@@ -21,8 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flax import nnx
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.attention import (
@@ -35,13 +34,14 @@ from gpt2x.flax.attention import (
     self_attention_mask,
 )
 from gpt2x.flax.cache import KVCache, LayerCache
+from gpt2x.flax.cpu.products import project
 from gpt2x.flax.dropout import dropout, fold
 from gpt2x.flax.inputs import check_inputs, every_slot, is_all_ones, is_counting_on, positions, rows
 from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.flax.parameters import Precision, parameter
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
-from gpt2x.flax.products import project
 from gpt2x.flax.sharding import check_automatic
+from gpt2x.models import checks
 
 Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
 

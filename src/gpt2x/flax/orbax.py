@@ -16,16 +16,16 @@ import jax
 import numpy as np
 from jax import Array
 
-from gpt2x.atomic import atomic_folder
-from gpt2x.checkpoint.formats import WEIGHTS_FILES
-from gpt2x.checkpoint.orbax import PARAMS_NAME, open_arrays
-from gpt2x.config import GPT2Config
+from gpt2x.config.generation import GENERATION_CONFIG_NAME
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError, MissingBackendError
 from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
+from gpt2x.formats.flax.orbax import PARAMS_NAME, open_arrays
+from gpt2x.formats.known import WEIGHTS_FILES
 from gpt2x.generation import GenerationConfig
-from gpt2x.generation.config import GENERATION_CONFIG_NAME
-from gpt2x.pretrained import warn_of_weights_read_first
+from gpt2x.models.pretrained import warn_of_weights_read_first
+from gpt2x.storage.atomic import atomic_folder
 
 Model = TypeVar("Model", bound=FlaxGPT2PreTrainedModel)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, export
 
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from gpt2x.outputs import (
+from gpt2x.models.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
     DoubleHeadsModelOutput,

@@ -1,7 +1,7 @@
 """Parameters of modules: made without arrays, named as transformers' Flax models name them.
 
 A path is a tuple of strings, ``("transformer", "h", "0", "attn", "c_attn", "kernel")``; joined by
-slashes it is the spelling of `gpt2x.weights.FLAX`.
+slashes it is the spelling of `gpt2x.weights.table.FLAX`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flax.core import FrozenDict, freeze
 from jax import Array
 
 from flax import nnx
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 
 Path = tuple[str, ...]

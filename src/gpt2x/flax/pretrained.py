@@ -18,9 +18,7 @@ from flax.errors import TraceContextError
 from jax import Array
 
 from flax import nnx
-from gpt2x import checks, pretrained
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
@@ -37,11 +35,13 @@ from gpt2x.flax.parameters import (
 )
 from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
-from gpt2x.names import FromConfig
-from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.models import checks, pretrained
+from gpt2x.models.names import FromConfig
+from gpt2x.models.outputs import ModelOutput
+from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.unavailable import FLAX_MODEL, explain
-from gpt2x.weights import FLAX, Head
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.table import FLAX, Head
 
 Params = Mapping[str, Any]
 
@@ -411,7 +411,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             variant: write model.VARIANT.safetensors.
             repo_id: where to upload; by default the folder's name, of the token's owner.
             create_pr: upload as a pull request.
-            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
+            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.

@@ -7,7 +7,7 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 `generate` come to, all checks done.
 """
 
-from gpt2x.generation.config import GenerationConfig
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation.outputs import (
     BeamSampleDecoderOnlyOutput,
     BeamSearchDecoderOnlyOutput,

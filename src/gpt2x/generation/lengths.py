@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.config import GenerationConfig
-from gpt2x.generation.config_fields import DEFAULTS
 
 #: Tokens that are added to the prompt where no length is given.
 DEFAULT_NEW_TOKENS = DEFAULTS["max_length"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt2x.generation.ops import Array
-from gpt2x.outputs import ModelOutput
+from gpt2x.models.outputs import ModelOutput
 
 
 @dataclass(eq=False, repr=False)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.generation_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.errors import InvalidInputError, unknown_arguments
-from gpt2x.generation.config import GenerationConfig
-from gpt2x.generation.config_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device

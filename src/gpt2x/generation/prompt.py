@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checks import check_shape
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.ops import Array
 from gpt2x.generation.plan import AVAILABLE, eos_tokens, pad_token
 from gpt2x.generation.tokens import existing_tokens
+from gpt2x.models.checks import check_shape
 
 
 def refuse_arguments(**arguments: Any) -> None:

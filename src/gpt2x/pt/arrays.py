@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2x.checkpoint.base import LazyTensor
+from gpt2x.weights.lazy import LazyTensor
 
 
 def to_torch(array: np.ndarray) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.names import CacheNames
+from gpt2x.models import checks
+from gpt2x.models.names import CacheNames
 
 Pair = tuple[Tensor, Tensor]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.plan import Plan
 from gpt2x.pt.cache import KVCache
-from gpt2x.pt.foreign_cache import as_cache
+from gpt2x.pt.interop.foreign_cache import as_cache
 
 
 class TorchEngine:

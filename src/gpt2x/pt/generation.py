@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2x import checks
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver, results
-from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.plan import make_plan, resolve_config
 from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.streamers import as_streamer
-from gpt2x.pt.copies import copied_weights
+from gpt2x.models import checks
+from gpt2x.pt.cpu.copies import copied_weights
 from gpt2x.pt.engine import TorchEngine
+from gpt2x.pt.interop.prepared import PreparationMixin, PreparedEngine
 from gpt2x.pt.ops import torch_ops
-from gpt2x.pt.prepared import PreparationMixin, PreparedEngine
 
 # New tokens from which copies of the weights that are multiplied faster save the time they take.
 _LONG = 24

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2x import checks
-from gpt2x.checks import IGNORE_INDEX
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.models import checks
+from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.pt.activations import ACTIVATIONS
+from gpt2x.pt.cpu.linear import Linear
 from gpt2x.pt.generation import GenerationMixin
-from gpt2x.pt.linear import Linear
 from gpt2x.pt.model import GPT2Model, Past, host_values
 from gpt2x.pt.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -29,7 +29,7 @@ from gpt2x.pt.outputs import (
     TokenClassifierOutput,
 )
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
-from gpt2x.weights import Head
+from gpt2x.weights.table import Head
 
 _LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.models import checks
 from gpt2x.pt.activations import Activation
 from gpt2x.pt.attention import (
     eager_attention,
@@ -33,8 +33,8 @@ from gpt2x.pt.attention import (
     without_autocast,
 )
 from gpt2x.pt.cache import KVCache
-from gpt2x.pt.foreign_cache import append, as_cache, is_foreign
-from gpt2x.pt.linear import Conv1D
+from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.interop.foreign_cache import append, as_cache, is_foreign
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 

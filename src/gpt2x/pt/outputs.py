@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from gpt2x import outputs
-from gpt2x.outputs import ModelOutput
+from gpt2x.models import outputs
+from gpt2x.models.outputs import ModelOutput
 
 __all__ = [
     "ModelOutput",
@@ -30,8 +30,8 @@ class _Dict(ModelOutput, _dict):
     """An output that is a dict, as those of transformers' PyTorch models are.
 
     Its Trainer, accelerate and `torch.nn.DataParallel` know outputs by that, and make new ones from
-    a dict or from pairs of names and values. `gpt2x.outputs.ModelOutput` decides what is read; the
-    dict holds the same for code that looks into it directly.
+    a dict or from pairs of names and values. `gpt2x.models.outputs.ModelOutput` decides what is
+    read; the dict holds the same for code that looks into it directly.
     """
 
     def __post_init__(self) -> None:

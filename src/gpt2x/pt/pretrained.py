@@ -17,25 +17,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gpt2x import checks, pretrained
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.checkpoint.pruning import restore_heads
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.loading import take_where
-from gpt2x.names import FromConfig
-from gpt2x.outputs import ModelOutput
+from gpt2x.models import checks, pretrained
+from gpt2x.models.names import FromConfig
+from gpt2x.models.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.checkpointing import CheckpointingMixin
-from gpt2x.pt.counting import CountingMixin
-from gpt2x.pt.linear import Conv1D
-from gpt2x.pt.recognition import Recognised
-from gpt2x.pt.state_dict import StateDictMixin
-from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.interop.counting import CountingMixin
+from gpt2x.pt.interop.recognition import Recognised
+from gpt2x.pt.interop.state_dict import StateDictMixin
+from gpt2x.storage.loading import take_where
+from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.unavailable import MODEL, explain
-from gpt2x.weights import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.pruning import restore_heads
+from gpt2x.weights.table import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
 
 Output = TypeVar("Output", bound=ModelOutput)
 
@@ -348,7 +348,7 @@ class GPT2PreTrainedModel(
             token: access token with write permission.
             save_function: not called: files are written tensor by tensor. Scripts pass the one of
                 accelerate, with `is_main_process`.
-            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
+            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.

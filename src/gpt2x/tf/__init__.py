@@ -21,8 +21,6 @@ if keras.config.backend() != "tensorflow":
 
 from gpt2x.tf.attention import register_attention
 from gpt2x.tf.cache import KVCache
-from gpt2x.tf.callbacks import KerasMetricCallback, PushToHubCallback
-from gpt2x.tf.export import TextGenerator
 from gpt2x.tf.heads import (
     TFGPT2DoubleHeadsModel,
     TFGPT2ForQuestionAnswering,
@@ -30,8 +28,9 @@ from gpt2x.tf.heads import (
     TFGPT2ForTokenClassification,
     TFGPT2LMHeadModel,
 )
+from gpt2x.tf.keras.callbacks import KerasMetricCallback, PushToHubCallback
+from gpt2x.tf.keras.optimization import AdamWeightDecay, WarmUp, create_optimizer
 from gpt2x.tf.model import TFGPT2MainLayer, TFGPT2Model
-from gpt2x.tf.optimization import AdamWeightDecay, WarmUp, create_optimizer
 from gpt2x.tf.outputs import (
     ModelOutput,
     TFBaseModelOutputWithPastAndCrossAttentions,
@@ -48,7 +47,8 @@ from gpt2x.tf.outputs import (
     TFTokenClassifierOutput,
 )
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
-from gpt2x.tf.tokenization import TFGPT2Tokenizer
+from gpt2x.tf.serving.export import TextGenerator
+from gpt2x.tf.text.tokenization import TFGPT2Tokenizer
 
 __all__ = [
     "TFGPT2PreTrainedModel",

@@ -11,10 +11,10 @@ from typing import Any, Self
 import optree
 import tensorflow as tf
 
-from gpt2x import checks
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.names import CacheNames
+from gpt2x.models import checks
+from gpt2x.models.names import CacheNames
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 

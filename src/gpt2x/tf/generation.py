@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gpt2x import checks
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver, random, results
-from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from gpt2x.generation.plan import Plan, eos_tokens, make_plan, pad_token, resolve_config
@@ -25,6 +24,7 @@ from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import BeamSearch, Settings
 from gpt2x.generation.streamers import as_streamer
+from gpt2x.models import checks
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.engine import Prompt, SteppedEngine, TensorFlowEngine
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS

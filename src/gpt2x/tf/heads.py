@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from gpt2x import checks
-from gpt2x.checks import IGNORE_INDEX
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
+from gpt2x.models import checks
+from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.generation import GenerationMixin
+from gpt2x.tf.keras.training import Target, choices, classes, next_tokens, numbers, positions
 from gpt2x.tf.model import Past, TFGPT2MainLayer, host_values, normal, shape_of
 from gpt2x.tf.outputs import (
     TFCausalLMOutputWithCrossAttentions,
@@ -29,8 +30,7 @@ from gpt2x.tf.outputs import (
 )
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
 from gpt2x.tf.tracking import Dense, TrackedLayer
-from gpt2x.tf.training import Target, choices, classes, next_tokens, numbers, positions
-from gpt2x.weights import Head
+from gpt2x.weights.table import Head
 
 
 def causal_lm_loss(

@@ -8,7 +8,7 @@ from typing import Any
 import optree
 
 from gpt2x.generation import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from gpt2x.outputs import (
+from gpt2x.models.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
     DoubleHeadsModelOutput,

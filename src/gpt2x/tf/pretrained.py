@@ -17,20 +17,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gpt2x import checks, pretrained
-from gpt2x.checkpoint.base import LazyTensor
-from gpt2x.config import GPT2Config
+from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.names import FromConfig
-from gpt2x.outputs import ModelOutput
-from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.models import checks, pretrained
+from gpt2x.models.names import FromConfig
+from gpt2x.models.outputs import ModelOutput
+from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.inputs import named_inputs
-from gpt2x.tf.serving import ServingMixin
-from gpt2x.tf.training import TrainingMixin
+from gpt2x.tf.keras.training import TrainingMixin
+from gpt2x.tf.serving.functions import ServingMixin
 from gpt2x.unavailable import TF_MODEL, explain
-from gpt2x.weights import TENSORFLOW, Head
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.table import TENSORFLOW, Head
 
 # Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
 # mark. Ours say what was wrong, in the same words as in the other backends.
@@ -233,7 +233,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         return cls(config, *model_args, dtype=policy, **model_kwargs)
 
     def _canonical_variables(self) -> Iterator[tuple[str, keras.Variable]]:
-        """Yield canonical name and variable of every parameter of GPT-2 (see `gpt2x.weights`)."""
+        """Yield canonical name and variable of every parameter (see `gpt2x.weights.table`)."""
         for name, variable in self._named_variables():
             if name is not None:
                 yield name, variable
@@ -279,7 +279,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             token: access token with write permission.
             variant: write model.VARIANT.safetensors.
             repo_id: where to upload; by default the folder's name, of the token's owner.
-            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
+            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.

@@ -17,8 +17,8 @@ from typing import Any, Self
 from tokenizers import AddedToken
 
 from gpt2x.errors import CheckpointError, InvalidInputError, check_choice, unknown_arguments
-from gpt2x.loading import WHERE
-from gpt2x.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.storage.loading import WHERE
+from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tokenization import files
 from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import Merge
@@ -453,7 +453,7 @@ class GPT2TokenizerBase(PushToHubMixin, TrainMixin, DecodeMixin, ChatMixin):
             repo_id: where to upload to; by default the folder's name, of the token's owner.
             create_pr: upload as a pull request.
             token: access token with write permission.
-            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
+            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
 
         Returns:
             The paths of the files.

@@ -217,9 +217,9 @@ class ChatMixin(PrepareMixin):
 def _jinja() -> ModuleType:
     """The module that renders, whose library is in an extra."""
     # Not above: loading a tokenizer does not need the code of checkpoints.
-    from gpt2x.checkpoint.optional import require
+    from gpt2x.backends import require_library
 
-    require("jinja2", "A chat template", extra="chat")
+    require_library("jinja2", "A chat template", extra="chat")
     from gpt2x.tokenization import chat_jinja
 
     return chat_jinja

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenizers import AddedToken
 
-from gpt2x.atomic import atomic_folder
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.hub import ModelFiles
-from gpt2x.json_files import read_object, read_text
-from gpt2x.loading import drop_model_options, take_where
+from gpt2x.storage.atomic import atomic_folder
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.storage.json_files import read_object, read_text
+from gpt2x.storage.loading import drop_model_options, take_where
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
 from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.vocabulary import (
@@ -119,8 +119,8 @@ def _tokenizer_folder(
         yield ModelFiles(str(name_or_path), **where)
         return
     # Not above: checkpoints are not needed for a folder's tokenizer.
-    from gpt2x.checkpoint.opening import open_model
-    from gpt2x.checkpoint.tokenizer_files import write_tokenizer_files
+    from gpt2x.formats.opening import open_model
+    from gpt2x.formats.tokenizer_files import write_tokenizer_files
 
     _, checkpoint = open_model(str(name_or_path), file=gguf_file, **where)
     with checkpoint, tempfile.TemporaryDirectory() as folder:

@@ -14,9 +14,9 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from gpt2x.budget import Budget
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.json_files import read_json, read_text
+from gpt2x.storage.budget import Budget
+from gpt2x.storage.json_files import read_json, read_text
 from gpt2x.tokenization.bpe import Merge
 from gpt2x.tokenization.template import Template, byte_level
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.config import GenerationConfig
 from gpt2x.generation.processors.base import BuiltInProcessor, UserProcessor
 from gpt2x.generation.processors.constraints import (
     ExponentialDecayLengthPenalty,

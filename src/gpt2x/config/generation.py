@@ -1,0 +1,380 @@
+"""`GenerationConfig`: how to decode, as transformers' generation_config.json holds it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from gpt2x.config.generation_fields import (
+    CHECKS,
+    DEFAULTS,
+    GENERATE_ARGUMENTS,
+    NONE_IS_OFF,
+    OUTPUT_FLAGS,
+)
+from gpt2x.config.generation_validation import refuse_impossible, without_effect
+from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
+from gpt2x.storage.atomic import atomic_file, check_folder
+from gpt2x.storage.json_files import read_object
+from gpt2x.storage.loading import drop_model_options, take_where
+from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
+
+if TYPE_CHECKING:
+    from gpt2x.config.model import GPT2Config
+
+logger = logging.getLogger("gpt2x.generation.config")
+
+GENERATION_CONFIG_NAME = "generation_config.json"
+
+#: The release whose file format and rules for defaults this module follows.
+TRANSFORMERS_VERSION = "4.57.6"
+
+# Where a config came from: neither compared nor passed on.
+_METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
+
+
+class GenerationConfig(PushToHubMixin):
+    """How to decode: lengths, strategy, processors, outputs and special tokens.
+
+    The fields are those of transformers 4.57's `GenerationConfig` (see its documentation, or
+    `gpt2x.config.generation_fields.DEFAULTS`), given as keywords. A `max_length` that is given, be
+    it 20, is the total length; without one, generation adds 20 tokens to the prompt.
+
+    Raises:
+        InvalidInputError: if a field is unknown (the nearest one is named) or its value cannot be
+            used.
+
+    >>> config = GenerationConfig(do_sample=True, top_p=0.9)
+    >>> config.top_p, config.num_beams
+    (0.9, 1)
+    """
+
+    extra_output_flags = OUTPUT_FLAGS
+
+    def __init__(self, **fields: Any) -> None:
+        misplaced = [name for name in fields if name in GENERATE_ARGUMENTS]
+        if misplaced:
+            raise InvalidInputError(
+                f"{misplaced[0]!r} is an argument of generate(), not a field of GenerationConfig; "
+                "pass it to generate()."
+            )
+        self._from_model_config = fields.pop("_from_model_config", False)
+        self.transformers_version = fields.pop("transformers_version", TRANSFORMERS_VERSION)
+        self._commit_hash = fields.pop("_commit_hash", None)
+        unknown = [name for name in fields if name not in DEFAULTS]
+        if unknown:
+            raise InvalidInputError(unknown_arguments("GenerationConfig", unknown, DEFAULTS))
+        self._max_length_given = False
+        for name, default in DEFAULTS.items():
+            value = fields.get(name)
+            given = value is not None or (name in fields and name in NONE_IS_OFF)
+            if given:
+                setattr(self, name, value)
+            else:
+                self.__dict__[name] = copy.copy(default)
+        self.validate()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "max_length":
+            self._max_length_given = value is not None
+        if value is None and name in DEFAULTS and name not in NONE_IS_OFF:
+            value = copy.copy(DEFAULTS[name])
+        elif value is not None and name in CHECKS:
+            value = CHECKS[name](name, value)
+        super().__setattr__(name, value)
+
+    if TYPE_CHECKING:  # the fields are those of DEFAULTS
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def max_length_given(self) -> bool:
+        """Whether `max_length` was set, rather than left at its default."""
+        return self._max_length_given
+
+    def validate(self, strict: bool = False) -> None:
+        """Check what fields ask for together.
+
+        Fields without effect are named in a warning of the logger "gpt2x.generation.config", once,
+        and explained at its level INFO.
+
+        Raises:
+            InvalidInputError: if that cannot be had; with `strict`, also if a field would have no
+                effect.
+        """
+        refuse_impossible(self)
+        reasons = without_effect(self)
+        if reasons and strict:
+            raise InvalidInputError(
+                f"The generation config is invalid: {'; '.join(reasons.values())}."
+            )
+        if reasons:
+            _warn_once(f"These options of generation have no effect: {', '.join(reasons)}.")
+            _explain_once("; ".join(reasons.values()))
+
+    def get_generation_mode(self, assistant_model: Any = None) -> str:
+        """Return the name, in transformers, of the strategy that the fields ask for.
+
+        Not every one of them is available here; `generate` says so.
+        """
+        if self.constraints is not None or self.force_words_ids is not None:
+            return "constrained_beam_search"
+        if self.num_beams > 1:
+            if self.num_beam_groups > 1:
+                return "group_beam_search"
+            return "beam_sample" if self.do_sample else "beam_search"
+        if not self.do_sample and (self.penalty_alpha or 0) > 0 and (self.top_k or 0) > 1:
+            return "contrastive_search"
+        assistants = (assistant_model, self.prompt_lookup_num_tokens, self.assistant_early_exit)
+        if any(assistant is not None for assistant in assistants):
+            return "assisted_generation"
+        if self.dola_layers is not None:
+            return "dola_generation"
+        return "sample" if self.do_sample else "greedy_search"
+
+    # --- reading ---
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name: str | os.PathLike[str],
+        config_file_name: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Read the generation config of a folder, of a JSON file, or of a model on the hub.
+
+        Args:
+            pretrained_model_name: folder, path of a JSON file, or name of a model on the hub.
+            config_file_name: name of the file; generation_config.json by default.
+            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
+                `local_files_only`, `force_download`), fields to override, and
+                `return_unused_kwargs=True` to get `(config, kwargs that are not fields)`.
+
+        Raises:
+            CheckpointError: if there is no such file, or it is not a JSON object.
+            InvalidInputError: if its values cannot be used, or a keyword is unknown.
+        """
+        where = take_where(kwargs)
+        filename = os.fspath(config_file_name or GENERATION_CONFIG_NAME)
+        path = Path(pretrained_model_name)
+        if not path.is_file():
+            from gpt2x.storage import hub
+
+            name = os.fspath(pretrained_model_name)
+            found = hub.resolve_files(name, [filename], **where)[filename]
+            if found is None:
+                raise CheckpointError(
+                    f"{name!r} holds no {filename}; give a folder or a hub model that has one."
+                )
+            path = found
+        return cls.from_dict(read_object(path), **kwargs)
+
+    @classmethod
+    def from_dict(
+        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Build a config from a dictionary, with the fields in `kwargs` changed.
+
+        Fields that are None take their defaults (transformers 5 writes them so); keys that are no
+        field are kept as attributes and written back.
+        """
+        known = {*DEFAULTS, *_METADATA}
+        values = {name: value for name, value in config_dict.items() if value is not None}
+        if isinstance(bias := values.get("sequence_bias"), Mapping):
+            values["sequence_bias"] = {_tokens(key): value for key, value in bias.items()}
+        unused = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
+        if not return_unused_kwargs:
+            drop_model_options(unused)
+            if unused:
+                raise InvalidInputError(unknown_arguments("GenerationConfig", unused, DEFAULTS))
+        fields = {name: value for name, value in values.items() if name in known}
+        config = cls(**{**fields, **kwargs})
+        for name, value in values.items():
+            if name not in known:
+                setattr(config, name, value)
+        return (config, unused) if return_unused_kwargs else config
+
+    @classmethod
+    def from_model_config(cls, model_config: GPT2Config) -> Self:
+        """Take the special tokens and the decoding options that a model's config holds."""
+        fields = dict(model_config.generation_parameters())
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+            fields[name] = getattr(model_config, name, None)
+        for name in ("output_attentions", "output_hidden_states"):
+            fields[name] = getattr(model_config, name, False)
+        if any(fields.get(flag) for flag in OUTPUT_FLAGS):
+            fields["return_dict_in_generate"] = True
+        pad = fields["pad_token_id"]
+        if isinstance(pad, int) and pad < 0:  # older files' "none", which would be invalid here
+            fields["pad_token_id"] = None
+        fields = {name: value for name, value in fields.items() if name in DEFAULTS}
+        return cls(_from_model_config=True, **fields)
+
+    # --- changing ---
+
+    def update(self, **kwargs: Any) -> dict[str, Any]:
+        """Set those of `kwargs` that are fields, check the whole, and return the others."""
+        unused = {}
+        for name, value in kwargs.items():
+            if name in self.__dict__ and not name.startswith("_"):
+                setattr(self, name, value)
+            else:
+                unused[name] = value
+        self.validate()
+        return unused
+
+    def with_defaults_of(self, other: GenerationConfig, tokens_only: bool = False) -> Self:
+        """Return a copy whose fields at their defaults are those of `other`.
+
+        tokens_only: take over the ids of special tokens alone.
+        """
+        merged = copy.deepcopy(self)
+        names = [name for name in DEFAULTS if name.endswith("_token_id") or not tokens_only]
+        for name in names:
+            if name.startswith("forced_") and tokens_only:
+                continue
+            is_default = getattr(self, name) == DEFAULTS[name]
+            if name == "max_length":
+                is_default = not self.max_length_given
+                if other.max_length_given and is_default:
+                    merged.max_length = other.max_length
+            elif is_default and getattr(other, name) != DEFAULTS[name]:
+                setattr(merged, name, copy.deepcopy(getattr(other, name)))
+        return merged
+
+    @property
+    def is_since_4_50(self) -> bool:
+        """Whether transformers 4.50 or later wrote the file: its configs are complete."""
+        version = re.match(r"(\d+)\.(\d+)", str(self.transformers_version))
+        return version is not None and tuple(map(int, version.groups())) >= (4, 50)
+
+    # --- writing ---
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field, the defaults included."""
+        hidden = ("_commit_hash", "_max_length_given", "compile_config")
+        return copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in hidden})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, a `max_length` that was set, and the
+        version of the format.
+        """
+        diff = {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in DEFAULTS or value != DEFAULTS[name]
+        }
+        if self.max_length_given:
+            diff["max_length"] = self.max_length
+        if not self._from_model_config:
+            del diff["_from_model_config"]
+        return diff
+
+    def to_json_string(self, use_diff: bool = True, ignore_metadata: bool = False) -> str:
+        """Return `to_diff_dict` (or `to_dict`) as JSON: indented by 2, keys sorted."""
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        if ignore_metadata:
+            values = {name: value for name, value in values.items() if name not in _METADATA}
+        bias = values.get("sequence_bias")
+        if isinstance(bias, Mapping):  # JSON has no tuples as keys: the list form says the same
+            values["sequence_bias"] = [[list(tokens), value] for tokens, value in bias.items()]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write `to_json_string` to a file, which appears whole or not at all."""
+        with atomic_file(Path(json_file_path)) as path:
+            path.write_text(self.to_json_string(use_diff), encoding="utf-8")
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        config_file_name: str | os.PathLike[str] | None = None,
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> None:
+        """Write the config into a folder, which is made if need be.
+
+        Args:
+            save_directory: the folder.
+            config_file_name: name of the file; generation_config.json by default.
+            push_to_hub: upload the folder as well.
+            **push_options: those of `gpt2x.storage.publishing.push_folder`, such as `repo_id`.
+
+        Raises:
+            InvalidInputError: if the folder is a file, a keyword is unknown, or the config is
+                invalid, that is, does not pass `validate(strict=True)`.
+        """
+        check_push_options("GenerationConfig.save_pretrained", push_options)
+        check_folder(Path(save_directory))
+        self.check_before_saving()
+        self.to_json_file(Path(save_directory) / (config_file_name or GENERATION_CONFIG_NAME))
+        if push_to_hub:
+            push_folder(save_directory, **push_options)
+
+    def check_before_saving(self) -> None:
+        """Raise InvalidInputError if the config is invalid, and so must not be written."""
+        try:
+            self.validate(strict=True)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{error} Fix these issues to save the configuration."
+            ) from None
+
+    # --- as a value ---
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both decode alike, wherever they were loaded from."""
+        if not isinstance(other, GenerationConfig):
+            return NotImplemented
+        mine, others = self.to_dict(), other.to_dict()
+        return all(
+            _listed(mine.get(name)) == _listed(others.get(name))
+            for name in {*mine, *others}
+            if name not in _METADATA
+        )
+
+    def __hash__(self) -> int:
+        """The hash of what `__eq__` compares; it changes with the fields."""
+        return hash(
+            frozenset(
+                (name, _hashable(_listed(value)))
+                for name, value in self.to_dict().items()
+                if name not in _METADATA and value is not None
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"
+
+
+def _listed(value: Any) -> Any:
+    """Return a field as JSON holds it: its tuples are lists there."""
+    if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
+        return [[list(key), bias] for key, bias in value.items()]
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+@functools.cache
+def _explain_once(message: str) -> None:
+    logger.info(message)
+
+
+def _tokens(key: Any) -> Any:
+    """Read back a tuple of token ids that transformers wrote as a key of JSON, "(1, 2)"."""
+    return tuple(map(int, re.findall(r"\d+", key))) if isinstance(key, str) else key

@@ -1,0 +1,58 @@
+"""What the fields of a `GenerationConfig` ask for together: what cannot be had, what has no effect.
+
+Source: transformers 4.57, `GenerationConfig.validate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gpt2x.config.generation_fields import DEFAULTS, OUTPUT_FLAGS
+from gpt2x.errors import InvalidInputError
+
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+_BEAMS = ("early_stopping", "length_penalty")
+_CACHE = ("cache_implementation", "cache_config", "return_legacy_cache")
+
+
+def refuse_impossible(config: Any) -> None:
+    """Raise InvalidInputError if the fields contradict each other."""
+    wanted, beams = config.num_return_sequences, config.num_beams
+    if wanted > 1 and beams == 1 and not config.do_sample:
+        raise InvalidInputError(
+            f"Greedy search finds one text, so num_return_sequences must be 1, but is {wanted}; "
+            "set do_sample=True or num_beams."
+        )
+    if 1 < beams < wanted:
+        raise InvalidInputError(
+            f"num_return_sequences ({wanted}) must be at most num_beams ({beams})."
+        )
+
+
+def without_effect(config: Any) -> dict[str, str]:
+    """Return the fields that are set and not used, each with the reason."""
+    groups: tuple[tuple[bool, Iterable[str], str], ...] = (
+        (not config.do_sample, _SAMPLING, "needs do_sample=True"),
+        (config.num_beams == 1, _BEAMS, "needs num_beams > 1"),
+        (not config.use_cache, _CACHE, "needs use_cache=True"),
+        (not config.return_dict_in_generate, OUTPUT_FLAGS, "needs return_dict_in_generate=True"),
+    )
+    reasons = {}
+    for applies, names, reason in groups:
+        for name in names:
+            value = getattr(config, name)
+            if applies and value not in (None, False, DEFAULTS[name]):
+                reasons[name] = f"`{name}` is set to `{value}`, which {reason}"
+    pad = config.pad_token_id
+    if isinstance(pad, int) and pad < 0:
+        reasons["pad_token_id"] = f"`pad_token_id` is {pad}, which is taken for none"
+    return reasons

@@ -1,0 +1,1 @@
+"""Memory layouts that are read faster on CPUs."""

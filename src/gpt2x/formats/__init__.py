@@ -1,0 +1,1 @@
+"""The files that hold weights: one module per format reads (and writes) them."""

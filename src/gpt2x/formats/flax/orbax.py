@@ -1,0 +1,167 @@
+"""Orbax checkpoints: the parameters of a Flax model in a folder ``params``, beside config.json.
+
+A file ``_METADATA`` lists the arrays; each is a Zarr array, all of them in one OCDBT database or
+each in a folder of its own. Read with tensorstore, the library that Orbax itself reads with and a
+part of every installation of Flax; written by Orbax. Parameters may also stand in the opened folder
+itself, and may be those of an `nnx.State`.
+
+Source: ``orbax/checkpoint/_src/metadata/tree.py`` and ``_src/serialization/tensorstore_utils.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x import backends
+from gpt2x.backends import require_library
+from gpt2x.errors import CheckpointError
+from gpt2x.formats import shards
+from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.binary import check_shape
+from gpt2x.storage.budget import Budget
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.storage.json_files import read_object
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.names import Place, flax_name, from_canonical, name_tensors
+from gpt2x.weights.table import FLAX
+
+PARAMS_NAME = "params"
+METADATA_NAME = "_METADATA"
+_CONFIG_NAME = "config.json"
+_DATABASE_NAME = "manifest.ocdbt"
+_ARRAY = 20_000  # bytes of an open array of tensorstore's
+
+
+def find_params(folder: Path) -> Path | None:
+    """The file that lists the parameters of a checkpoint folder, or of its folder ``params``."""
+    for inside in (folder / PARAMS_NAME, folder):
+        if (inside / METADATA_NAME).is_file():
+            return inside / METADATA_NAME
+    return None
+
+
+def open(path: Path, files: ModelFiles) -> Checkpoint:
+    """Open a checkpoint by its ``_METADATA``.
+
+    Raises CheckpointError if it is damaged, MissingBackendError without tensorstore.
+    """
+    folder = path.parent
+    tensors = {"/".join(keys): tensor for keys, tensor in open_arrays(folder).items()}
+    names = name_tensors(folder, tensors, _rename)
+    beside = folder.parent / _CONFIG_NAME
+    has_config = folder.name == PARAMS_NAME and beside.is_file()
+    return Checkpoint(
+        "orbax",
+        folder,
+        names.tensors,
+        config=read_object(beside) if has_config else None,
+        ignored=names.ignored,
+        source_names=names.source_names,
+    )
+
+
+def _rename(source: str) -> Place | None:
+    return flax_name(source.removesuffix("/value"))  # of the variables of an nnx.State
+
+
+def open_arrays(folder: Path) -> dict[tuple[str, ...], LazyTensor]:
+    """Return the arrays of a folder that Orbax wrote, by their keys in the tree.
+
+    Raises CheckpointError if they are damaged or claim more memory than the files can hold.
+    """
+    tensorstore = require_library("tensorstore", "Reading Orbax checkpoints", extra="flax")
+    folder = folder.expanduser().absolute()
+    stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    budget = Budget(str(folder), stored)
+    metadata = read_object(folder / METADATA_NAME, budget)
+    arrays = {
+        keys: _open_array(tensorstore, folder, keys, metadata, budget)
+        for keys in _keys(folder, metadata)
+    }
+    if not arrays:
+        raise CheckpointError(f"{str(folder)!r} holds no arrays.")
+    return arrays
+
+
+def _keys(folder: Path, metadata: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    try:
+        return [
+            tuple(str(key["key"]) for key in entry["key_metadata"])
+            for entry in metadata["tree_metadata"].values()
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{str(folder / METADATA_NAME)!r} lists no arrays.") from error
+
+
+def _open_array(
+    tensorstore: Any,
+    folder: Path,
+    keys: tuple[str, ...],
+    metadata: Mapping[str, Any],
+    budget: Budget,
+) -> LazyTensor:
+    name = ".".join(keys)
+    what = f"{str(folder)!r}: {name!r}"
+    if (folder / _DATABASE_NAME).is_file():
+        place = {"driver": "ocdbt", "base": f"{folder.as_uri()}/", "path": f"{name}/"}
+    else:
+        shards.check_shard_name(folder / METADATA_NAME, name)
+        place = {"driver": "file", "path": f"{folder / name}/"}
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    budget.charge(_ARRAY, "arrays")
+    try:
+        array = tensorstore.open(
+            {"driver": driver, "kvstore": place}, open=True, read=True
+        ).result()
+        shape, dtype = check_shape(array.shape, what), np.dtype(array.dtype.numpy_dtype)
+        piece = math.prod(array.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
+    except CheckpointError:
+        raise
+    except Exception as error:  # tensorstore raises whatever fits
+        raise _damaged(what, error) from error
+    # A piece is unpacked whole, however little of it is asked for; it stands beside the values, as
+    # these do where they are laid out again.
+    budget.charge(3 * max(math.prod(shape) * dtype.itemsize, piece), "arrays")
+
+    def read(part: Any) -> np.ndarray:
+        try:
+            return np.ascontiguousarray(part.read().result())
+        except Exception as error:
+            raise _damaged(what, error) from error
+
+    return LazyTensor(
+        shape,
+        dtype,
+        lambda: read(array),
+        (lambda first, last: read(array[first:last])) if shape else None,
+    )
+
+
+def _damaged(what: str, error: Exception) -> CheckpointError:
+    first_line = str(error).strip().partition("\n")[0]
+    return CheckpointError(f"{what} is not a sound array of an Orbax checkpoint: {first_line:.300}")
+
+
+def write(folder: Path, tensors: Mapping[str, LazyTensor], *, prefix: bool) -> None:
+    """Write the folder ``params`` of a checkpoint folder.
+
+    Args:
+        folder: the checkpoint's.
+        tensors: canonical name -> tensor in canonical layout. All are in memory at once.
+        prefix: whether the body stands under ``transformer``, as in models with a head.
+
+    Raises MissingBackendError without JAX and Flax.
+    """
+    backend = backends.load("flax", "Writing Orbax checkpoints", module="orbax")
+    params = {
+        tuple(FLAX.spell(name, prefix=prefix).split("/")): from_canonical(
+            tensor, FLAX.layout(name)
+        ).read()
+        for name, tensor in tensors.items()
+    }
+    backend.save_params(folder / PARAMS_NAME, params)

@@ -1,0 +1,1 @@
+"""Formats of Keras and KerasHub."""

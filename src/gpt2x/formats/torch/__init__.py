@@ -1,0 +1,1 @@
+"""Formats of PyTorch, and projects that save with it."""

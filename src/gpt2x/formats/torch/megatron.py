@@ -1,0 +1,315 @@
+"""Megatron-LM's GPT-2: ``model_optim_rng.pt`` per tensor-parallel rank, in ``mp_rank_00`` and on.
+
+Projections are (out, in). The fused query-key-value projection orders its rows by
+``checkpoint_version``: [3, heads, width] in version 0, [heads, width, 3] in version 1, [heads, 3,
+width] from 2 on, each rank holding its share of the heads. Column-parallel weights (qkv, the MLP's
+first, the embedding) join along the rows, row-parallel ones along the columns; norms and the biases
+of row-parallel projections are the same on every rank. The vocabulary is padded to a multiple of
+128 (``make_vocab_size_divisible_by``) times the ranks; its size before that is the tokenizer's, if
+its files are there, or ``vocab_size`` of the arguments, or GPT-2's. An untied output layer is
+called ``output_layer``.
+
+Older releases nest dictionaries under ``language_model``; Megatron Core has one flat dictionary of
+other names, where a norm may belong to the projection after it.
+
+Source: Megatron-LM's ``megatron/checkpointing.py``, ``megatron/model`` and
+``megatron/core/models/gpt``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x.errors import CheckpointError
+from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.binary import BinaryFile
+from gpt2x.formats.torch import pickle as torch_pickle
+from gpt2x.formats.torch.pickle_machine import Inert
+from gpt2x.storage.budget import VALUE, Budget
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.storage.json_files import read_object
+from gpt2x.weights.lazy import CanonicalNames, LazyTensor, concatenated
+
+FILES = ("model_optim_rng.pt", "model_rng.pt")
+TRACKER = "latest_checkpointed_iteration.txt"
+
+_GPT2_VOCABULARY = 50257
+_VOCABULARY_MULTIPLE = 128
+
+# Megatron's module -> ours, and how ranks join: by rows (0), by columns (1), or all alike (None).
+_MODULES: Mapping[str, tuple[str, int | None]] = {
+    "input_layernorm": ("ln_1", None),
+    "attention.query_key_value": ("attn.c_attn", 0),
+    "self_attention.query_key_value": ("attn.c_attn", 0),
+    "attention.dense": ("attn.c_proj", 1),
+    "self_attention.dense": ("attn.c_proj", 1),
+    "post_attention_layernorm": ("ln_2", None),
+    "mlp.dense_h_to_4h": ("mlp.c_fc", 0),
+    "mlp.dense_4h_to_h": ("mlp.c_proj", 1),
+    # Megatron Core
+    "self_attention.linear_qkv.layer_norm": ("ln_1", None),
+    "self_attention.linear_qkv": ("attn.c_attn", 0),
+    "self_attention.linear_proj": ("attn.c_proj", 1),
+    "pre_mlp_layernorm": ("ln_2", None),
+    "mlp.linear_fc1.layer_norm": ("ln_2", None),
+    "mlp.linear_fc1": ("mlp.c_fc", 0),
+    "mlp.linear_fc2": ("mlp.c_proj", 1),
+}
+_LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)[._](weight|bias)")
+_CORE_EMBEDDING = "embedding.word_embeddings.weight"
+_NO_WEIGHTS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq")
+
+
+def find_ranks(folder: Path) -> Path | None:
+    """The first rank's file of a checkpoint folder, its newest iteration or one rank's folder."""
+    tracker = folder / TRACKER
+    if tracker.is_file():
+        with tracker.open(errors="replace") as text:
+            latest = text.read(64).strip()
+        name = f"iter_{int(latest):07d}" if latest.isdecimal() else "release"
+        folder = folder / name
+    for inside in (folder / "mp_rank_00", folder / "mp_rank_00_000", folder):
+        for name in FILES:
+            if (inside / name).is_file():
+                return inside / name
+    return None
+
+
+def recognises(saved: Any) -> bool:
+    """Whether an object that was read from a PyTorch file is such a checkpoint."""
+    return isinstance(saved, dict) and _language_model(saved) is not None
+
+
+def open(path: Path, files: ModelFiles) -> Checkpoint:
+    """Open a checkpoint by its first rank's file; the other ranks' are found beside it."""
+    paths = _rank_files(path)
+    budget = Budget(str(path))
+    opened = [BinaryFile(rank, budget) for rank in paths]
+    try:
+        saved = [torch_pickle.load(file) for file in opened]
+        if not all(map(recognises, saved)):
+            raise CheckpointError(f"{str(path)!r} holds no language_model of Megatron-LM.")
+        arguments = _arguments(saved[0])
+        expected = _size(arguments.get("tensor_model_parallel_size")) or len(paths)
+        if expected != len(paths):
+            raise CheckpointError(
+                f"{str(path)!r} is one of {expected} tensor-parallel ranks, of which {len(paths)} "
+                "are here; put their mp_rank_ folders side by side."
+            )
+        if arguments.get("pipeline_model_parallel_size", 1) != 1:
+            raise CheckpointError(
+                f"{str(path)!r} is split by pipeline stages, which is not supported; merge them "
+                "with Megatron-LM's tools first."
+            )
+        names = CanonicalNames(path)
+        ranks = [_flat(_language_model(rank), budget) for rank in saved]
+        heads = _heads(arguments, ranks[0], path)
+        version = saved[0].get("checkpoint_version", 0)
+        if not isinstance(version, int | float):
+            raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is not a number.")
+        _name_tensors(names, ranks, heads, version)
+        _trim_vocabulary(names, arguments, len(ranks), files)
+        config = _config(arguments, names, heads)
+    except BaseException:
+        _close(opened)
+        raise
+    return Checkpoint(
+        "megatron",
+        path,
+        names.tensors,
+        config=config,
+        ignored=names.ignored,
+        source_names=names.source_names,
+        files=paths,
+        close=lambda: _close(opened),
+    )
+
+
+def _close(files: list[BinaryFile]) -> None:
+    for file in files:
+        file.close()
+
+
+def _rank_files(path: Path) -> list[Path]:
+    match = re.fullmatch(r"mp_rank_(\d+)((?:_\d+)?)", path.parent.name)
+    if match is None:
+        return [path]
+    paths = sorted(path.parent.parent.glob(f"mp_rank_*/{path.name}"))
+    return [p for p in paths if re.fullmatch(rf"mp_rank_\d+{match[2]}", p.parent.name)]
+
+
+def _language_model(saved: Any) -> dict[Any, Any] | None:
+    model = saved.get("model") if isinstance(saved, dict) else None
+    if not isinstance(model, dict):
+        return None
+    language = model if _CORE_EMBEDDING in model else model.get("language_model")
+    return language if isinstance(language, dict) else None
+
+
+def _arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The training arguments, an argparse.Namespace in the file."""
+    arguments = saved.get("args")
+    state = arguments.state if isinstance(arguments, Inert) else arguments
+    return state if isinstance(state, dict) else {}
+
+
+def _size(value: Any) -> int | None:
+    """`value` if it can be the size of a model, else None."""
+    return value if type(value) is int and 0 < value < 2**31 else None
+
+
+def _flat(tree: Any, budget: Budget) -> dict[str, LazyTensor]:
+    """Tensors of nested dictionaries by dotted path.
+
+    Raises CheckpointError if a dictionary stands in two places: a pickle of a few bytes can nest
+    one dictionary in itself more often than can be visited.
+    """
+    flat: dict[str, LazyTensor] = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        prefix, branch = waiting.pop()
+        if id(branch) in seen:
+            raise CheckpointError("a checkpoint of Megatron-LM holds one dictionary twice")
+        seen.add(id(branch))
+        for name, value in branch.items():
+            if not isinstance(name, str):
+                continue
+            path = f"{prefix}{name}"
+            budget.charge(VALUE + len(path) ** 2 // 4, "names")  # what reading it may take
+            if isinstance(value, LazyTensor):
+                flat[path] = value
+            elif isinstance(value, dict):
+                waiting.append((f"{path}.", value))
+    return flat
+
+
+def _heads(arguments: Mapping[str, Any], rank: Mapping[str, LazyTensor], path: Path) -> int:
+    if heads := _size(arguments.get("num_attention_heads")):
+        return heads
+    width = next(t.shape[-1] for name, t in rank.items() if name.endswith("embeddings.weight"))
+    if width % 64:
+        raise CheckpointError(f"{str(path)!r} does not say how many attention heads it has.")
+    return width // 64
+
+
+def _name_tensors(
+    names: CanonicalNames, ranks: list[dict[str, LazyTensor]], heads: int, version: float
+) -> None:
+    for source in ranks[0]:
+        if source.endswith(_NO_WEIGHTS):
+            names.ignore(source, "causal-mask buffer or other state")
+            continue
+        parts = [rank.get(source) for rank in ranks]
+        present = [part for part in parts if part is not None]
+        if len(present) != len(ranks):
+            raise CheckpointError(f"{str(names.path)!r}: some ranks lack {source!r}.")
+        if source.endswith("word_embeddings.weight"):
+            names.add("wte.weight", source, _joined(present, 0))
+        elif source == "output_layer.weight":
+            names.add("lm_head.weight", source, _joined(present, 0))
+        elif source.endswith("position_embeddings.weight"):
+            names.add("wpe.weight", source, present[0])
+        elif match := re.search(r"final_layernorm\.(weight|bias)$", source):
+            names.add(f"ln_f.{match[1]}", source, present[0])
+        elif (match := _LAYER.search(source)) and match[2] in _MODULES:
+            name, tensor = _layer_tensor(match, present, heads, version)
+            names.add(name, source, tensor)
+        else:
+            names.ignore(source, "no weight of a GPT-2")
+
+
+def _joined(parts: list[LazyTensor], axis: int) -> LazyTensor:
+    return parts[0] if len(parts) == 1 else concatenated(parts, axis)
+
+
+def _layer_tensor(
+    match: re.Match[str], parts: list[LazyTensor], heads: int, version: float
+) -> tuple[str, LazyTensor]:
+    layer, source, leaf = match.groups()
+    module, axis = _MODULES[source]
+    name = f"h.{int(layer)}.{module}.{leaf}"
+    if axis is None or (axis == 1 and leaf == "bias"):
+        return name, parts[0]
+    if module == "attn.c_attn":
+        tensor = _query_key_value(parts, heads, version)
+    else:
+        tensor = _joined(parts, axis)
+    return name, tensor.transposed() if leaf == "weight" else tensor
+
+
+def _query_key_value(parts: list[LazyTensor], heads: int, version: float) -> LazyTensor:
+    """Order the rows of all ranks as [3, heads, width of a head]."""
+    ranks = len(parts)
+    rows, *rest = parts[0].shape
+    width = rows * ranks // (3 * heads)
+    if heads % ranks or rows * ranks != 3 * heads * width:
+        raise CheckpointError(
+            f"a query-key-value projection of {rows} rows on each of {ranks} ranks does not fit "
+            f"{heads} heads"
+        )
+    local = heads // ranks
+
+    def ordered(array: np.ndarray) -> np.ndarray:
+        if version >= 2:
+            split = array.reshape(local, 3, width, *rest).swapaxes(0, 1)
+        elif version >= 1:
+            split = np.moveaxis(array.reshape(local, width, 3, *rest), 2, 0)
+        else:
+            split = array.reshape(3, local, width, *rest)
+        return split  # [3, local heads, width, ...]
+
+    read: list[Callable[[], np.ndarray]] = [part.read for part in parts]
+    return LazyTensor(
+        (3 * heads * width, *rest),
+        parts[0].dtype,
+        lambda: np.concatenate([ordered(part()) for part in read], axis=1).reshape(
+            3 * heads * width, *rest
+        ),
+    )
+
+
+def _trim_vocabulary(
+    names: CanonicalNames, arguments: Mapping[str, Any], ranks: int, files: ModelFiles
+) -> None:
+    """Drop the rows that Megatron-LM adds so that the vocabulary divides among the ranks."""
+    if "wte.weight" not in names.tensors:
+        return
+    padded = names.tensors["wte.weight"].shape[0]
+    multiple = _size(arguments.get("make_vocab_size_divisible_by")) or _VOCABULARY_MULTIPLE
+    multiple *= ranks
+    sizes = (_tokenizer_size(files), _size(arguments.get("vocab_size")), _GPT2_VOCABULARY)
+    vocabulary = next((n for n in sizes if n and -(-n // multiple) * multiple == padded), padded)
+    if vocabulary == padded:
+        return
+    for name in ("wte.weight", "lm_head.weight"):
+        if name in names.tensors:
+            whole = names.tensors[name]
+            names.tensors[name] = whole.mapped(
+                (vocabulary, *whole.shape[1:]), lambda array: array[:vocabulary]
+            )
+    names.ignore(f"rows {vocabulary} to {padded - 1}", "padding of the vocabulary")
+
+
+def _tokenizer_size(files: ModelFiles) -> int | None:
+    """One more than the largest id of the vocab.json beside a checkpoint, if there is one."""
+    path = files.find("vocab.json")
+    ids = [] if path is None else list(read_object(path).values())
+    return max(ids) + 1 if ids and all(type(number) is int for number in ids) else None
+
+
+def _config(arguments: Mapping[str, Any], names: CanonicalNames, heads: int) -> dict[str, Any]:
+    from gpt2x.weights.infer import infer_config
+
+    config = infer_config(names.tensors, heads)
+    if isinstance(arguments.get("layernorm_epsilon"), float):
+        config["layer_norm_epsilon"] = arguments["layernorm_epsilon"]
+    # Both options of Megatron-LM are the tanh approximation; without either it is the exact GELU.
+    if arguments and not (arguments.get("bias_gelu_fusion") or arguments.get("openai_gelu")):
+        config["activation_function"] = "gelu"
+    return config

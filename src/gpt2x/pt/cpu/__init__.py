@@ -1,0 +1,1 @@
+"""Memory layouts that are multiplied faster on CPUs."""

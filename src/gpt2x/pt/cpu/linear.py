@@ -1,0 +1,192 @@
+"""The products with weights, each by the kernel that a CPU computes fastest.
+
+Decoding one text multiplies every weight with a single vector, so its speed is that of reading the
+weights from memory. Parameters are contiguous, whatever their size: a layer's (out, in), and a
+`Conv1D`'s (in, out), whose transpose is (out, in). MKL is fastest on Intel's processors; on others
+oneDNN multiplies several float32 rows 1.5 to 2 times as fast, and MKL's batched product reads a
+weight (out, in) twice as fast for one row as `F.linear` does (measured on an AMD EPYC). On an Intel
+Xeon (Sapphire Rapids) `F.linear` is the fastest for one float32 row, 2.3 times the batched product.
+For several, products in parts are, which spare MKL a copy of the weight: 1.2 to 1.4 times
+`F.linear` by parts of the sum, twice as fast by parts of the output. In bfloat16 a weight (out, in)
+on the left is read 1.5 times as fast as on the right, and twice as fast as one (in, out).
+
+Where a weight (out, in) is the faster one, long generations multiply `copies` of those that lie as
+(in, out). Small weights fit a cache and are left to `F.linear`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from gpt2x.pt.cpu import copies
+from gpt2x.pt.interop.recognition import Recognised
+
+# Elements from which a weight counts as large: 1 MiB of float32.
+LARGE = 1 << 18
+
+# Rows up to which reading the weight takes longer than multiplying it.
+_FEW = 64
+
+# Products that one is cut into; threads take whole ones.
+_PARTS = 16
+_PARTS_OF_OUTPUT = 256
+
+# The operator that torch.compile emits for a linear layer on a CPU.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
+
+
+def _is_intel() -> bool:
+    """Whether the processor is Intel's: MKL has fast kernels for no other."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # versions of torch that do not say
+        return False
+    return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
+
+
+_PREFERS_MKL = torch.backends.mkl.is_available() and _is_intel()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight.T + bias``: x [..., in], weight [out, in], bias [out] -> [..., out]."""
+    if (
+        not isinstance(x, Tensor)  # a proxy of torch.fx
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()  # the number of rows is a constant to a trace
+        or weight.numel() < LARGE
+        or weight.dtype != x.dtype
+        or weight.dtype not in (torch.float32, torch.bfloat16)
+        or weight.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or x.size(-1) != weight.size(1)  # an error to F.linear
+    ):
+        return F.linear(x, weight, bias)
+    n_out, n_in = weight.shape
+    rows = x.reshape(-1, n_in)
+    out = _product(rows, weight, bias)
+    if out is None:
+        out = F.linear(rows, weight, bias)
+    return out.view(*x.shape[:-1], n_out)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """Return the same for rows [n, in] -> [n, out], or None where `F.linear` is the fastest."""
+    count = x.size(0)
+    is_few, is_half, is_watched = 0 < count <= _FEW, weight.dtype == torch.bfloat16, _is_watched()
+    if (is_few if is_half else not _PREFERS_MKL) and not is_watched:
+        weight = copies.out_in(weight)
+    is_out_in = weight.is_contiguous()
+    if is_half:
+        is_counted = bias is None or not is_watched  # the FLOP counter does not know addmv
+        return _weight_first_half(x, weight, bias) if is_few and is_out_in and is_counted else None
+    if count == 1:
+        return _weight_first(x, weight, bias) if is_out_in and not _PREFERS_MKL else None
+    if not _PREFERS_MKL:
+        if not _HAS_ONEDNN or count == 0 or is_watched:
+            return None
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if not is_few:
+        return None
+    if is_out_in:
+        return _parts_of_output(x, weight, bias)
+    return _parts_of_sum(x, weight, bias) if weight.t().is_contiguous() else None
+
+
+def _weight_first(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``weight @ x.T``; for one row as a batch of products, [1, in] -> [1, out]."""
+    count, (n_out, n_in) = x.size(0), weight.shape
+    if count > 1:
+        out = torch.mm(weight, x.t()).t().contiguous()
+    else:
+        body = n_out - n_out % _PARTS
+        vectors = x.t().expand(_PARTS, n_in, 1)  # these strides select the fast kernel
+        out = torch.bmm(weight[:body].view(_PARTS, -1, n_in), vectors).view(1, body)
+        if body < n_out:
+            out = torch.cat([out, F.linear(x, weight[body:])], dim=1)
+    return out if bias is None else out + bias
+
+
+def _weight_first_half(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``weight @ x.T + bias``, rounded once: x [n, in], weight [out, in] -> [n, out]."""
+    if bias is None:
+        return _weight_first(x, weight, None)
+    if x.size(0) == 1:
+        return torch.addmv(bias, weight, x[0])[None]
+    return torch.addmm(bias[:, None], weight, x.t()).t().contiguous()
+
+
+def _parts_of_output(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute the outputs in parts: x [n, in], weight contiguous as [out, in] -> [n, out]."""
+    count, (n_out, n_in) = x.size(0), weight.shape
+    body = n_out - n_out % _PARTS_OF_OUTPUT
+    parts = weight[:body].view(_PARTS_OF_OUTPUT, -1, n_in)
+    out = torch.bmm(x.expand(_PARTS_OF_OUTPUT, count, n_in), parts.transpose(1, 2))
+    out = out.transpose(0, 1).reshape(count, body).contiguous()
+    if body < n_out:
+        out = torch.cat([out, F.linear(x, weight[body:])], dim=1)
+    return out if bias is None else out + bias
+
+
+def _parts_of_sum(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Add products over parts of the inputs: x [n, in], weight contiguous as [in, out]."""
+    count, (n_out, n_in) = x.size(0), weight.shape
+    body = n_in - n_in % _PARTS
+    parts = weight.t()[:body].view(_PARTS, -1, n_out)
+    out = torch.bmm(x[:, :body].reshape(count, _PARTS, -1).transpose(0, 1), parts).sum(dim=0)
+    if body < n_in:
+        out = out + F.linear(x[:, body:], weight[:, body:])
+    return out if bias is None else out + bias
+
+
+def _is_watched() -> bool:
+    """Whether something counts or differentiates operators, of which it may not know oneDNN's."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, multiplied by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map [..., in] to [..., out]."""
+        return linear(input, self.weight, self.bias)
+
+
+class Conv1D(Recognised):
+    """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
+
+    `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
+    see `GPT2PreTrainedModel._init_weights`.
+    """
+
+    _stands_for = ("transformers.pytorch_utils", "Conv1D")
+
+    def __init__(self, nf: int, nx: int, *, adds_to_residual: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(nx, nf))
+        self.bias = nn.Parameter(torch.empty(nf))
+        self.adds_to_residual = adds_to_residual
+
+    @property
+    def nx(self) -> int:
+        """Size of the input, by transformers' name."""
+        return self.weight.size(0)
+
+    @property
+    def nf(self) -> int:
+        """Size of the output, by transformers' name."""
+        return self.weight.size(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight.t(), self.bias)
+
+    def extra_repr(self) -> str:
+        n_in, n_out = self.weight.shape
+        return f"in_features={n_in}, out_features={n_out}"

@@ -1,0 +1,1 @@
+"""What other libraries for PyTorch expect of a model."""

@@ -1,0 +1,298 @@
+"""A model's name or folder -> its files on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.storage.atomic import check_finished
+
+Stamp = tuple[int, int, int]
+
+# How long to wait for the list of a repository's files, whose absence is not a failure.
+_LISTING_SECONDS = 10.0
+
+
+class ModelFiles:
+    """The files of one model: a local folder, or a repository of the Hugging Face Hub.
+
+    A folder never touches the network. Files of a repository come through huggingface-hub and its
+    cache; the first one fixes the commit, so that all of them belong together even if the
+    repository changes meanwhile.
+
+    Args:
+        name_or_path: a folder, or a repository such as ``"gpt2"`` or ``"user/model"``.
+        revision: branch, tag or commit of the repository; ``main`` by default.
+        subfolder: folder inside the folder or repository.
+        cache_dir: where downloads are kept; huggingface-hub's own cache by default.
+        token: access token; True or None use the one that ``hf auth login`` stored, False none.
+        local_files_only: take what the cache holds and do not ask the hub.
+        force_download: download again what the cache holds.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> None:
+        if not isinstance(name_or_path, str | Path) or str(name_or_path) == "":
+            raise InvalidInputError(
+                f"The model is {name_or_path!r}; it must be a folder or a name on the hub."
+            )
+        if local_files_only and force_download:
+            raise InvalidInputError(
+                "local_files_only=True and force_download=True contradict each other."
+            )
+        self.name = str(name_or_path)
+        self.subfolder = subfolder or ""
+        self._revision = revision
+        self._cache_dir = cache_dir
+        self._token = token
+        self._offline = local_files_only
+        self._local_files_only = local_files_only
+        self._force_download = force_download
+        self._commit: str | None = None
+        self._found: dict[str, Path | None] = {}
+        self._seen: dict[Path, Stamp | None] = {}
+        path = Path(name_or_path).expanduser()
+        self.folder = path / self.subfolder if path.is_dir() else None
+        if self.folder is None:
+            self._check_repository_name(path)
+        elif not self.folder.is_dir():
+            raise CheckpointError(f"{self.name!r} has no folder {self.subfolder!r}.")
+        else:
+            check_finished(self.folder)
+
+    def _check_repository_name(self, path: Path) -> None:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+        if path.is_file():
+            raise CheckpointError(f"{self.name!r} is a file; give the folder that holds the model.")
+        try:
+            validate_repo_id(self.name)
+        except HFValidationError as error:
+            raise CheckpointError(
+                f"There is no folder {self.name!r}, and it cannot be a model on the Hugging Face "
+                "Hub, whose names read 'model' or 'user/model'."
+            ) from error
+
+    def find(self, filename: str) -> Path | None:
+        """Return the local path of a file, downloaded if need be; None if the model has none.
+
+        Raises CheckpointError if the repository or revision does not exist, is not open to this
+        user, or cannot be reached while nothing of it is cached.
+        """
+        if self.folder is not None:
+            path = self.folder / filename
+            self._seen.setdefault(path, _stamp(path))
+            return path if path.is_file() else None
+        if filename not in self._found:
+            self._found[filename] = self._download(filename)
+        return self._found[filename]
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a save has replaced files since they were looked for.
+
+        To be called when all are open, since they may come from two saves.
+        """
+        if self.folder is None:
+            return
+        check_finished(self.folder)
+        if any(_stamp(path) != stamp for path, stamp in self._seen.items()):
+            raise CheckpointError(f"{self.name!r} was saved to while it was read; load it again.")
+
+    def names(self, inside: str = "") -> list[str]:
+        """The names of all files directly in the folder, or in the repository (one request).
+
+        Where the hub does not answer, those that are cached.
+
+        Args:
+            inside: a folder in it whose files are meant; if there is none, nor are there names.
+        """
+        if self.folder is not None:
+            return _file_names(self.folder / inside)
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            files = None if self._offline else self._list()
+        except (HTTPError, OSError):
+            files = None  # no connection, or a server without a listing
+        if files is None:
+            snapshot = self._snapshot()
+            return _file_names(snapshot / self.subfolder / inside) if snapshot else []
+        prefix = "".join(f"{folder}/" for folder in (self.subfolder, inside) if folder)
+        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        return sorted(name for name in names if "/" not in name)
+
+    def _list(self) -> list[str]:
+        """Ask the hub for the names of all files, folders included."""
+        from huggingface_hub import HfApi
+
+        # Not list_repo_files: without a connection it tries for half a minute.
+        info = HfApi(endpoint(), token=self._token).model_info(
+            self.name, revision=self._commit or self._revision, timeout=_LISTING_SECONDS
+        )
+        return [file.rfilename for file in info.siblings or []]
+
+    def _download(self, filename: str) -> Path | None:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            HTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        if self._is_known_absent(filename):
+            return None
+        try:
+            path = hf_hub_download(
+                self.name,
+                filename,
+                subfolder=self.subfolder or None,
+                revision=self._commit or self._revision,
+                cache_dir=self._cache_dir,
+                token=self._token,
+                local_files_only=self._offline,
+                force_download=self._force_download,
+                library_name="gpt2x",
+                endpoint=endpoint(),
+            )
+        except LocalEntryNotFoundError as error:
+            # No connection (or none allowed): from here on the cache answers alone.
+            self._offline = True
+            if self._snapshot() is None:
+                raise CheckpointError(self._unreachable()) from error
+            return None
+        except GatedRepoError as error:
+            raise CheckpointError(
+                f"Access to {self.name!r} is gated. Ask for it at {self._url()} and pass token=... "
+                "or run `hf auth login`."
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"{self.name!r} is neither a local folder nor a model at {self._url()}. Check the "
+                "spelling; for a private model pass token=... or run `hf auth login`."
+            ) from error
+        except RevisionNotFoundError as error:
+            raise CheckpointError(
+                f"{self.name!r} has no branch, tag or commit {self._revision!r}; see {self._url()}."
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except (HTTPError, ValueError, OSError) as error:
+            raise CheckpointError(
+                f"Cannot download {filename!r} of {self.name!r}: {error}"
+            ) from error
+        self._commit = self._commit or _commit_of(Path(path), filename, self.subfolder)
+        return Path(path)
+
+    def _is_known_absent(self, filename: str) -> bool:
+        """Whether an earlier look at this very commit found that it has no such file."""
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        if self._force_download or (self._commit is None and not self._offline):
+            return False
+        inside = f"{self.subfolder}/{filename}" if self.subfolder else filename
+        cached = try_to_load_from_cache(
+            self.name, inside, cache_dir=self._cache_dir, revision=self._commit or self._revision
+        )
+        return cached is _CACHED_NO_EXIST
+
+    def _snapshot(self) -> Path | None:
+        """The cache's folder for this revision, if it has one."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub.file_download import repo_folder_name
+
+        repository = Path(self._cache_dir or HF_HUB_CACHE).expanduser()
+        repository /= repo_folder_name(repo_id=self.name, repo_type="model")
+        commit = self._commit or self._revision or "main"
+        reference = repository / "refs" / commit
+        if reference.is_file():
+            commit = reference.read_text().strip()
+        snapshot = repository / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+
+    def _url(self) -> str:
+        return f"{endpoint()}/{self.name}"
+
+    def _unreachable(self) -> str:
+        revision = f" at revision {self._revision!r}" if self._revision else ""
+        if self._local_files_only:
+            return (
+                f"{self.name!r}{revision} is not a local folder and not in the download cache, and "
+                "local_files_only=True forbids downloading it."
+            )
+        return (
+            f"{self.name!r}{revision} is not a local folder and not in the download cache, and "
+            f"{self._url()} cannot be reached. Check the connection (and that HF_HUB_OFFLINE is "
+            "not set), or give the path of a folder."
+        )
+
+
+def _file_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when a file is replaced; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def endpoint() -> str:
+    """The hub's address. huggingface-hub reads HF_ENDPOINT once, when it is imported; this, now."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
+
+
+def _commit_of(path: Path, filename: str, subfolder: str) -> str | None:
+    """The commit in a cached file's path, ``.../snapshots/COMMIT/subfolder/filename``."""
+    depth = len(Path(subfolder, filename).parts)
+    parents = path.parents
+    if len(parents) > depth and parents[depth].name == "snapshots":
+        return parents[depth - 1].name
+    return None
+
+
+def resolve_files(
+    name_or_path: str | Path,
+    filenames: Iterable[str],
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> dict[str, Path | None]:
+    """Return file name -> local path, or None for a file that the model does not have.
+
+    See `ModelFiles` for the arguments and for what raises.
+    """
+    files = ModelFiles(
+        name_or_path,
+        revision=revision,
+        subfolder=subfolder,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    return {filename: files.find(filename) for filename in filenames}

@@ -1,0 +1,80 @@
+"""The keywords that every `from_pretrained` takes, be it a config's, a tokenizer's or a model's.
+
+Scripts for transformers pass one set of them to all classes alike.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from gpt2x.errors import InvalidInputError
+
+#: Where files are found: arguments of `gpt2x.storage.hub.ModelFiles`.
+WHERE = (
+    "revision",
+    "subfolder",
+    "cache_dir",
+    "token",
+    "local_files_only",
+    "force_download",
+)
+
+# Those that change nothing here: no file can run code, and every download resumes.
+_WITHOUT_EFFECT = ("trust_remote_code", "resume_download", "_from_auto", "_from_pipeline")
+
+# For models alone, which load frugally and initialise nothing twice anyway.
+_WITHOUT_EFFECT_ON_MODELS = ("low_cpu_mem_usage", "_fast_init", "weights_only", "_commit_hash")
+
+_ONE_DEVICE = "a GPT-2 is held by one device"
+_NOT_QUANTISED = "models are not quantised"
+
+# Those for what is not here, with what to do instead. They may be passed on, as long as they ask
+# for nothing.
+_SWITCHED_OFF = {"proxies": "set the environment variable HTTPS_PROXY"}
+_SWITCHED_OFF_FOR_MODELS = {
+    "load_in_8bit": _NOT_QUANTISED,
+    "load_in_4bit": _NOT_QUANTISED,
+    "quantization_config": _NOT_QUANTISED,
+    "max_memory": _ONE_DEVICE,
+    "offload_folder": _ONE_DEVICE,
+    "offload_state_dict": _ONE_DEVICE,
+    "tp_plan": _ONE_DEVICE,
+    "adapter_kwargs": "peft.PeftModel.from_pretrained loads adapters",
+}
+
+
+def take_where(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take out of `kwargs` what every class has in common; return what says where files are.
+
+    Raises:
+        InvalidInputError: if an option asks for what is not here.
+    """
+    _drop(kwargs, _WITHOUT_EFFECT, _SWITCHED_OFF)
+    where = {name: kwargs.pop(name) for name in WHERE if name in kwargs}
+    if "use_auth_token" in kwargs:
+        older = kwargs.pop("use_auth_token")
+        if older is not None:
+            warnings.warn("use_auth_token= is now called token=.", FutureWarning, stacklevel=4)
+            where["token"] = older if where.get("token") is None else where["token"]
+    return where
+
+
+def drop_model_options(kwargs: dict[str, Any]) -> None:
+    """Take out of `kwargs` the options of models that change nothing.
+
+    Raises:
+        InvalidInputError: if an option asks for what is not here.
+    """
+    _drop(kwargs, _WITHOUT_EFFECT_ON_MODELS, _SWITCHED_OFF_FOR_MODELS)
+
+
+def _drop(
+    kwargs: dict[str, Any], without_effect: Iterable[str], switched_off: dict[str, str]
+) -> None:
+    for name in without_effect:
+        kwargs.pop(name, None)
+    for name, advice in switched_off.items():
+        if kwargs.pop(name, None):
+            raise InvalidInputError(f"{name}= is not available: {advice}.")

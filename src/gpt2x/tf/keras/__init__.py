@@ -1,0 +1,1 @@
+"""What Keras wants of a model beyond its call: training, data, callbacks, saving."""

@@ -1,0 +1,1 @@
+"""The in-graph tokenizer, of core TensorFlow operations."""

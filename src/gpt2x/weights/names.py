@@ -1,0 +1,115 @@
+"""Names in the files of the three frameworks -> canonical name, and the layout they imply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2x.errors import InvalidInputError
+from gpt2x.weights.lazy import CanonicalNames, LazyTensor, check_name
+from gpt2x.weights.table import (
+    BODY_PREFIX,
+    FLAX,
+    HEAD_MODULES,
+    KIND_OF_MODULE,
+    TENSORFLOW,
+    Kind,
+    Layout,
+    canonical_pytorch_name,
+)
+
+
+class Place(NamedTuple):
+    """Where a tensor of a file belongs: its canonical name, and how the file lays it out."""
+
+    name: str
+    layout: Layout
+
+
+#: Returns the place of a tensor called so in a file; None for a buffer, which is not a weight.
+Rename = Callable[[str], Place | None]
+
+_ROOTS = (BODY_PREFIX, "wte", "wpe", "ln_f", *HEAD_MODULES)
+
+
+def pytorch_name(source: str) -> Place | None:
+    """Place a key of a PyTorch state dict."""
+    name = canonical_pytorch_name(source)
+    return None if name is None else Place(name, Layout.SAME)
+
+
+def tensorflow_name(source: str) -> Place | None:
+    """Place a variable of transformers' TensorFlow models.
+
+    >>> tensorflow_name("tfgpt2lm_head_model/transformer/h_._0/attn/c_attn/bias:0")
+    Place(name='h.0.attn.c_attn.bias', layout=<Layout.ROW: 'row'>)
+    """
+    parts = source.partition(":")[0].split("/")
+    # What stands before is the name of the model, which its user chose.
+    starts = [i for i, p in enumerate(parts) if p in _ROOTS or re.fullmatch(r"h_\._\d+", p)]
+    if starts:
+        body = [i for i in starts if parts[i] == BODY_PREFIX]
+        parts = parts[(body or starts)[-1] :]
+    if parts[-2:] in (["wte", "weight"], ["wpe", "weight"]):  # before transformers 4.27
+        parts[-1] = "embeddings"
+    return _place(TENSORFLOW.canonical, TENSORFLOW.layout, "/".join(parts), source)
+
+
+def flax_name(source: str) -> Place | None:
+    """Place a parameter of transformers' Flax models, joined by slashes or by dots.
+
+    >>> flax_name("transformer/h/0/ln_1/scale")
+    Place(name='h.0.ln_1.weight', layout=<Layout.SAME: 'same'>)
+    """
+    path = source.replace(".", "/").removeprefix("params/")
+    return _place(FLAX.canonical, FLAX.layout, path, source)
+
+
+def _place(
+    canonical: Callable[[str], str], layout: Callable[[str], Layout], path: str, source: str
+) -> Place:
+    try:
+        name = canonical(path)
+    except InvalidInputError:
+        return Place(source, Layout.SAME)  # no GPT-2 name: reported as left over
+    return Place(name, layout(name))
+
+
+def kind_of(name: str) -> Kind | None:
+    """What holds the parameter of a canonical name; None for a name that is not GPT-2's."""
+    return KIND_OF_MODULE.get(name.rpartition(".")[0].rpartition(".")[2])
+
+
+def is_projection(name: str) -> bool:
+    """Whether this is a block's projection, (in, out) here and (out, in) in most other formats."""
+    return kind_of(name) is Kind.CONV1D and name.endswith(".weight")
+
+
+def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
+    """The tensor in canonical layout, changed as it is read."""
+    if layout is Layout.TRANSPOSED and len(tensor.shape) == 2:
+        return tensor.transposed()
+    if layout is Layout.ROW:
+        return tensor.reshaped(tensor.size)
+    return tensor
+
+
+def name_tensors(path: Path, tensors: Mapping[str, LazyTensor], rename: Rename) -> CanonicalNames:
+    """Bring a file's tensors to canonical names and layouts; buffers are set aside."""
+    names = CanonicalNames(path)
+    for source, tensor in tensors.items():
+        place = rename(check_name(path, source))
+        if place is None:
+            names.ignore(source, "causal-mask buffer")
+        else:
+            names.add(place.name, source, to_canonical(tensor, place.layout))
+    return names
+
+
+def from_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
+    """The tensor in a file's layout, changed as it is read."""
+    if layout is Layout.TRANSPOSED:
+        return tensor.transposed()
+    return tensor.reshaped(*layout.shape(tensor.shape)) if layout is Layout.ROW else tensor

@@ -1,0 +1,138 @@
+"""The safetensors reader and writer, against the format's own package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from gpt2x.errors import CheckpointError, InvalidInputError
+from gpt2x.formats import safetensors as ours
+from gpt2x.weights.lazy import BFLOAT16, LazyTensor
+
+ARRAYS = {
+    "h.0.ln_1.weight": np.arange(4, dtype=np.float32),
+    "wte.weight": np.arange(12, dtype=np.float16).reshape(3, 4),
+    "steps": np.array(7, dtype=np.int64),
+    "mask": np.array([[True, False]]),
+    "empty": np.zeros((0, 4), np.float64),
+}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    tensors, metadata, close = ours.open_raw(path)
+    try:
+        return {name: tensor.read() for name, tensor in tensors.items()}, dict(metadata)
+    finally:
+        close()
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    ours.write(path, {k: LazyTensor.of(v) for k, v in arrays.items()}, {"format": "pt"})
+
+
+def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_reads_what_the_package_writes(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(ARRAYS, path, {"format": "pt"})
+    got, metadata = read(path)
+    assert_equal(got, ARRAYS)
+    assert metadata == {"format": "pt"}
+
+
+def test_the_package_reads_what_is_written(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write(path, ARRAYS)
+    assert_equal(safetensors.numpy.load_file(path), ARRAYS)
+    with safetensors.safe_open(path, "np") as opened:
+        assert opened.metadata() == {"format": "pt"}
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+@given(
+    npst.arrays(
+        st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16, np.int32]),
+        npst.array_shapes(min_dims=0, max_dims=3, min_side=0),
+        elements=st.integers(-8, 8),
+    )
+)
+def test_round_trip(tmp_path_factory, array):
+    path = tmp_path_factory.mktemp("round") / "x.safetensors"
+    write(path, {"x": array, "y": array.T})
+    assert_equal(read(path)[0], {"x": array, "y": array.T})
+
+
+def test_rows_of_a_tensor(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write(path, {"x": np.arange(100, dtype=np.float32).reshape(25, 4)})
+    tensors, _, close = ours.open_raw(path)
+    tensor = tensors["x"]
+    np.testing.assert_array_equal(tensor.rows(3, 5), tensor.read()[3:5])
+    blocks = list(tensor.blocks(64))
+    assert [len(block) for block in blocks] == [4] * 6 + [1]
+    np.testing.assert_array_equal(np.concatenate(blocks), tensor.read())
+    assert tensor.read(BFLOAT16).dtype == BFLOAT16
+    close()
+
+
+def test_a_dtype_that_the_format_lacks(tmp_path):
+    with pytest.raises(InvalidInputError, match="'x': dtype complex64"):
+        write(tmp_path / "x", {"x": np.zeros(2, np.complex64)})
+
+
+def file_with(path: Path, header: object, data: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "message"),
+    [
+        ({"x": ENTRY}, b"1234", "truncated or corrupt"),
+        ({"x": ENTRY}, b"123456789", "end at byte"),
+        ({"x": {**ENTRY, "shape": [3]}}, b"12345678", "truncated|do not fit"),
+        ({"x": {**ENTRY, "shape": [-2]}}, b"12345678", "impossible shape"),
+        ({"x": {**ENTRY, "shape": [2**40, 2**40]}}, b"12345678", "impossible shape"),
+        ({"x": {**ENTRY, "dtype": "F7"}}, b"12345678", "entry for 'x'"),
+        ({"x": {**ENTRY, "data_offsets": [8, 0]}}, b"12345678", "truncated|do not fit"),
+        ({"x": {**ENTRY, "data_offsets": ["0", "8"]}}, b"12345678", "do not fit|cannot be used"),
+        ({"x": ENTRY, "y": ENTRY}, b"12345678", "overlap"),
+        ({"x": {**ENTRY, "data_offsets": [4, 12]}}, b"123456789012", "gap"),
+        ({"x": 3}, b"", "entry for 'x'"),
+        ([1], b"", "not a JSON object"),
+        (b'{"x": 1, "x": 2}', b"", "twice"),
+        (b"{" * 50000, b"", "not valid JSON"),
+        (b"\xff\xfe", b"", "not valid JSON"),
+    ],
+)
+def test_a_bad_header_is_refused(tmp_path, header, data, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        ours.open_raw(file_with(tmp_path / "bad.safetensors", header, data))
+    assert "bad.safetensors" in str(caught.value) or "Tensor 'x'" in str(caught.value)
+
+
+def test_an_absurd_header_size_allocates_nothing(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="header would take"):
+        ours.open_raw(path)
+    path.write_bytes(b"abc")
+    with pytest.raises(CheckpointError, match="truncated"):
+        ours.open_raw(path)
