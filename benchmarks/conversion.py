@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2x.checkpoint.conversion import DTYPES, TARGETS, convert
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import WeightsError
 from large_sources import MAKERS
 from loading import memory

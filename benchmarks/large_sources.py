@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gpt2x.checkpoint.writing import write_weights
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.formats.gguf import writer as gguf_writer
 from gpt2x.formats.torch import nanogpt
 from gpt2x.formats.torch import writer as torch_writer

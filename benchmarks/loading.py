@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.models.pretrained import numpy_dtype, plan_load, resolve, save_folder
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import Head, parameter_shapes

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names below
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
     from gpt2x.data import EMBEDDED_MODEL
     from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
     from gpt2x.flax import (

@@ -15,7 +15,7 @@ import safetensors.numpy
 from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.checkpoint.verify import largest_difference
 from gpt2x.checkpoint.writing import STYLES
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.formats import safetensors as safetensors_format
 from gpt2x.formats.gguf import reader as gguf

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gpt2x.config.model import generation as config_module
+from gpt2x.config import GPT2Config
+from gpt2x.config import generation as config_module
 from gpt2x.config.generation_fields import DEFAULTS
-from gpt2x.config.model import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.generation.plan import resolve_config

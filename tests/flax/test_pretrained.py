@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flax import nnx
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import (
     FlaxGPT2ForTokenClassification,

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.checkpoint.source import open_source
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.models.pretrained import resolve
 from gpt2x.weights.table import Head

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError
 from gpt2x.formats.known import sniff
 from gpt2x.formats.tokenizer_files import find_tokenizer_files, write_tokenizer_files

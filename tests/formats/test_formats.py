@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.weights.table import Head, parameter_shapes
 from support.golden_data import GOLDEN
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpt2x.checkpoint import convert, describe, open_checkpoint, open_source
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.formats.gguf import (
     layout as gguf_format,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats import shards
 from gpt2x.formats.tensorflow import crc32c
-from gpt2x.weights.table import names
+from gpt2x.weights import names
 from gpt2x.weights.infer import infer_config, same_values
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor, concatenated
 from gpt2x.weights.table import FLAX, TENSORFLOW, Head, parameter_shapes

@@ -7,7 +7,7 @@ import pytest
 
 import gpt2x
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 
 tf = pytest.importorskip("tensorflow")
 

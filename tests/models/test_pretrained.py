@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.models.pretrained import plan_load, resolve, save_folder
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor

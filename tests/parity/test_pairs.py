@@ -9,7 +9,7 @@ import pytest
 import gpt2x
 from gpt2x import backends
 from gpt2x.checkpoint import open_checkpoint
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.weights.table import Head
 
 SIZES = {"vocab_size": 17, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2x.config.model import model_fields as config_fields
+from gpt2x.config import model_fields as config_fields
 from gpt2x.pt.activations import ACTIVATIONS
 
 erf = np.vectorize(math.erf)

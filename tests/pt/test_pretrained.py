@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from gpt2x import pt
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.unavailable import MODEL
 from support.pt_models import random_ids, tiny_config, tiny_model

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2x import pt
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.cpu.linear import Conv1D
 from support.pt_models import random_ids, tiny_config, tiny_model

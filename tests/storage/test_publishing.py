@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.generation import GenerationConfig
 from gpt2x.models.pretrained import plan_load, resolve, save_folder

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x import flax as gpt2x_flax
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.flax.parameters import flatten, unflatten
 from support.golden_data import GoldenCase
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2x.checkpoint import LazyTensor, convert
 from gpt2x.checkpoint.writing import write_weights
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.weights.table import Head, parameter_shapes
 from support.golden_data import GOLDEN
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpt2x import pt
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.weights.table import Head
 

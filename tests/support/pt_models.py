@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt2x import pt
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from support.golden_data import GoldenCase
 
 TINY = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3}

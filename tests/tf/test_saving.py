@@ -12,7 +12,7 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 from gpt2x import tf as gpt2x_tf
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.tf import (
     TFGPT2DoubleHeadsModel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.pruning import restore_heads
 

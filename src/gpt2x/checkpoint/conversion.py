@@ -12,8 +12,8 @@ from typing import Any
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.verify import Difference, largest_difference
 from gpt2x.checkpoint.writing import STYLES, Progress, plan_files, write_weights
+from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
-from gpt2x.config.model import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError, check_choice
 from gpt2x.formats.flax import orbax
 from gpt2x.formats.gguf import tokenizer as gguf_tokenizer

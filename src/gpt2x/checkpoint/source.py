@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.formats.base import Checkpoint
 from gpt2x.formats.opening import open_model
 from gpt2x.formats.tokenizer_files import find_tokenizer_files

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.formats import safetensors
 from gpt2x.formats.flax import msgpack as flax_msgpack

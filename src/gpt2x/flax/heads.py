@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from flax import nnx
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.dropout import dropout, fold

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from flax import nnx
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.attention import (

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
-from gpt2x.config.model import GPT2Config
 from gpt2x.errors import InvalidInputError, MissingBackendError
 from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel

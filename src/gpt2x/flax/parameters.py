@@ -19,7 +19,7 @@ from flax.core import FrozenDict, freeze
 from jax import Array
 
 from flax import nnx
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
 Path = tuple[str, ...]

@@ -18,7 +18,7 @@ from flax.errors import TraceContextError
 from jax import Array
 
 from flax import nnx
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache

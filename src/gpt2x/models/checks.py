@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, unknown_arguments
 
 #: Reads an array of the backend on the host, or returns None.

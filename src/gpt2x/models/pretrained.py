@@ -28,8 +28,8 @@ from typing import Any, Self
 import numpy as np
 
 from gpt2x.checkpoint.writing import write_weights
+from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
-from gpt2x.config.model import GPT2Config
 from gpt2x.config.model_fields import dtype_name
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.formats.base import Checkpoint

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks
 from gpt2x.pt.activations import Activation

@@ -11,7 +11,7 @@ from typing import Any, Self
 import optree
 import tensorflow as tf
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks
 from gpt2x.models.names import CacheNames

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks
 from gpt2x.models.checks import IGNORE_INDEX

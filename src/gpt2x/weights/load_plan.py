@@ -15,7 +15,7 @@ from gpt2x.weights.lazy import BFLOAT16, LazyTensor
 from gpt2x.weights.table import HEAD_MODULES, PYTORCH, Head, Shape, parameter_shapes
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
     from gpt2x.formats.base import Checkpoint
 
 _TENSORS_OF_A_BLOCK = 8  # or more: those of two norms, an attention and an MLP

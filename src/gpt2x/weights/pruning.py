@@ -16,7 +16,7 @@ import numpy as np
 from gpt2x.weights.lazy import LazyTensor
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
 
 
 def restore_heads(

@@ -27,7 +27,7 @@ from gpt2x.errors import InvalidInputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
 
 Shape = tuple[int, ...]
 

@@ -24,7 +24,7 @@ from gpt2x.formats.tokenizer_files import write_tokenizer_files
 from gpt2x.storage.budget import VALUE, Budget
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
     from gpt2x.tokenization import GPT2Tokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5

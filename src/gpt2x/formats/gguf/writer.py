@@ -38,7 +38,7 @@ from gpt2x.weights.names import is_projection
 from gpt2x.weights.table import Shape
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
     from gpt2x.tokenization import GPT2Tokenizer
 
 

@@ -24,7 +24,7 @@ from gpt2x.weights.names import to_canonical
 from gpt2x.weights.table import TENSORFLOW, Head
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
 
 _VARIABLE = re.compile(r"(.+)/vars/([01])")
 _BODY = re.compile(r"^(?:.*/)?(?:base_model|transformer)/")

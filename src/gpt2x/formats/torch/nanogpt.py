@@ -27,7 +27,7 @@ from gpt2x.weights.names import is_projection, kind_of
 from gpt2x.weights.table import PYTORCH, Kind, canonical_pytorch_name
 
 if TYPE_CHECKING:
-    from gpt2x.config.model import GPT2Config
+    from gpt2x.config import GPT2Config
 
 _ACTIVATION = "gelu"
 _BIASED = (Kind.LAYER_NORM, Kind.CONV1D)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt2x import tf as package
-from gpt2x.config.model import GPT2Config
+from gpt2x.config import GPT2Config
 from gpt2x.generation import GenerationConfig
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import TENSORFLOW, Head
