@@ -1,4 +1,4 @@
-"""The dependency rule: pt | tf | flax -> core -> numpy, never upward and never sideways."""
+"""The dependency rule: a folder uses what stands below it, and a framework its own backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,29 @@ import pytest
 
 import gpt2x
 from gpt2x import backends
+from structure import cycles, imports, module_imports
 
 PACKAGE = Path(gpt2x.__file__).parent
+
+# The architecture: each folder, or module, uses only what stands on a lower line. Imports inside
+# functions count; what is imported for type checks alone does not.
+LINES = """
+__main__
+cli
+pt tf flax
+generation
+models
+checkpoint
+tokenization
+config
+formats
+weights
+storage
+backends unavailable data
+errors
+"""
+PLACE = {name: number for number, line in enumerate(LINES.split("\n")) for name in line.split()}
+
 FRAMEWORKS = {
     "pt": {"torch"},
     "tf": {"tensorflow", "keras"},
@@ -23,6 +43,7 @@ FRAMEWORKS = {
 }
 EVERY_FRAMEWORK = set().union(*FRAMEWORKS.values())
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+PUBLIC = {**gpt2x._CORE_NAMES, **{n: f"gpt2x.{b}" for n, b in gpt2x._BACKEND_NAMES.items()}}
 
 # Stops the import of the modules named in sys.argv[1:].
 BLOCKER = """
@@ -35,22 +56,6 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 """
-
-
-def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
-    """Yield the absolute name of each module imported anywhere in `tree`, for type checks apart."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from imports(ast.Module(node.orelse, []), package)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else []
-            module = ".".join([*base, *filter(None, [node.module])])
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        else:
-            yield from imports(node, package)
 
 
 def run(code: str, *blocked: str) -> str:
@@ -85,29 +90,59 @@ def f():
 """
     assert set(imports(ast.parse(source), ["gpt2x", "cli"])) == {
         "os.path",
-        "typing",
         "typing.TYPE_CHECKING",
         "json",
-        "gpt2x.errors",
         "gpt2x.errors.InvalidInputError",
         "jax.numpy",
-        "gpt2x.cli",
         "gpt2x.cli.tf",
     }
 
 
+def names_imported(path: Path) -> list[list[str]]:
+    """The names that a module imports, in their parts; public ones by the module that has them."""
+    names = imports(ast.parse((PACKAGE / path).read_text("utf-8")), ["gpt2x", *path.parent.parts])
+    return [PUBLIC.get(n.removeprefix("gpt2x."), n).split(".") for n in names]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_a_module_imports_only_what_its_layer_may(path):
-    layer = path.parts[0]
-    allowed_frameworks = FRAMEWORKS.get(layer, set())
+def test_a_module_imports_no_framework_but_that_of_its_backend(path):
+    allowed = FRAMEWORKS.get(path.parts[0], set())
     if path == Path("backends.py"):
-        allowed_frameworks = EVERY_FRAMEWORK
-    package = ["gpt2x", *path.parent.parts]
-    for name in imports(ast.parse((PACKAGE / path).read_text("utf-8")), package):
-        top, *rest = name.split(".")
-        assert top not in EVERY_FRAMEWORK - allowed_frameworks, f"{path} imports {name}"
-        if top == "gpt2x" and rest:
-            assert rest[0] not in set(FRAMEWORKS) - {layer}, f"{path} imports {name}"
+        allowed = EVERY_FRAMEWORK
+    imported = names_imported(path)
+    assert {names[0] for names in imported} & EVERY_FRAMEWORK <= allowed
+    # Other backends are imported on demand, by `backends.load`.
+    used = {names[1] for names in imported if names[0] == "gpt2x" and names[1:]}
+    assert used & set(FRAMEWORKS) <= {path.parts[0]}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p != Path("__init__.py")], ids=str)
+def test_a_module_uses_what_stands_below_its_folder(path):
+    folder = path.with_suffix("").parts[0]
+    used = {names[1] for names in names_imported(path) if names[0] == "gpt2x" and names[1:]}
+    used -= {folder, "__version__"}
+    if path == Path("formats/gguf/tokenizer.py"):
+        used.discard("tokenization")
+    assert {name for name in used if PLACE[name] <= PLACE[folder]} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert cycles(module_imports(PACKAGE)) == []
+
+
+def test_circles_are_found_where_they_hide(tmp_path):
+    sources = {
+        "__init__": "",
+        "a": "def f():\n    from gpt2x import b",
+        "b": "from gpt2x.c import x",
+        "c": "from .a import f\nimport gpt2x.d",
+        "d": "if TYPE_CHECKING:\n    import gpt2x.a",
+    }
+    package = tmp_path / "gpt2x"
+    package.mkdir()
+    for name, source in sources.items():
+        (package / f"{name}.py").write_text(source)
+    assert cycles(module_imports(package)) == [{"gpt2x.a", "gpt2x.b", "gpt2x.c"}]
 
 
 def test_the_package_alone_loads_no_framework_and_no_library_but_numpy():
