@@ -9,9 +9,9 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from gpt2x.config.base import TRANSFORMERS_VERSION, JSONConfig
 from gpt2x.config.generation_fields import (
     CHECKS,
     DEFAULTS,
@@ -20,11 +20,8 @@ from gpt2x.config.generation_fields import (
     OUTPUT_FLAGS,
 )
 from gpt2x.config.generation_validation import refuse_impossible, without_effect
-from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
-from gpt2x.storage.atomic import atomic_file, check_folder
-from gpt2x.storage.json_files import read_object
-from gpt2x.storage.loading import drop_model_options, take_where
-from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.storage.loading import take_where
 
 if TYPE_CHECKING:
     from gpt2x.config.model import GPT2Config
@@ -33,14 +30,8 @@ logger = logging.getLogger("gpt2x.generation.config")
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
-#: The release whose file format and rules for defaults this module follows.
-TRANSFORMERS_VERSION = "4.57.6"
 
-# Where a config came from: neither compared nor passed on.
-_METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
-
-
-class GenerationConfig(PushToHubMixin):
+class GenerationConfig(JSONConfig):
     """How to decode: lengths, strategy, processors, outputs and special tokens.
 
     The fields are those of transformers 4.57's `GenerationConfig` (see its documentation, or
@@ -57,6 +48,14 @@ class GenerationConfig(PushToHubMixin):
     """
 
     extra_output_flags = OUTPUT_FLAGS
+
+    _defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+    _unwritten: ClassVar[tuple[str, ...]] = ("_commit_hash", "_max_length_given", "compile_config")
+    _origin: ClassVar[tuple[str, ...]] = (
+        "_from_model_config",
+        "_commit_hash",
+        "transformers_version",
+    )
 
     def __init__(self, **fields: Any) -> None:
         misplaced = [name for name in fields if name in GENERATE_ARGUMENTS]
@@ -163,18 +162,7 @@ class GenerationConfig(PushToHubMixin):
         """
         where = take_where(kwargs)
         filename = os.fspath(config_file_name or GENERATION_CONFIG_NAME)
-        path = Path(pretrained_model_name)
-        if not path.is_file():
-            from gpt2x.storage import hub
-
-            name = os.fspath(pretrained_model_name)
-            found = hub.resolve_files(name, [filename], **where)[filename]
-            if found is None:
-                raise CheckpointError(
-                    f"{name!r} holds no {filename}; give a folder or a hub model that has one."
-                )
-            path = found
-        return cls.from_dict(read_object(path), **kwargs)
+        return cls.from_dict(cls._read(pretrained_model_name, filename, where), **kwargs)
 
     @classmethod
     def from_dict(
@@ -185,15 +173,13 @@ class GenerationConfig(PushToHubMixin):
         Fields that are None take their defaults (transformers 5 writes them so); keys that are no
         field are kept as attributes and written back.
         """
-        known = {*DEFAULTS, *_METADATA}
+        known = {*DEFAULTS, *cls._origin}
         values = {name: value for name, value in config_dict.items() if value is not None}
         if isinstance(bias := values.get("sequence_bias"), Mapping):
             values["sequence_bias"] = {_tokens(key): value for key, value in bias.items()}
         unused = {name: kwargs.pop(name) for name in list(kwargs) if name not in known}
         if not return_unused_kwargs:
-            drop_model_options(unused)
-            if unused:
-                raise InvalidInputError(unknown_arguments("GenerationConfig", unused, DEFAULTS))
+            cls._refuse_unknown(unused, DEFAULTS)
         fields = {name: value for name, value in values.items() if name in known}
         config = cls(**{**fields, **kwargs})
         for name, value in values.items():
@@ -257,20 +243,11 @@ class GenerationConfig(PushToHubMixin):
 
     # --- writing ---
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return every field, the defaults included."""
-        hidden = ("_commit_hash", "_max_length_given", "compile_config")
-        return copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in hidden})
-
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, a `max_length` that was set, and the
         version of the format.
         """
-        diff = {
-            name: value
-            for name, value in self.to_dict().items()
-            if name not in DEFAULTS or value != DEFAULTS[name]
-        }
+        diff = super().to_diff_dict()
         if self.max_length_given:
             diff["max_length"] = self.max_length
         if not self._from_model_config:
@@ -281,16 +258,11 @@ class GenerationConfig(PushToHubMixin):
         """Return `to_diff_dict` (or `to_dict`) as JSON: indented by 2, keys sorted."""
         values = self.to_diff_dict() if use_diff else self.to_dict()
         if ignore_metadata:
-            values = {name: value for name, value in values.items() if name not in _METADATA}
+            values = {name: value for name, value in values.items() if name not in self._origin}
         bias = values.get("sequence_bias")
         if isinstance(bias, Mapping):  # JSON has no tuples as keys: the list form says the same
             values["sequence_bias"] = [[list(tokens), value] for tokens, value in bias.items()]
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Write `to_json_string` to a file, which appears whole or not at all."""
-        with atomic_file(Path(json_file_path)) as path:
-            path.write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     def save_pretrained(
         self,
@@ -311,12 +283,9 @@ class GenerationConfig(PushToHubMixin):
             InvalidInputError: if the folder is a file, a keyword is unknown, or the config is
                 invalid, that is, does not pass `validate(strict=True)`.
         """
-        check_push_options("GenerationConfig.save_pretrained", push_options)
-        check_folder(Path(save_directory))
         self.check_before_saving()
-        self.to_json_file(Path(save_directory) / (config_file_name or GENERATION_CONFIG_NAME))
-        if push_to_hub:
-            push_folder(save_directory, **push_options)
+        filename = config_file_name or GENERATION_CONFIG_NAME
+        self._save(save_directory, filename, push_to_hub, push_options)
 
     def check_before_saving(self) -> None:
         """Raise InvalidInputError if the config is invalid, and so must not be written."""
@@ -329,26 +298,13 @@ class GenerationConfig(PushToHubMixin):
 
     # --- as a value ---
 
-    def __eq__(self, other: object) -> bool:
-        """Whether both decode alike, wherever they were loaded from."""
-        if not isinstance(other, GenerationConfig):
-            return NotImplemented
-        mine, others = self.to_dict(), other.to_dict()
-        return all(
-            _listed(mine.get(name)) == _listed(others.get(name))
-            for name in {*mine, *others}
-            if name not in _METADATA
-        )
+    def _compared(self) -> dict[str, Any]:
+        fields = super()._compared().items()
+        return {name: _listed(value) for name, value in fields if value is not None}
 
     def __hash__(self) -> int:
         """The hash of what `__eq__` compares; it changes with the fields."""
-        return hash(
-            frozenset(
-                (name, _hashable(_listed(value)))
-                for name, value in self.to_dict().items()
-                if name not in _METADATA and value is not None
-            )
-        )
+        return hash(frozenset((name, _hashable(v)) for name, v in self._compared().items()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from gpt2x.config.base import TRANSFORMERS_VERSION, JSONConfig
 from gpt2x.config.model_fields import (
     ATTRIBUTE_MAP,
     CHECKS,
@@ -22,23 +23,12 @@ from gpt2x.config.model_fields import (
     OPTIONAL_FIELDS,
     integer,
 )
-from gpt2x.errors import (
-    CheckpointError,
-    InvalidInputError,
-    check_choice,
-    did_you_mean,
-    unknown_arguments,
-)
-from gpt2x.storage.atomic import atomic_file, check_folder
+from gpt2x.errors import InvalidInputError, check_choice, did_you_mean
 from gpt2x.storage.json_files import read_object
-from gpt2x.storage.loading import drop_model_options, take_where
-from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.storage.loading import take_where
 
 CONFIG_NAME = "config.json"
 MAX_LABELS = 2**18
-
-#: The release whose config.json this module writes; kept from the file where there was one.
-TRANSFORMERS_VERSION = "4.57.6"
 
 #: Shapes of the published models.
 PRESETS: dict[str, dict[str, int]] = {
@@ -52,14 +42,10 @@ PRESETS: dict[str, dict[str, int]] = {
 # Constructor arguments that are stored under another name.
 _CONSTRUCTOR_ONLY = ("num_labels", "attn_implementation", "name_or_path")
 
-# How a config is run here: no part of the model, never written.
-_LOCAL_ATTRIBUTES = ("_commit_hash", "_attn_implementation")
-
-# Where a config came from, which says nothing about what it describes.
-_ORIGIN = ("_name_or_path", "transformers_version")
+_TWO_LABELS = {index: f"LABEL_{index}" for index in range(2)}
 
 
-class GPT2Config(PushToHubMixin):
+class GPT2Config(JSONConfig):
     """Everything that defines a GPT-2 model except its weights.
 
     The arguments are those of transformers' `GPT2Config`, in its order; the common fields
@@ -113,6 +99,15 @@ class GPT2Config(PushToHubMixin):
     base_model_tp_plan: ClassVar[None] = None
     base_model_pp_plan: ClassVar[None] = None
     base_model_ep_plan: ClassVar[None] = None
+
+    _defaults: ClassVar[Mapping[str, Any]] = {
+        **COMMON_DEFAULTS,
+        **GENERATION_DEFAULTS,
+        "id2label": _TWO_LABELS,
+        "label2id": {label: index for index, label in _TWO_LABELS.items()},
+    }
+    _unwritten: ClassVar[tuple[str, ...]] = ("_commit_hash", "_attn_implementation")
+    _origin: ClassVar[tuple[str, ...]] = ("_name_or_path", "transformers_version")
 
     def __init__(
         self,
@@ -379,17 +374,8 @@ class GPT2Config(PushToHubMixin):
         gguf_file = kwargs.pop("gguf_file", None)
         if gguf_file is not None or (path.suffix == ".gguf" and path.is_file()):
             return {**_read_gguf(path, gguf_file, where), "name_or_path": name_or_path}, kwargs
-        if not path.is_file():
-            from gpt2x.storage import hub
-
-            found = hub.resolve_files(name_or_path, [CONFIG_NAME], **where)[CONFIG_NAME]
-            if found is None:
-                raise CheckpointError(
-                    f"{name_or_path!r} holds no {CONFIG_NAME}; give a folder or a hub model that "
-                    "has one."
-                )
-            path = found
-        return {**read_object(path), "name_or_path": name_or_path}, kwargs
+        values = cls._read(path, CONFIG_NAME, where)
+        return {**values, "name_or_path": name_or_path}, kwargs
 
     @classmethod
     def from_dict(
@@ -414,9 +400,7 @@ class GPT2Config(PushToHubMixin):
         known = {*cls().__dict__, *OPTIONAL_FIELDS, *_CONSTRUCTOR_ONLY, *values}
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
         if not return_unused_kwargs:
-            drop_model_options(kwargs)
-            if kwargs:
-                raise InvalidInputError(unknown_arguments(cls.__name__, kwargs, known))
+            cls._refuse_unknown(kwargs, known)
         config = cls(**{**values, **fields})
         return (config, kwargs) if return_unused_kwargs else config
 
@@ -429,36 +413,18 @@ class GPT2Config(PushToHubMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field, the defaults included, as values that JSON can hold."""
-        values = {k: v for k, v in self.__dict__.items() if k not in _LOCAL_ATTRIBUTES}
-        values["model_type"] = self.model_type
-        values["n_ctx"] = self.n_positions  # llama.cpp's converter asks for it
-        values["transformers_version"] = self.transformers_version or TRANSFORMERS_VERSION
-        return copy.deepcopy(values)
+        return {
+            **super().to_dict(),
+            "model_type": self.model_type,
+            "n_ctx": self.n_positions,  # llama.cpp's converter asks for it
+            "transformers_version": self.transformers_version or TRANSFORMERS_VERSION,
+        }
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return GPT-2's own fields, and of the common ones those that differ from the defaults."""
-        two_labels = {index: f"LABEL_{index}" for index in range(2)}
-        defaults = {
-            **COMMON_DEFAULTS,
-            **GENERATION_DEFAULTS,
-            "id2label": two_labels,
-            "label2id": {label: index for index, label in two_labels.items()},
-        }
-        return {
-            name: value
-            for name, value in self.to_dict().items()
-            if name != "_name_or_path" and (name not in defaults or value != defaults[name])
-        }
-
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """Return `to_diff_dict` (or `to_dict`) as JSON: indented by 2, keys sorted."""
-        values = self.to_diff_dict() if use_diff else self.to_dict()
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Write `to_json_string` to a file, which appears whole or not at all."""
-        with atomic_file(Path(json_file_path)) as path:
-            path.write_text(self.to_json_string(use_diff), encoding="utf-8")
+        values = super().to_diff_dict()
+        del values["_name_or_path"]
+        return values
 
     def save_pretrained(
         self,
@@ -476,28 +442,7 @@ class GPT2Config(PushToHubMixin):
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.
         """
-        check_push_options(f"{type(self).__name__}.save_pretrained", push_options)
-        check_folder(Path(save_directory))
-        self.to_json_file(Path(save_directory) / CONFIG_NAME)
-        if push_to_hub:
-            push_folder(save_directory, **push_options)
-
-    # --- as a value ---
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both describe the same model, wherever they were loaded from."""
-        if not isinstance(other, GPT2Config):
-            return NotImplemented
-        mine, others = (
-            {name: value for name, value in config.to_dict().items() if name not in _ORIGIN}
-            for config in (self, other)
-        )
-        return mine == others
-
-    __hash__ = None  # type: ignore[assignment]  # mutable
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__} {self.to_json_string()}"
+        self._save(save_directory, CONFIG_NAME, push_to_hub, push_options)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
