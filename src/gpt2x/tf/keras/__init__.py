@@ -1,1 +1,1 @@
-"""What Keras wants of a model beyond its call: training, data, callbacks, saving."""
+"""Training with Keras: fit, losses, data, callbacks, optimizers, and Keras's own files."""

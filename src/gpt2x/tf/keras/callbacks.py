@@ -23,23 +23,23 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 
 
 class KerasMetricCallback(keras.callbacks.Callback):
-    """Computes metrics after every epoch with a function that no graph could run.
+    """Computes metrics after every epoch with a function in Python.
 
-    It sees the predictions (or texts) of all the data at once, as numpy arrays, and what it returns
-    joins the metrics of the epoch.
+    The function gets the predictions (or texts) of all the data at once, as numpy arrays. What it
+    returns is added to the metrics of the epoch.
 
     Args:
         metric_fn: called with the pair (predictions, labels), each an array, or a dictionary of
             arrays where there are several outputs or labels; returns numbers by name. Batches that
             differ in length are padded with -100.
         eval_dataset: batches of inputs, or of (inputs, labels): a `tf.data.Dataset`; or arrays of
-            all examples, which `batch_size` cuts.
+            all examples, which are cut into batches of `batch_size`.
         output_cols: names of the outputs to keep; by default all but the loss and the cache.
         label_cols: names of the inputs that are labels; by default the second of each pair, or else
-            those inputs that the model takes as labels.
-        batch_size: examples in a batch, where `eval_dataset` is not batched.
+            the inputs that the model takes as labels.
+        batch_size: examples in a batch, if `eval_dataset` is not batched.
         predict_with_generate: predict with `model.generate` instead of the forward pass.
-        use_xla_generation: compile that with XLA.
+        use_xla_generation: compile `generate` with XLA.
         generate_kwargs: further arguments of `generate`.
 
     Raises:
@@ -85,7 +85,7 @@ class KerasMetricCallback(keras.callbacks.Callback):
             raise InvalidInputError(
                 f"metric_fn must return a dictionary of numbers by name; got {metrics!r}."
             )
-        if logs is not None:  # where Keras's history reads them
+        if logs is not None:  # Keras's history reads them there
             logs.update(metrics)
 
     def _predict(self, inputs: Any) -> dict[str, np.ndarray]:
@@ -124,17 +124,18 @@ class PushToHubCallback(keras.callbacks.Callback):
 
     Args:
         output_dir: folder that the model is saved to.
-        save_strategy: when: "epoch", every "steps", or "no" (at the end of the training only).
+        save_strategy: "epoch" saves after every epoch, "steps" after every `save_steps` batches,
+            "no" only at the end of the training.
         save_steps: batches between two uploads, for "steps".
         tokenizer: saved and uploaded with the model.
         hub_model_id: ``"name"`` or ``"user/name"``; by default the folder's name.
         hub_token: access token with write permission.
-        checkpoint: also save checkpoint.keras, which holds the optimizer's state: the training
-            goes on from ``keras.models.load_model``. For "epoch" only.
+        checkpoint: also save checkpoint.keras, with the optimizer's state, from which
+            ``keras.models.load_model`` continues the training. For "epoch" only.
 
     Raises:
         InvalidInputError: for a value that is not allowed.
-        CheckpointError: from the training, if the hub refuses or cannot be reached.
+        CheckpointError: during the training, if the hub refuses or cannot be reached.
     """
 
     def __init__(
@@ -171,12 +172,12 @@ class PushToHubCallback(keras.callbacks.Callback):
         self._uploads = ThreadPoolExecutor(max_workers=1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Save and upload, if enough batches have passed."""
+        """Save and upload after every `save_steps` batches, for "steps"."""
         if self.save_steps is not None and (batch + 1) % self.save_steps == 0:
             self._save(f"Training in progress, step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save and upload, if every epoch is to be."""
+        """Save and upload, for "epoch"."""
         if self.save_strategy == "epoch":
             self._save(f"Training in progress, epoch {epoch + 1}")
 
@@ -206,14 +207,14 @@ class PushToHubCallback(keras.callbacks.Callback):
         )
 
     def _wait(self) -> None:
-        """Wait for the upload that runs; raise what went wrong with it."""
+        """Wait for the running upload, and raise its error if it failed."""
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
 
 def _joined(batches: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
-    """Join batches by name; a single array needs no name."""
+    """Join batches by name; return a single array without its name."""
     joined = {name: _concatenated([batch[name] for batch in batches]) for name in batches[0]}
     return joined if len(joined) > 1 else next(iter(joined.values()))
 

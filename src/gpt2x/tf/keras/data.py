@@ -1,4 +1,4 @@
-"""Data sets of examples as `tf.data.Dataset`s that `fit` takes."""
+"""`tf.data.Dataset`s for `fit`, made of sequences of examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt2x.models.checks import IGNORE_INDEX
 
 Examples = Sequence[Mapping[str, Any]]
 
-# What data sets call the labels of a model.
+# Other names of the labels, in data sets -> the name of the argument.
 _LABEL_COLUMNS = {"label": "labels", "label_ids": "labels"}
 
 
@@ -30,20 +30,15 @@ def make_dataset(
     drop_remainder: bool | None = None,
     prefetch: bool = True,
 ) -> tf.data.Dataset:
-    """Make a data set of batches; see `prepare_tf_dataset`, whose arguments it has.
+    """Make a data set of batches; the other arguments are those of `prepare_tf_dataset`.
 
     Args:
         examples: a sequence of dictionaries, such as a `datasets.Dataset`.
         inputs: columns that the model takes; others are left out.
         labels: those of them that are labels.
     """
-    if not hasattr(examples, "__len__") or not hasattr(examples, "__getitem__"):
-        raise InvalidInputError(
-            "The data set must be a sequence of dictionaries (a list, a datasets.Dataset); got "
-            f"{type(examples).__name__}."
-        )
-    if len(examples) == 0:
-        raise InvalidInputError("The data set is empty.")
+    drop = shuffle if drop_remainder is None else drop_remainder
+    _check_examples(examples, batch_size, drop)
     if collate_fn is None:
         collate_fn = _stack if tokenizer is None else _padder(tokenizer)
 
@@ -53,39 +48,50 @@ def make_dataset(
         return {name: _narrow(np.asarray(value)) for name, value in collated.items()}
 
     sample = batch(range(min(batch_size, len(examples))))
-    features = {name: _spec(value) for name, value in sample.items() if name not in labels}
-    targets = {name: _spec(value) for name, value in sample.items() if name in labels}
-    drop = shuffle if drop_remainder is None else drop_remainder
-    if drop and len(examples) < batch_size:
-        raise InvalidInputError(
-            f"The data set has {len(examples)} examples, fewer than batch_size={batch_size}, and "
-            "drop_remainder leaves out a batch that is not full. Lower batch_size or pass "
-            "drop_remainder=False."
-        )
+    names = [name for name in sample if name not in labels]
+    targets = [name for name in sample if name in labels]
+    count = len(examples) // batch_size if drop else -(-len(examples) // batch_size)
 
     def batches() -> Iterator[Any]:
         order = np.arange(len(examples))
         if shuffle:
             # From TensorFlow's own generator, so that tf.random.set_seed repeats it.
             order = tf.random.shuffle(order).numpy()
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            if drop and len(indices) < batch_size:
-                return
-            values = batch(indices)
-            x = {name: values[name] for name in features}
-            if not targets:
-                yield x
-                continue
-            y = {name: values[name] for name in targets}
-            yield x, y if len(y) > 1 else next(iter(y.values()))
+        for start in range(0, count * batch_size, batch_size):
+            yield _divided(batch(order[start : start + batch_size]), names, targets)
 
-    target_spec = targets if len(targets) > 1 else next(iter(targets.values()), None)
-    signature = (features, target_spec) if targets else features
+    signature = tf.nest.map_structure(_spec, _divided(sample, names, targets))
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    count = len(examples) // batch_size if drop else -(-len(examples) // batch_size)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset
+
+
+def _check_examples(examples: Examples, batch_size: int, drop_remainder: bool) -> None:
+    """Raise InvalidInputError unless the examples make at least one batch."""
+    if not hasattr(examples, "__len__") or not hasattr(examples, "__getitem__"):
+        raise InvalidInputError(
+            "The data set must be a sequence of dictionaries (a list, a datasets.Dataset); got "
+            f"{type(examples).__name__}."
+        )
+    if len(examples) == 0:
+        raise InvalidInputError("The data set is empty.")
+    if drop_remainder and len(examples) < batch_size:
+        raise InvalidInputError(
+            f"The data set has {len(examples)} examples, fewer than batch_size={batch_size}, and "
+            "drop_remainder leaves out a batch that is not full. Lower batch_size or pass "
+            "drop_remainder=False."
+        )
+
+
+def _divided(
+    batch: Mapping[str, np.ndarray], names: Sequence[str], targets: Sequence[str]
+) -> dict[str, np.ndarray] | tuple[dict[str, np.ndarray], Any]:
+    """Return the inputs of a batch, or the pair of inputs and labels: one array or several."""
+    x = {name: batch[name] for name in names}
+    y = {name: batch[name] for name in targets}
+    if not y:
+        return x
+    return x, y if len(y) > 1 else y[targets[0]]
 
 
 def _named_columns(row: Mapping[str, Any], inputs: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def _stack(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _padder(tokenizer: Any) -> Callable[..., dict[str, Any]]:
-    """Pad with a tokenizer; labels of one value a token are padded with -100, on the same side."""
+    """Pad with a tokenizer, and labels that have one value a token with -100, on the same side."""
 
     def pad(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         by_token = np.ndim(rows[0].get("labels", 0)) == 1 and len(rows[0]["labels"]) == len(
@@ -116,12 +122,11 @@ def _padder(tokenizer: Any) -> Callable[..., dict[str, Any]]:
         if by_token:
             width = padded["input_ids"].shape[1]
             labels = np.full((len(rows), width), IGNORE_INDEX)
+            is_right = tokenizer.padding_side == "right"
             for label_row, row in zip(labels, rows, strict=True):
                 count = len(row["labels"])
-                where = slice(width - count, None)
-                if tokenizer.padding_side == "right":
-                    where = slice(0, count)
-                label_row[where] = row["labels"]
+                start = 0 if is_right else width - count
+                label_row[start : start + count] = row["labels"]
             padded["labels"] = labels
         return padded
 
@@ -129,12 +134,12 @@ def _padder(tokenizer: Any) -> Callable[..., dict[str, Any]]:
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:
-    """Use 32 bits, as TensorFlow's models do."""
+    """Make 64-bit numbers 32-bit ones, as TensorFlow's models take them."""
     narrower = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
     return array.astype(narrower.get(array.dtype, array.dtype))
 
 
 def _spec(array: np.ndarray) -> tf.TensorSpec:
-    """Batches may differ in their first two sizes: rows and length."""
+    """Return the shape and type of batches, which may differ in rows and in length."""
     shape = [None if axis < 2 else size for axis, size in enumerate(array.shape)]
     return tf.TensorSpec(shape, array.dtype)

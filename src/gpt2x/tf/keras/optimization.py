@@ -1,4 +1,4 @@
-"""The optimizer of transformers' TensorFlow scripts, made of Keras's own parts.
+"""The optimizer of transformers' TensorFlow scripts, on top of Keras's own.
 
 Source of the interface: `optimization_tf.py` of transformers 4.57.
 """
@@ -21,7 +21,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         initial_learning_rate: the rate at the end of the warm-up.
-        decay_schedule_fn: the schedule that follows, told the steps since the warm-up's end.
+        decay_schedule_fn: the schedule that follows; it gets the steps since the warm-up's end.
         warmup_steps: length of the warm-up, in optimizer steps.
         power: the rise is (step / warmup_steps) ** power.
         name: name of the operations.
@@ -65,28 +65,28 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="gpt2x")
 class AdamWeightDecay(keras.optimizers.Adam):
-    """Adam with decoupled weight decay, of the weights that names choose.
+    """Adam with decoupled weight decay, for weights chosen by their names.
 
     A weight's name is its path, ``tfgpt2lm_head_model/transformer/h_._0/ln_1/gamma:0``. A pattern
-    is a part of names, or a regular expression that is found in them. Biases contain "bias"; the
-    layer norms of GPT-2 contain "ln_", not "LayerNorm".
+    matches a name that contains it, or contains a match of it as a regular expression. Biases
+    contain "bias"; the layer norms of GPT-2 contain "ln_", not "LayerNorm".
 
     Args:
         learning_rate: a number or a schedule.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         epsilon: added to the root of the second moment.
-        amsgrad: whether the second moment never falls.
-        weight_decay_rate: at each step, a weight loses this times the learning rate of itself.
-        include_in_weight_decay: patterns of weights that are decayed though excluded.
+        amsgrad: whether to use the largest second moment so far.
+        weight_decay_rate: each step subtracts this, times the learning rate, times the weight.
+        include_in_weight_decay: patterns of weights that are decayed even if they are excluded.
         exclude_from_weight_decay: patterns of weights that are not decayed; by default all are.
         name: of the optimizer.
-        options: those of `keras.optimizers.Adam` (`clipnorm`, `global_clipnorm` ...), `lr`, the
-            older name of `learning_rate`, and `decay`: the learning rate, a number, is divided by
-            1 + decay * steps.
+        options: those of `keras.optimizers.Adam` (`clipnorm`, `global_clipnorm` ...); `lr`, the
+            older name of `learning_rate`; and `decay`, which divides the learning rate, then a
+            number, by 1 + decay * steps.
 
     Raises:
-        InvalidInputError: for `weight_decay`, or `decay` of a schedule.
+        InvalidInputError: for `weight_decay`, or for `decay` together with a schedule.
     """
 
     def __init__(
@@ -149,8 +149,8 @@ class AdamWeightDecay(keras.optimizers.Adam):
 
 
 def _matches(patterns: Sequence[str], variable: keras.Variable | tf.Variable) -> bool:
-    """Whether one of the patterns stands in a variable's name, or is found in it."""
-    # Keras gives TensorFlow's variables, and paths, without the number that TensorFlow appends.
+    """Return whether one of the patterns matches the name of a variable."""
+    # TensorFlow appends a number to its names; Keras's names and paths have none.
     name = getattr(variable, "path", variable.name).removesuffix(":0")
     return any(
         pattern in f"{name}:0" or re.search(pattern, name) is not None for pattern in patterns
@@ -162,7 +162,7 @@ def _inverse_time_decay(
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     if not isinstance(learning_rate, int | float):
         raise InvalidInputError(
-            "decay= needs a learning rate that is a number; a schedule says itself how it falls."
+            "decay= needs a learning rate that is a number; a schedule already says how it falls."
         )
     return keras.optimizers.schedules.InverseTimeDecay(learning_rate, 1, decay)
 
@@ -195,9 +195,9 @@ def create_optimizer(
         adam_global_clipnorm: clips all gradients together to this norm.
         weight_decay_rate: decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
         power: power of the decay.
-        include_in_weight_decay: patterns of weights that are decayed all the same. Left alone are
-            otherwise those with "LayerNorm", "layer_norm" or "bias" in their names: the biases of
-            GPT-2, whose layer norms are called otherwise.
+        include_in_weight_decay: patterns of weights that are decayed even if they are excluded.
+            Weights with "LayerNorm", "layer_norm" or "bias" in their names are excluded: in GPT-2
+            only the biases, since its layer norms have other names.
 
     Returns:
         The optimizer and its schedule.
@@ -212,10 +212,7 @@ def create_optimizer(
         )
     schedule: keras.optimizers.schedules.LearningRateSchedule
     schedule = keras.optimizers.schedules.PolynomialDecay(
-        initial_learning_rate=init_lr,
-        decay_steps=num_train_steps - num_warmup_steps,
-        end_learning_rate=init_lr * min_lr_ratio,
-        power=power,
+        init_lr, num_train_steps - num_warmup_steps, init_lr * min_lr_ratio, power
     )
     if num_warmup_steps:
         schedule = WarmUp(init_lr, schedule, num_warmup_steps)

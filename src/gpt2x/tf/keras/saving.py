@@ -24,9 +24,9 @@ def save_keras(
     Args:
         path: the file; its suffix, ``.keras`` or ``.weights.h5``, says which.
         config: of the model.
-        head: which of the model classes.
+        head: of the model.
         tensors: canonical name -> tensor in canonical layout, all of one dtype.
-        generation_config: a generation_config.json to keep in a ``.keras`` file.
+        generation_config: the generation_config.json that a ``.keras`` file holds as well.
     """
     kind = getattr(package, f"TFGPT2{head.value}")
     model = kind._from_config(config, dtype=tensors["wte.weight"].dtype.name)

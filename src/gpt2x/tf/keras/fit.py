@@ -1,106 +1,57 @@
-"""Training with Keras: the models' own losses, labels in the inputs or as `y`, metrics."""
+"""`compile`, `fit`, `evaluate` and `predict` of the models: losses, labels and metrics."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.outputs import ModelOutput
 from gpt2x.tf.inputs import integers_again, named_inputs
 from gpt2x.tf.keras.data import make_dataset
+from gpt2x.tf.keras.losses import Target
 
-# How transformers spells the wish for the model's own loss, besides None.
+# With these, or None, `compile` of transformers' models takes the model's own loss.
 _OWN_LOSS = ("auto", "auto_with_warning", "passthrough")
 
 
-class Target(NamedTuple):
-    """Predictions beside the labels that they are judged by.
+def _with_mappings(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of `keras.Model` take any mapping, such as a `BatchEncoding`, for its inputs.
 
-    Attributes:
-        logits: [..., classes], or [..., numbers] for a regression.
-        labels: class ids [...], those that are left out replaced by 0; or as `logits`.
-        weights: float32, shaped as `losses`; 0 for what is left out, else 1.
-        losses: float32, the loss of each prediction.
+    Keras itself takes dictionaries, but not other mappings.
     """
 
-    logits: tf.Tensor
-    labels: tf.Tensor
-    weights: tf.Tensor
-    losses: tf.Tensor
+    @functools.wraps(method)
+    def call(self: keras.Model, x: Any = None, *args: Any, **options: Any) -> Any:
+        return method(self, _dictionary(x), *args, **options)
 
-    def counted(self) -> tf.Tensor:
-        """Return the losses that count, and 0 for the others, whose gradients are 0 whatever
-        follows: also where the mean over nothing is NaN, as in PyTorch.
-        """
-        return tf.where(self.weights > 0, self.losses, 0.0)
-
-    def loss(self) -> tf.Tensor:
-        """Return the mean of the losses that count, a scalar; NaN if none does."""
-        return tf.reduce_sum(self.counted()) / tf.reduce_sum(self.weights)
-
-
-def classes(
-    logits: tf.Tensor, labels: tf.Tensor, ignore_index: int | tf.Tensor = IGNORE_INDEX
-) -> Target:
-    """Judge logits [..., classes] by class ids [...], leaving out `ignore_index`."""
-    labels = tf.cast(labels, tf.int32)
-    counts = labels != ignore_index
-    labels = tf.where(counts, labels, 0)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(logits, tf.float32))
-    return Target(logits, labels, tf.cast(counts, tf.float32), losses)
-
-
-def next_tokens(logits: tf.Tensor, labels: tf.Tensor, ignore_index: int = IGNORE_INDEX) -> Target:
-    """Judge logits [..., T, V] by the labels [..., T] of the tokens that follow."""
-    return classes(logits[..., :-1, :], labels[..., 1:], ignore_index)
-
-
-def choices(mc_logits: tf.Tensor, mc_labels: tf.Tensor) -> Target:
-    """Judge scores [B, C] by the right choices, [B] or [B, 1]."""
-    rows = tf.reshape(mc_logits, [-1, tf.shape(mc_logits)[-1]])
-    return classes(rows, tf.reshape(mc_labels, [-1]))
-
-
-def positions(scores: tf.Tensor, where: tf.Tensor) -> Target:
-    """Judge scores [B, T] by positions [B] or [B, 1], leaving out those behind the text."""
-    T = tf.shape(scores)[1]
-    where = tf.clip_by_value(tf.reshape(tf.cast(where, tf.int32), [-1]), 0, T)
-    return classes(scores, where, ignore_index=T)
-
-
-def numbers(logits: tf.Tensor, labels: tf.Tensor, loss: Callable[..., tf.Tensor]) -> Target:
-    """Judge logits [B, labels] by as many numbers, with `loss(labels, logits)` between them."""
-    logits = tf.cast(logits, tf.float32)
-    labels = tf.reshape(tf.cast(labels, tf.float32), tf.shape(logits))
-    return Target(logits, labels, tf.ones_like(logits), loss(labels, logits))
+    return call
 
 
 class TrainingMixin(keras.Model):
     """`compile`, `fit`, `evaluate` and `predict` of the models.
 
-    Labels stand in the inputs under their names, or in `y`: one array for a model with one kind of
-    labels, a dictionary for others. Without a loss given to `compile`, the model's own is used, and
-    metrics see what it sees: next tokens beside the logits that predict them, nothing that is left
-    out. With a loss, both it and metrics get `y` and the logits as they are.
+    Labels come in the inputs, under their names, or as `y`: one array for a model with one kind of
+    labels, else a dictionary. If `compile` gets no loss, the model's own is used, and metrics see
+    what it sees: next tokens beside the logits that predict them, without ignored labels. If
+    `compile` gets a loss, the loss and the metrics get `y` and the logits as they are.
     """
 
-    #: Names of the label arguments, and of the outputs that they judge.
+    #: Names of the label arguments -> names of the outputs that they are compared with.
     labels_of_outputs: ClassVar[Mapping[str, str]] = {}
 
     _uses_own_loss = False
 
     def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
-        """Pair the logits of one output with the labels of the argument `name` that judge it."""
+        """Compare the logits of one output with its labels, given as the argument `name`."""
         raise InvalidInputError(f"{type(self).__name__} has no loss; use a model with a head.")
 
     def targets(self, output: ModelOutput, labels: Mapping[str, tf.Tensor]) -> dict[str, Target]:
-        """Pair predictions with the labels that are given, by the name of the output."""
+        """Compare each output with its labels, if they are given; by the name of the output."""
         return {
             predicted: self.target(name, output[predicted], labels[name])
             for name, predicted in self.labels_of_outputs.items()
@@ -108,7 +59,7 @@ class TrainingMixin(keras.Model):
         }
 
     def combine(self, losses: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Return the loss to train with from the loss of each output: their sum."""
+        """Return the loss to train with: the sum of the losses of the outputs."""
         return tf.add_n(list(losses.values()))
 
     def compile(
@@ -124,9 +75,9 @@ class TrainingMixin(keras.Model):
     ) -> None:
         """Configure the model for training, as `keras.Model.compile` does.
 
-        What differs from output to output comes as a dictionary by the outputs' names, or, losses
-        and their weights, as a list in their order; None stands for what is not trained, such as
-        the cache.
+        For a model with several outputs, `loss`, `loss_weights` and metrics may be dictionaries by
+        the outputs' names; losses and their weights also lists in the outputs' order. An output
+        that is not trained, such as the cache, has None there.
 
         Args:
             optimizer: a Keras optimizer or its name.
@@ -134,7 +85,7 @@ class TrainingMixin(keras.Model):
                 transformers' "auto" or "passthrough", for the model's own.
             metrics: Keras metrics, or for each output its own.
             loss_weights: factors of the losses.
-            weighted_metrics: metrics that sample weights count for.
+            weighted_metrics: metrics that apply the sample weights.
             jit_compile: whether to compile steps with XLA. "auto" means no, since XLA compiles a
                 step again for each length that a batch has.
             **options: as in Keras.
@@ -155,9 +106,9 @@ class TrainingMixin(keras.Model):
         self._uses_own_loss = self._uses_own_loss or self._compile_loss is None
 
     def _for_outputs(self, argument: str, given: Any) -> Any:
-        """Return what `compile` got for each output as Keras takes it for those that have labels.
+        """Return an argument of `compile` as Keras takes it, for the outputs that have labels.
 
-        That is the value alone where there is one output, else a dictionary.
+        That is a dictionary, or the value alone if there is one such output.
         """
         outputs = list(self.labels_of_outputs.values())
         if isinstance(given, list | tuple) and argument.startswith("loss"):
@@ -179,15 +130,15 @@ class TrainingMixin(keras.Model):
         return [alone] if is_one_metric and not isinstance(alone, list | tuple) else alone
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        """Compile as the model that a `.keras` file holds was, optimizer included."""
+        """Compile as the saved model was compiled; called by Keras for a `.keras` file."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Make what runs a training step; called by Keras."""
+        """Return the function that runs a training step; called by Keras."""
         if self.optimizer is not None and not self.optimizer.built:
-            # Variables that a step made itself would have TensorFlow trace it twice.
+            # If a step made the variables itself, TensorFlow would trace it twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
@@ -219,15 +170,15 @@ class TrainingMixin(keras.Model):
         return tf.add_n([self.combine(losses), *regularization])
 
     def _distributed_loss(self, target: Target, sample_weight: Any) -> tf.Tensor:
-        """Return the mean loss, of which each of R replicas holds one R-th.
+        """Return the mean loss over all replicas, divided by their number R.
 
-        Keras sums the gradients of all replicas, and logs R times what each returns, weighed by its
-        rows. Replicas may hold different numbers of rows and labels. So the gradient is that of the
-        replica's part of the sum, and the value that of all.
+        Keras sums the gradients of the replicas, and logs R times what each returns, weighted by
+        its rows. Replicas may have different numbers of rows and labels. So the gradient is that of
+        this replica's part of the mean, and the value is the same on every replica.
         """
         losses, count = target.counted(), tf.reduce_sum(target.weights)
         if sample_weight is not None:
-            losses *= _aligned(tf.cast(sample_weight, losses.dtype), losses)
+            losses *= target.aligned(tf.cast(sample_weight, losses.dtype))
         total, replicas = tf.reduce_sum(losses), self.distribute_strategy.num_replicas_in_sync
         if replicas == 1:
             return total / count
@@ -248,15 +199,13 @@ class TrainingMixin(keras.Model):
             return super().compute_metrics(x, y, predictions, sample_weight)
         targets = self.targets(y_pred, labels)
         truths = {name: target.labels for name, target in targets.items()}
-        predictions = {name: _masked(target) for name, target in targets.items()}
+        predictions = {name: target.masked_logits() for name, target in targets.items()}
         if len(targets) == 1:
-            (target,) = targets.values()
-            (truths,), (predictions,) = truths.values(), predictions.values()
+            ((name, target),) = targets.items()
+            truths, predictions = truths[name], predictions[name]
             if sample_weight is not None:
-                sample_weight = _aligned(sample_weight, target.losses)
+                sample_weight = target.aligned(sample_weight)
         return super().compute_metrics(x, truths, predictions, sample_weight)
-
-    # Keras takes dictionaries, but no other mappings, such as a tokenizer's BatchEncoding.
 
     @functools.wraps(keras.Model.fit)
     def fit(self, x: Any = None, *args: Any, **options: Any) -> keras.callbacks.History:
@@ -265,28 +214,14 @@ class TrainingMixin(keras.Model):
             options["validation_data"] = (_dictionary(held_out[0]), *held_out[1:])
         return super().fit(_dictionary(x), *args, **options)
 
-    @functools.wraps(keras.Model.evaluate)
-    def evaluate(self, x: Any = None, *args: Any, **options: Any) -> Any:
-        return super().evaluate(_dictionary(x), *args, **options)
-
-    @functools.wraps(keras.Model.predict)
-    def predict(self, x: Any, *args: Any, **options: Any) -> ModelOutput:
-        return super().predict(_dictionary(x), *args, **options)
-
-    @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(self, x: Any, *args: Any, **options: Any) -> Any:
-        return super().train_on_batch(_dictionary(x), *args, **options)
-
-    @functools.wraps(keras.Model.test_on_batch)
-    def test_on_batch(self, x: Any, *args: Any, **options: Any) -> Any:
-        return super().test_on_batch(_dictionary(x), *args, **options)
-
-    @functools.wraps(keras.Model.predict_on_batch)
-    def predict_on_batch(self, x: Any) -> ModelOutput:
-        return super().predict_on_batch(_dictionary(x))
+    evaluate = _with_mappings(keras.Model.evaluate)
+    predict = _with_mappings(keras.Model.predict)
+    train_on_batch = _with_mappings(keras.Model.train_on_batch)
+    test_on_batch = _with_mappings(keras.Model.test_on_batch)
+    predict_on_batch = _with_mappings(keras.Model.predict_on_batch)
 
     def predict_step(self, data: Any) -> ModelOutput:
-        """Return the outputs of one batch, without loss and cache, which batches cannot share."""
+        """Return the outputs of one batch, without the loss and the cache, whose sizes differ."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         inputs = self._named(x)
         for name in self.labels_of_outputs:
@@ -306,23 +241,24 @@ class TrainingMixin(keras.Model):
         drop_remainder: bool | None = None,
         prefetch: bool = True,
     ) -> tf.data.Dataset:
-        """Make batches for `fit` out of a sequence of examples, such as a `datasets.Dataset`.
+        """Make batches for `fit` of a sequence of examples, such as a `datasets.Dataset`.
 
-        Columns that the model does not take are left out; `label` and `label_ids` are its labels,
-        which become `y`.
+        Columns that the model does not take are left out. Labels (`labels`, also called `label` or
+        `label_ids`) become `y`.
 
         Args:
-            dataset: a sequence of dictionaries, one an example.
+            dataset: a sequence of dictionaries, each an example.
             batch_size: examples in a batch.
             shuffle: draw a new order in every epoch, from TensorFlow's global generator.
             tokenizer: pads examples of different lengths, and labels of tokens (with -100).
-            collate_fn: makes a batch of arrays of a list of examples, in the tokenizer's place.
+            collate_fn: makes arrays of a list of examples, instead of the tokenizer.
             collate_fn_args: further keyword arguments of `collate_fn`.
-            drop_remainder: leave out a last batch that is not full; by default as `shuffle`.
+            drop_remainder: leave out a last batch that is not full; the default is `shuffle`.
             prefetch: make the next batch while the model computes.
 
         Raises:
-            InvalidInputError: if the data set is empty, or no sequence, or cannot be stacked.
+            InvalidInputError: if the data set is empty or not a sequence, or its examples cannot be
+                stacked.
         """
         return make_dataset(
             dataset,
@@ -341,7 +277,7 @@ class TrainingMixin(keras.Model):
         return named_inputs(type(self).__name__, self._call_parameters, (x,), {})
 
     def _labels(self, x: Any, y: Any) -> dict[str, tf.Tensor]:
-        """Collect the labels from the inputs and from `y`, by the names of their arguments."""
+        """Return the labels among the inputs and in `y`, by the names of their arguments."""
         names = self.labels_of_outputs
         labels = {name: value for name, value in self._named(x).items() if name in names}
         if y is None:
@@ -359,14 +295,14 @@ class TrainingMixin(keras.Model):
     def _matched(
         self, y: Any, labels: Mapping[str, tf.Tensor], output: ModelOutput
     ) -> tuple[Any, Any]:
-        """Return what Keras compares: labels and the logits that they judge, as they are."""
+        """Return the labels and the logits that Keras compares, as they are."""
         outputs = self.labels_of_outputs
         pairs = {
             outputs[name]: (value, output[outputs[name]])
             for name, value in labels.items()
             if name in outputs
         }
-        if not pairs:  # a user's own loss may compare anything with the first output
+        if not pairs:  # a user's own loss compares anything with the first output
             return y, output if tf.is_tensor(output) else output[0]
         if len(outputs) == 1:
             return next(iter(pairs.values()))
@@ -379,21 +315,3 @@ class TrainingMixin(keras.Model):
 def _dictionary(x: Any) -> Any:
     """Make a dictionary of another mapping; return anything else as it is."""
     return dict(x) if isinstance(x, Mapping) and not isinstance(x, dict) else x
-
-
-def _aligned(sample_weight: tf.Tensor, losses: tf.Tensor) -> tf.Tensor:
-    """Bring weights of rows, or of labels, to the shape of the losses (of labels but the first)."""
-    while sample_weight.shape.rank < losses.shape.rank:
-        sample_weight = sample_weight[..., None]
-    if losses.shape.rank > 1:
-        sample_weight = sample_weight[..., -tf.shape(losses)[-1] :]
-    return tf.broadcast_to(sample_weight, tf.shape(losses))
-
-
-def _masked(target: Target) -> tf.Tensor:
-    """Return the logits with the mask that makes metrics leave out what the loss leaves out."""
-    logits = tf.identity(target.logits)
-    # Keras's own way for a mask to travel with a tensor; metrics have no other for what is not
-    # a sample weight.
-    logits._keras_mask = tf.cast(target.weights, tf.bool)
-    return logits
