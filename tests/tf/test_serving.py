@@ -258,7 +258,7 @@ def test_text_in_text_out_without_gpt2x(outside, writer, tokenizer):
     [
         ({"max_new_tokens": 25}, "max_new_tokens is 25"),
         ({"stop_strings": ["."]}, "Set stop_strings=None"),
-        ({"return_dict_in_generate": True}, "texts alone are exported"),
+        ({"return_dict_in_generate": True}, "only texts are exported"),
     ],
 )
 def test_text_generator_refuses_what_it_cannot_do(settings, message, writer, tokenizer):

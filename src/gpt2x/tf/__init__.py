@@ -2,9 +2,9 @@
 
 Attention, Block and Model are in `model.py`, the heads and losses in `heads.py`; `cache.py` holds
 the keys and values, `generation.py` generates, `pretrained.py` loads and saves. `gpt2x.pt` and
-`gpt2x.flax` have the same files with the same classes in the same order. What Keras adds is in
-`training.py`, `data.py`, `optimization.py` and `callbacks.py`; `serving.py` and `export.py` write
-SavedModels, and `tokenization.py` holds the tokenizer that runs inside a graph.
+`gpt2x.flax` have the same files with the same classes in the same order. Three folders hold what is
+particular to TensorFlow: `keras` trains, `serving` writes SavedModels, and `text` is the tokenizer
+that runs inside a graph.
 """
 
 import keras

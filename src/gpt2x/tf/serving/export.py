@@ -1,7 +1,7 @@
-"""One SavedModel from text to text: tokenizer, generation compiled with XLA, and back to text.
+"""A SavedModel from text to text: tokenizer, generation compiled with XLA, and detokenizer.
 
-It runs where TensorFlow alone is installed. B prompts, T tokens of the longest, W the width that
-prompts are padded to.
+It needs TensorFlow alone. B prompts; T tokens of the longest prompt; W the width that prompts are
+padded to.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from gpt2x.tf.serving.functions import write_saved_model
 class TextGenerator(tf.Module):
     """A language model that takes strings and returns strings.
 
-    Prompts are padded on the left to a power of two of tokens (at least 16), and the loop is
-    compiled once for each. A prompt that leaves no room for the new tokens loses its beginning; an
-    empty one starts from bos.
+    Prompts are padded on the left to a power of two of tokens, at least 16, and the loop is
+    compiled once for each of these widths. A prompt that leaves no room for the new tokens loses
+    its beginning. An empty prompt starts from bos.
 
     Args:
         model: a `TFGPT2LMHeadModel`.
         tokenizer: its `TFGPT2Tokenizer`.
-        generation_config: how to decode; the model's own by default. Length is counted in
-            `max_new_tokens` (20 if it sets none).
+        generation_config: how to decode; the model's own by default. Its length is
+            `max_new_tokens` (20 if that is None).
         jit_compile: whether the loop is compiled with XLA.
+
+    Raises:
+        InvalidInputError: for options that need Python while they run (`stop_strings`,
+            `max_time`), for `return_dict_in_generate`, or if the new tokens leave no position for
+            a prompt.
     """
 
     def __init__(
@@ -45,15 +50,15 @@ class TextGenerator(tf.Module):
         super().__init__(name="text_generator")
         config = model.generation_config if generation_config is None else generation_config
         if config.return_dict_in_generate:
-            raise InvalidInputError("Set return_dict_in_generate=False: texts alone are exported.")
+            raise InvalidInputError("Set return_dict_in_generate=False: only texts are exported.")
         for name in ("stop_strings", "max_time"):
             if getattr(config, name) is not None:
                 raise InvalidInputError(
-                    f"Set {name}=None: it is looked at by Python after every step, and a "
-                    "SavedModel runs without Python."
+                    f"Set {name}=None: Python checks it after every step, and a SavedModel runs "
+                    "without Python."
                 )
         new_tokens = config.max_new_tokens or DEFAULT_NEW_TOKENS
-        # The last token is never read by the model, so it needs no position.
+        # The model never reads the last token, so that token needs no position.
         longest = model.config.n_positions + 1 - new_tokens
         if longest < 1:
             raise InvalidInputError(
@@ -90,7 +95,7 @@ class TextGenerator(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "prompts")])
     def generate(self, prompts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Continue prompts [B] with a new seed at every call, if the model samples."""
+        """Continue prompts [B]; if the model samples, each call draws a new seed."""
         seed = tf.random.uniform([], tf.int64.min, tf.int64.max, tf.int64)
         return self._generate(prompts, seed)
 
@@ -101,7 +106,7 @@ class TextGenerator(tf.Module):
         ]
     )
     def generate_with_seed(self, prompts: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Continue prompts [B]; the same seed gives the same texts, as `model.generate(seed=)`."""
+        """Continue prompts [B]; the same seed gives the same texts, as in `model.generate`."""
         return self._generate(prompts, seed)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "texts")])
@@ -117,7 +122,7 @@ class TextGenerator(tf.Module):
         return {"texts": self._tokenizer.detokenize(ids, skip_special_tokens=True)}
 
     def signatures(self) -> dict[str, Any]:
-        """Return the functions of the SavedModel by their names."""
+        """Return the signatures of the SavedModel by name."""
         return {
             "serving_default": self.generate,
             "generate_with_seed": self.generate_with_seed,

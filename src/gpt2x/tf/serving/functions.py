@@ -1,4 +1,4 @@
-"""SavedModels of the models: what a server calls, by name, without gpt2x."""
+"""SavedModels of the models: signatures that a server calls by name, without gpt2x."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from gpt2x.models.outputs import ModelOutput
 from gpt2x.storage.atomic import atomic_folder
 from gpt2x.tf.tracking import COLLECTIONS, TrackedLayer
 
-# As they move into a folder; without the last, there is no SavedModel.
+# In the order in which they move into the folder: the last makes it a SavedModel.
 _FILES = ("assets*", "keras_metadata.pb", "fingerprint.pb", "variables", "saved_model.pb")
 
 
 def write_saved_model(
     module: tf.Module, path: str | os.PathLike[str], signatures: Mapping[str, Any]
 ) -> None:
-    """Write a SavedModel, in place of an older one; it appears whole or not at all."""
+    """Write a SavedModel, and replace an older one; it appears whole or not at all."""
     with atomic_folder(path, replaces=_FILES) as folder:
         tf.saved_model.save(module, os.fspath(folder), signatures=signatures)
 
 
 class ServingMixin(TrackedLayer, keras.Model):
-    """`serving` and its signature; the call of a SavedModel that is given no other."""
+    """`serving` and its signature, the default of a SavedModel; `save_serving` and `export`."""
 
     @property
     def input_signature(self) -> dict[str, tf.TensorSpec]:
-        """What `serving` takes: ids and mask, int32, of any batch and length."""
+        """The inputs of `serving`: ids and mask, int32, of any batch size and length."""
         return {
             name: tf.TensorSpec([None, None], tf.int32, name)
             for name in ("input_ids", "attention_mask")
@@ -38,7 +38,7 @@ class ServingMixin(TrackedLayer, keras.Model):
 
     @property
     def dummy_inputs(self) -> dict[str, tf.Tensor]:
-        """Inputs of `input_signature`, all ones, one row; the encoder's where there is one."""
+        """One row of inputs for `input_signature`, all ones, with those of an encoder if used."""
         inputs = {
             name: tf.ones([1, *(size or 2 for size in spec.shape[1:])], spec.dtype)
             for name, spec in self.input_signature.items()
@@ -50,14 +50,14 @@ class ServingMixin(TrackedLayer, keras.Model):
 
     @property
     def serving(self) -> tf.types.experimental.GenericFunction:
-        """The forward pass as a signature for `tf.saved_model.save`: tensors in and out by name."""
+        """The forward pass as a signature for `tf.saved_model.save`: named tensors in and out."""
         return self._serving(tf.int32)
 
     def serving_output(self, output: Any) -> dict[str, tf.Tensor]:
-        """Bring an output to the flat dictionary of tensors that signatures return.
+        """Make the flat dictionary of tensors that a signature returns of a model's output.
 
-        Tuples over layers are stacked on a new first axis. The cache is left out. What is no
-        output object, of a class of a user's own, is called output_0, output_1 ...
+        Tuples over layers are stacked on a new first axis. The cache is left out. A user's own
+        class may return a tensor or a tuple; its parts are called output_0, output_1 ...
         """
         if not isinstance(output, ModelOutput | Mapping):
             parts = output if isinstance(output, tuple | list) else [output]
@@ -72,9 +72,9 @@ class ServingMixin(TrackedLayer, keras.Model):
         """Write a SavedModel; it appears whole or not at all.
 
         Args:
-            path: the folder, made if need be.
-            signatures: functions by name; by default `serving_default` for int32 inputs and
-                `int64_serving`, both the forward pass.
+            path: the folder; it is made if it does not exist.
+            signatures: functions by name; by default the forward pass, as `serving_default` for
+                int32 inputs and as `int64_serving` for int64 ones.
         """
         if signatures is None:
             signatures = {
@@ -87,7 +87,7 @@ class ServingMixin(TrackedLayer, keras.Model):
         return tf.function(self._serve, input_signature=[self._signature(dtype)], autograph=False)
 
     def _signature(self, dtype: tf.DType) -> dict[str, tf.TensorSpec]:
-        """Return those of the inputs that `call` takes, which a user's own class may narrow."""
+        """Return `input_signature` without what `call` does not take, in a user's own class."""
         return {
             name: tf.TensorSpec(spec.shape, dtype if spec.dtype.is_integer else spec.dtype, name)
             for name, spec in self.input_signature.items()
@@ -111,9 +111,9 @@ class ServingMixin(TrackedLayer, keras.Model):
 
         Args:
             filepath: the folder to write.
-            format: "tf_saved_model", whose endpoint `serve` returns a dictionary of tensors, or
-                another of Keras's.
-            verbose: whether Keras tells how to use the artifact.
+            format: "tf_saved_model", with an endpoint `serve` that returns a dictionary of
+                tensors; or another format of Keras.
+            verbose: whether Keras prints how to use the artifact.
             input_signature: of the endpoint; by default `[model.input_signature]`.
             **options: of Keras, for other formats.
         """
@@ -126,12 +126,12 @@ class ServingMixin(TrackedLayer, keras.Model):
             return
         archive = keras.export.ExportArchive()
         archive.track(self)
-        for name in COLLECTIONS:  # TensorFlow's, lest each be written twice (see `TrackedLayer`)
+        for name in COLLECTIONS:  # TensorFlow's variables: each is written once (`TrackedLayer`)
             archive.add_variable_collection(name, [v.value for v in getattr(self, name)])
         archive.add_endpoint("serve", self._serve, input_signature=input_signature)
         archive.write_out(os.fspath(filepath), verbose=verbose)
 
     @property
     def _default_save_signature(self) -> tf.types.experimental.GenericFunction:
-        # The name under which TensorFlow looks for the signature of a model that is saved without.
+        # TensorFlow takes the signature from here if `tf.saved_model.save` is given none.
         return self.serving
