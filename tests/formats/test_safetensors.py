@@ -88,6 +88,13 @@ def test_rows_of_a_tensor(tmp_path):
     close()
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_types_of_eight_bits(tmp_path, dtype):
+    array = np.arange(8).astype(dtype)
+    write(tmp_path / "x", {"x": array})
+    assert_equal(read(tmp_path / "x")[0], {"x": array})
+
+
 def test_a_dtype_that_the_format_lacks(tmp_path):
     with pytest.raises(InvalidInputError, match="'x': dtype complex64"):
         write(tmp_path / "x", {"x": np.zeros(2, np.complex64)})
@@ -100,24 +107,31 @@ def file_with(path: Path, header: object, data: bytes = b"") -> Path:
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+SHAPE_OF_MANY_AXES = {"x": {**ENTRY, "shape": [1] * 1000 + [2]}}
+# Each alone is sound, so that the package reads the second.
+TWICE = b'{"x":%s,"x":%s}' % tuple(
+    json.dumps(ENTRY | {"dtype": d}).encode() for d in ("F32", "I32")
+)
 
 
 @pytest.mark.parametrize(
     ("header", "data", "message"),
     [
-        ({"x": ENTRY}, b"1234", "truncated or corrupt"),
-        ({"x": ENTRY}, b"123456789", "end at byte"),
-        ({"x": {**ENTRY, "shape": [3]}}, b"12345678", "truncated|do not fit"),
-        ({"x": {**ENTRY, "shape": [-2]}}, b"12345678", "impossible shape"),
-        ({"x": {**ENTRY, "shape": [2**40, 2**40]}}, b"12345678", "impossible shape"),
-        ({"x": {**ENTRY, "dtype": "F7"}}, b"12345678", "entry for 'x'"),
-        ({"x": {**ENTRY, "data_offsets": [8, 0]}}, b"12345678", "truncated|do not fit"),
-        ({"x": {**ENTRY, "data_offsets": ["0", "8"]}}, b"12345678", "do not fit|cannot be used"),
-        ({"x": ENTRY, "y": ENTRY}, b"12345678", "overlap"),
-        ({"x": {**ENTRY, "data_offsets": [4, 12]}}, b"123456789012", "gap"),
-        ({"x": 3}, b"", "entry for 'x'"),
-        ([1], b"", "not a JSON object"),
-        (b'{"x": 1, "x": 2}', b"", "twice"),
+        ({"x": ENTRY}, b"1234", "truncated.*not fully covered"),
+        ({"x": ENTRY}, b"123456789", "truncated.*not fully covered"),
+        ({"x": {**ENTRY, "shape": [3]}}, b"12345678", "invalid shape"),
+        ({"x": {**ENTRY, "shape": [-2]}}, b"12345678", "invalid value: integer `-2`"),
+        ({"x": {**ENTRY, "shape": [2**40, 2**40]}}, b"12345678", "overflow"),
+        (SHAPE_OF_MANY_AXES, b"12345678", "'x' has an impossible shape"),
+        ({"x": {**ENTRY, "dtype": "F7"}}, b"12345678", "unknown variant `F7`"),
+        ({"x": {**ENTRY, "dtype": "F8_E8M0", "shape": [8]}}, b"12345678", "dtype 'F8_E8M0'"),
+        ({"x": {**ENTRY, "data_offsets": [8, 0]}}, b"12345678", "invalid offset for tensor `x`"),
+        ({"x": {**ENTRY, "data_offsets": ["0", "8"]}}, b"12345678", "invalid type: string"),
+        ({"x": ENTRY, "y": ENTRY}, b"12345678", "invalid offset for tensor `y`"),
+        ({"x": {**ENTRY, "data_offsets": [4, 12]}}, b"123456789012", "invalid offset for tensor"),
+        ({"x": 3}, b"", "invalid type: integer"),
+        ([1], b"", "invalid type: sequence"),
+        (TWICE, b"12345678", "names a tensor twice"),
         (b"{" * 50000, b"", "not valid JSON"),
         (b"\xff\xfe", b"", "not valid JSON"),
     ],
@@ -125,7 +139,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 def test_a_bad_header_is_refused(tmp_path, header, data, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         ours.open_raw(file_with(tmp_path / "bad.safetensors", header, data))
-    assert "bad.safetensors" in str(caught.value) or "Tensor 'x'" in str(caught.value)
+    assert "bad.safetensors" in str(caught.value)
 
 
 def test_an_absurd_header_size_allocates_nothing(tmp_path):
