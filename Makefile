@@ -38,7 +38,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format
 
 fuzz: $(VENV)/.fuzz
-	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m tests.tf.fuzz_tokenization --strings 100000
+	TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python tests/support/fuzz_tokenization.py --strings 100000
 
 clean:
 	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

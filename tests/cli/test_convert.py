@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from gpt2x import backends, cli
 from gpt2x.checkpoint import open_checkpoint
-from support.golden_data import GOLDEN
-
-FILES = Path(__file__).parents[1] / "formats" / "files"
+from support.golden_data import FILES, GOLDEN
 
 
 def run(*arguments: object):

@@ -9,7 +9,7 @@ import sys
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np, optax, pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes
-from flax_models import random_ids, tiny_model
+from support.flax_models import random_ids, tiny_model
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import shard_params
 jax.config.update("jax_disable_most_optimizations", True)

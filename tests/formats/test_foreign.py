@@ -22,8 +22,8 @@ from gpt2x.models.pretrained import plan_load, resolve
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import Head
+from support.golden_data import FILES
 
-FILES = Path(__file__).parent / "files"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SIZES = {"vocab_size": 97, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2}
 

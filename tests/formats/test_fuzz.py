@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import time
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +13,8 @@ from hypothesis import strategies as st
 
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError
-from support.golden_data import GOLDEN
+from support.golden_data import FILES, GOLDEN
 
-FILES = Path(__file__).parent / "files"
 FORMATS = GOLDEN / "formats"
 
 # What to open -> the file in it to damage.

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 # Not importorskip: pytest cannot skip from a conftest that is named on its command line.
-collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
+collect_ignore_glob = [] if find_spec("torch") else ["*test_*.py"]
 
 
 def pytest_addoption(parser):

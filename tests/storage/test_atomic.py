@@ -21,6 +21,7 @@ from gpt2x.storage.atomic import atomic_file, atomic_folder
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.publishing import push_folder
 from gpt2x.weights.table import Head, parameter_shapes
+from support.golden_data import SOURCE
 
 # Saves in child processes that kill themselves at their first, second, third ... change of the file
 # system, until one comes through. Prints what is loaded after each, and after another save.
@@ -130,8 +131,7 @@ SAVES = {
 def test_a_save_killed_anywhere_leaves_the_old_files_the_new_ones_or_an_error(
     tmp_path, name, exists
 ):
-    source = Path(__file__).parents[1] / "formats" / "files" / "source"
-    task = json.dumps([*SAVES[name], str(tmp_path / "folder"), exists, str(source)])
+    task = json.dumps([*SAVES[name], str(tmp_path / "folder"), exists, str(SOURCE)])
     done = subprocess.run([sys.executable, "-c", KILLED, task], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     states = [json.loads(line) for line in done.stdout.splitlines()]

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+# Checkpoints of other projects, made by the script beside them, all of the model in `SOURCE`.
+FILES = Path(__file__).parents[1] / "formats" / "files"
+SOURCE = FILES / "source"
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def test_xla_compiles_once_for_each_power_of_two(tmp_path):
     """Counted by the modules that XLA itself dumps, in a process of its own."""
     script = """
 import glob, sys
-from tf_models import random_ids, tiny_model
+from support.tf_models import random_ids, tiny_model
 model = tiny_model(eos_token_id=None, n_layer=1)
 def modules():
     return len(glob.glob(sys.argv[1] + "/*decode*before_optimizations.txt"))

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt2x.tokenization import GPT2Tokenizer, GPT2TokenizerFast
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizer"
+from support.golden_data import GOLDEN
 
 CLASSES = {"slow": GPT2Tokenizer, "fast": GPT2TokenizerFast}
 
@@ -28,7 +27,7 @@ def tokenizer_class(kind):
 @pytest.fixture(scope="session")
 def tiny_folder():
     """A tokenizer of 256 bytes, 150 merges, <|endoftext|>, <sep> (special) and extra."""
-    return GOLDEN / "tiny_fast_4"
+    return GOLDEN / "tokenizer" / "tiny_fast_4"
 
 
 @pytest.fixture

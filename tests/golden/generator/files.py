@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Case:
-    """One golden case before it is written; ``tests/golden_data.py`` reads it back."""
+    """One golden case before it is written; ``tests/support/golden_data.py`` reads it back."""
 
     settings: dict[str, Any]
     inputs: dict[str, np.ndarray] = field(default_factory=dict)

@@ -16,7 +16,7 @@ import keras, numpy as np, tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tf_models import random_ids, tiny_model
+from support.tf_models import random_ids, tiny_model
 
 ids = random_ids(9, 6)  # the last batch holds one row: one replica's is empty
 labels = ids.copy()

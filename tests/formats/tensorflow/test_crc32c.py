@@ -1,8 +1,11 @@
 """CRC-32C against its definition."""
 
+import doctest
+
 import numpy as np
 import pytest
 
+from gpt2x.formats.tensorflow import crc32c as module
 from gpt2x.formats.tensorflow.crc32c import crc32c, masked
 
 # Test vectors of RFC 3720, appendix B.4.
@@ -22,6 +25,10 @@ def bit_by_bit(data: bytes) -> int:
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
     return crc ^ 0xFFFFFFFF
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize("data", VECTORS)

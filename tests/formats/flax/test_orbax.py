@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError
 from gpt2x.models.pretrained import plan_load, resolve
 from gpt2x.weights.table import Head
-
-SOURCE = Path(__file__).parent / "files" / "source"
+from support.golden_data import SOURCE
 
 
 def read_all(path):

