@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from huggingface_hub import snapshot_download
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats.opening import open_model
@@ -127,6 +128,14 @@ def test_without_the_network_the_cache_answers(hub: HubServer, monkeypatch):
     assert resolve_files(NAME, ["config.json"])["config.json"].read_bytes() == b"{}"
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE"):
         resolve_files("someone/else", ["config.json"])
+
+
+def test_an_incomplete_snapshot_of_another_program_will_do(hub: HubServer):
+    hub.add(NAME, {"config.json": b"{}", "vocab.json": b"{}"})
+    snapshot_download(NAME, allow_patterns=["config.json"], endpoint=hub.url)
+    found = resolve_files(NAME, ["vocab.json", "config.json"], local_files_only=True)
+    assert found["vocab.json"] is None
+    assert found["config.json"].read_bytes() == b"{}"
 
 
 def test_cache_dir(hub: HubServer, tmp_path):

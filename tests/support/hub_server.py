@@ -158,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._fail(404, "RevisionNotFound")
         if path == f"/api/models/{name}" or "/revision/" in path:
-            about = {"id": name, "siblings": [{"rfilename": file} for file in files]}
+            about = {"id": name, "sha": commit_of(files)}
+            about["siblings"] = [{"rfilename": file} for file in files]
             return self._send(200, json.dumps(about).encode(), {}, body)
         if path.startswith("/api/"):
             listing = [{"type": "file", "path": p, "size": len(c)} for p, c in files.items()]

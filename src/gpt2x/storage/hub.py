@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.storage.atomic import check_finished
@@ -72,7 +73,8 @@ class ModelFiles:
             check_finished(self.folder)
 
     def _check_repository_name(self, path: Path) -> None:
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
 
         if path.is_file():
             raise CheckpointError(f"{self.name!r} is a file; give the folder that holds the model.")
@@ -143,15 +145,7 @@ class ModelFiles:
         return [file.rfilename for file in info.siblings or []]
 
     def _download(self, filename: str) -> Path | None:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            HTTPError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import errors, hf_hub_download
 
         if self._is_known_absent(filename):
             return None
@@ -168,38 +162,22 @@ class ModelFiles:
                 library_name="gpt2x",
                 endpoint=endpoint(),
             )
-        except LocalEntryNotFoundError as error:
+        except errors.LocalEntryNotFoundError as error:
             # No connection (or none allowed): from here on the cache answers alone.
             self._offline = True
             if self._snapshot() is None:
                 raise CheckpointError(self._unreachable()) from error
             return None
-        except GatedRepoError as error:
-            raise CheckpointError(
-                f"Access to {self.name!r} is gated. Ask for it at {self._url()} and pass token=... "
-                "or run `hf auth login`."
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise CheckpointError(
-                f"{self.name!r} is neither a local folder nor a model at {self._url()}. Check the "
-                "spelling; for a private model pass token=... or run `hf auth login`."
-            ) from error
-        except RevisionNotFoundError as error:
-            raise CheckpointError(
-                f"{self.name!r} has no branch, tag or commit {self._revision!r}; see {self._url()}."
-            ) from error
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             return None
-        except (HTTPError, ValueError, OSError) as error:
-            raise CheckpointError(
-                f"Cannot download {filename!r} of {self.name!r}: {error}"
-            ) from error
+        except (errors.HTTPError, ValueError, OSError) as error:
+            raise CheckpointError(self._refused(filename, error)) from error
         self._commit = self._commit or _commit_of(Path(path), filename, self.subfolder)
         return Path(path)
 
     def _is_known_absent(self, filename: str) -> bool:
         """Whether an earlier look at this very commit found that it has no such file."""
-        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache  # its docs name both
 
         if self._force_download or (self._commit is None and not self._offline):
             return False
@@ -211,20 +189,42 @@ class ModelFiles:
 
     def _snapshot(self) -> Path | None:
         """The cache's folder for this revision, if it has one."""
-        from huggingface_hub.constants import HF_HUB_CACHE
-        from huggingface_hub.file_download import repo_folder_name
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        repository = Path(self._cache_dir or HF_HUB_CACHE).expanduser()
-        repository /= repo_folder_name(repo_id=self.name, repo_type="model")
-        commit = self._commit or self._revision or "main"
-        reference = repository / "refs" / commit
-        if reference.is_file():
-            commit = reference.read_text().strip()
-        snapshot = repository / "snapshots" / commit
-        return snapshot if snapshot.is_dir() else None
+        try:
+            folder = snapshot_download(
+                self.name,
+                revision=self._commit or self._revision,
+                cache_dir=self._cache_dir,
+                local_files_only=True,
+                allow_patterns=[],  # whichever files it has
+            )
+        except LocalEntryNotFoundError:
+            return None
+        return Path(folder)
 
     def _url(self) -> str:
         return f"{endpoint()}/{self.name}"
+
+    def _refused(self, filename: str, error: Exception) -> str:
+        from huggingface_hub import errors
+
+        if isinstance(error, errors.GatedRepoError):  # which is a RepositoryNotFoundError as well
+            return (
+                f"Access to {self.name!r} is gated. Ask for it at {self._url()} and pass token=... "
+                "or run `hf auth login`."
+            )
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                f"{self.name!r} is neither a local folder nor a model at {self._url()}. Check the "
+                "spelling; for a private model pass token=... or run `hf auth login`."
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return (
+                f"{self.name!r} has no branch, tag or commit {self._revision!r}; see {self._url()}."
+            )
+        return f"Cannot download {filename!r} of {self.name!r}: {error}"
 
     def _unreachable(self) -> str:
         revision = f" at revision {self._revision!r}" if self._revision else ""
@@ -272,27 +272,11 @@ def _commit_of(path: Path, filename: str, subfolder: str) -> str | None:
 
 
 def resolve_files(
-    name_or_path: str | Path,
-    filenames: Iterable[str],
-    *,
-    revision: str | None = None,
-    subfolder: str = "",
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
+    name_or_path: str | Path, filenames: Iterable[str], **where: Any
 ) -> dict[str, Path | None]:
     """Return file name -> local path, or None for a file that the model does not have.
 
-    See `ModelFiles` for the arguments and for what raises.
+    See `ModelFiles` for the keywords and for what raises.
     """
-    files = ModelFiles(
-        name_or_path,
-        revision=revision,
-        subfolder=subfolder,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
+    files = ModelFiles(name_or_path, **where)
     return {filename: files.find(filename) for filename in filenames}
