@@ -2,9 +2,9 @@
 
     python benchmarks/conversion.py [--from openai-tf] [--to gguf] [--shape wide] [--layers 4]
 
-Makes one source after the other (3 to 6 GB; see large_sources.py), converts it in a fresh process
-for each target, and deletes both. The peak is Linux's VmHWM, Python and numpy included; the promise
-is at most three times the largest tensor, as it is read or written, plus 200 MB.
+Makes the sources one after the other (3 to 6 GB; see large_sources.py), converts each in a new
+process per target, and deletes both. The peak is Linux's VmHWM, including Python and numpy. The limit
+is three times the largest tensor, as it is read or written, plus 200 MB.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gpt2x.errors import WeightsError
 from large_sources import MAKERS
 from loading import memory
 
-#: Those whose tensors pass one at a time; Keras and Orbax want them all.
+#: Targets that are written tensor by tensor; Keras and Orbax need all tensors at once.
 STREAMED = [target for target in TARGETS if target not in ("keras-tf", "orbax")]
 
-#: GPT-2's largest tensor is its embedding, the wide model's a projection. Twice as many heads as in
-#: gpt2-xl, so that two tensor-parallel ranks can share them.
+#: The largest tensor of GPT-2 is its embedding, that of the wide model a projection. gpt2-xl gets
+#: twice its number of heads, so that two tensor-parallel ranks can share them.
 SHAPES = {
     "gpt2-xl": {**GPT2Config.preset("gpt2-xl").to_dict(), "n_head": 50},
     "wide": {"vocab_size": 1000, "n_positions": 64, "n_embd": 8192, "n_head": 64, "n_layer": 2},
@@ -38,7 +38,7 @@ SHAPES = {
 
 
 def run(source: Path, destination: Path, to: str, dtype: str | None) -> dict[str, Any]:
-    """Convert, and return what it took, or why the target cannot hold the model."""
+    """Convert; return memory and time, or the reason why the target cannot hold the model."""
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nanoGPT computes")

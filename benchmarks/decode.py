@@ -3,8 +3,8 @@
     python benchmarks/decode.py                  # needs gpt2x[pt] and transformers
     python benchmarks/decode.py --dtype bfloat16 --batch 1 --rounds 5
 
-Random weights, the same in both; a prompt of 32 tokens, 128 new ones. The two take turns, and the
-ratio is the median over the turns, so that what else the machine does strikes both alike.
+Both have the same random weights and write 128 tokens after a prompt of 32. They take turns, and the
+ratio is the median over the turns, so that other load on the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build_models(dtype: torch.dtype, layers: int) -> tuple[Any, Any]:
 
 
 def seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
-    """Return how long a call takes by a clock."""
+    """Return the duration of a call, measured by `clock`."""
     start = clock()
     run()
     return clock() - start
@@ -81,7 +81,7 @@ def compare(
 
 
 def main() -> None:
-    """Measure every combination that the arguments leave, and print a table."""
+    """Measure every combination that the arguments allow, and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="measure processor time, for a machine that is busy (with --threads 1)",
+        help="measure processor time, on a busy machine (with --threads 1)",
     )
     arguments = parser.parse_args()
     if arguments.threads:

@@ -4,14 +4,14 @@
     python benchmarks/decode_flax.py --peer transformers=PYTHON --peer keras_hub=PYTHON
 
 PYTHON is the interpreter of a peer's environment: transformers 4.57 with Flax, KerasHub with JAX.
-Each system is a process that waits its turn; they take turns, and each is judged by the best of its
-turns, which is the one that the rest of the machine disturbed least. Random weights, a prompt of 32
-tokens, greedy, as the libraries' users call them: `model.generate`, compiled by an earlier call.
+Each system runs in its own process. The systems take turns, and the best turn of each counts, since
+other load on the machine disturbed it least. Random weights, a prompt of 32 tokens, greedy search, as
+users call the libraries: `model.generate`, compiled by an earlier call.
 
 Three speeds are printed, and the seconds of the first call (100 tokens), which compiles. *100* and
-*224*: that many new tokens over the seconds of a call of `generate`, with everything that it does
-(transformers traces its loop in every call). *loop*: the steps alone, from the difference of the
-two, which leaves out prefill and tracing.
+*224*: that many new tokens, divided by the seconds of the whole call of `generate` (transformers
+traces its loop in every call). *loop*: the steps alone, without prefill and tracing, computed from
+the difference of the two calls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SYSTEMS = ("gpt2x", "transformers", "keras_hub")
 
 
 def build_gpt2x(layers: int, dtype: str, batch: int) -> Callable[[int], Any]:
-    """Return a function that writes a number of tokens with gpt2x."""
+    """Return a function that generates a given number of tokens with gpt2x."""
     import jax
     import numpy as np
 
@@ -39,7 +39,7 @@ def build_gpt2x(layers: int, dtype: str, batch: int) -> Callable[[int], Any]:
 
     config = GPT2Config(n_layer=layers, eos_token_id=None)
     model = FlaxGPT2LMHeadModel(config, dtype=dtype, param_dtype=dtype)
-    jax.block_until_ready(jax.tree.leaves(model))  # its weights are no part of the first call
+    jax.block_until_ready(jax.tree.leaves(model))  # the first call must not wait for the weights
     ids = np.full((batch, PROMPT), 7, np.int32)
     return lambda new: model.generate(ids, max_new_tokens=new).sequences.block_until_ready()
 
@@ -80,7 +80,7 @@ def build_keras_hub(layers: int, dtype: str, batch: int) -> Callable[[int], Any]
     width = PROMPT + LONG
 
     def run(new: int) -> Any:
-        # Its loop runs over the positions that the mask leaves open.
+        # Its loop runs over the positions where the mask is 0.
         ids = np.full((batch, width), 7, np.int32)
         mask = np.arange(width)[None] < width - new
         mask = np.broadcast_to(mask, ids.shape).astype(np.int32)
@@ -98,7 +98,7 @@ BUILDERS = {
 
 
 def serve(system: str, layers: int, dtype: str, batch: int) -> None:
-    """Time a decode for every line of standard input; the first line answered is the first call."""
+    """Time a decode for each line of standard input; first print the seconds of the first call."""
     run = BUILDERS[system](layers, dtype, batch)
 
     def seconds(new: int) -> float:
@@ -114,7 +114,7 @@ def serve(system: str, layers: int, dtype: str, batch: int) -> None:
 
 
 class Worker:
-    """A system in a process of its own."""
+    """A system that runs in its own process."""
 
     def __init__(self, system: str, python: str, layers: int, dtype: str, batch: int) -> None:
         arguments = [__file__, "--serve", system, "--layers", layers, "--dtype", dtype]
@@ -126,12 +126,12 @@ class Worker:
         )
         self.batch = batch
         self.first_call = self._read()
-        self.short = self.long = float("inf")  # the least seconds seen
+        self.short = self.long = float("inf")  # the fewest seconds so far
 
     def _read(self) -> Any:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise SystemExit("a system ended early; its error stands above")
+            raise SystemExit("a system ended early; its error is printed above")
         return json.loads(line)
 
     def measure(self) -> None:

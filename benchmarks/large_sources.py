@@ -1,7 +1,7 @@
-"""Checkpoints of every format that gpt2x reads, as large as is asked for and cheap to make.
+"""Checkpoints of any size in every format that gpt2x reads, cheap to make.
 
 Each maker writes a model of repeating numbers into an empty folder, one tensor in memory at a time,
-and returns what to open. They write what the formats' own programs write, apart from optimizers.
+and returns the path to open. The files are those of the formats' own programs, without optimizers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from gpt2x.weights.names import from_canonical, is_projection
 from gpt2x.weights.table import PYTORCH, TENSORFLOW, Head, Shape, parameter_shapes
 
 _PATTERN = np.resize(np.linspace(-1, 1, 1009, dtype=np.float32), 2**20)
-_MULTIPLE = 128  # what llm.c and Megatron-LM pad the vocabulary to
+_MULTIPLE = 128  # llm.c and Megatron-LM pad the vocabulary to a multiple of this
 _RANKS = 2
 
 
 def tensor(shape: Shape, dtype: np.dtype[Any]) -> LazyTensor:
-    """A tensor of repeating numbers; reading it takes no more memory than it has bytes."""
+    """Make a tensor of repeating numbers; reading it takes no more memory than its size."""
     pattern = _PATTERN.astype(dtype)
     row = int(np.prod(shape[1:]))
     return LazyTensor(
@@ -42,12 +42,12 @@ def tensor(shape: Shape, dtype: np.dtype[Any]) -> LazyTensor:
 
 
 def tensors(config: GPT2Config, dtype: np.dtype[Any]) -> dict[str, LazyTensor]:
-    """The tensors of a language model with a tied output layer."""
+    """Make the tensors of a language model with a tied output layer."""
     return {n: tensor(shape, dtype) for n, shape in parameter_shapes(config, Head.LM).items()}
 
 
 def padded(config: GPT2Config, multiple: int) -> int:
-    """The rows of an embedding that is padded."""
+    """Return the number of rows of a padded embedding."""
     return -(-config.vocab_size // multiple) * multiple
 
 
@@ -62,7 +62,7 @@ def _transformers(format: str, dtype: Any, max_shard_size: str = "100GB") -> Cal
 
 
 def make_pytorch_legacy(folder: Path, config: GPT2Config) -> Path:
-    """torch.save before version 1.6: pickles, then each storage behind its length."""
+    """Write as torch.save did before version 1.6: pickles, then the length and bytes of storages."""
     values = {PYTORCH.spell(n): t for n, t in tensors(config, np.dtype(np.float32)).items()}
     pickler = torch_writer._Pickler()
     pickler.save(values)
@@ -109,7 +109,7 @@ def make_tf_h5(folder: Path, config: GPT2Config) -> Path:
 
 
 def make_openai(folder: Path, config: GPT2Config) -> Path:
-    """OpenAI's TensorFlow checkpoint, by TensorFlow's own Saver: a data file for each block."""
+    """Write OpenAI's checkpoint with TensorFlow's own Saver: a data file for each block."""
     import tensorflow as tf
 
     leaves = {"weight": "w", "bias": "b"}
@@ -150,7 +150,7 @@ def make_nanogpt(folder: Path, config: GPT2Config) -> Path:
 
 
 def make_llmc(folder: Path, config: GPT2Config) -> Path:
-    """llm.c's file in bfloat16: each parameter for all layers, projections (out, in)."""
+    """Write llm.c's file in bfloat16: each parameter for all layers, projections (out, in)."""
     rows = padded(config, _MULTIPLE)
     sizes = (config.n_positions, config.vocab_size, config.n_layer, config.n_head, config.n_embd)
     header = np.zeros(256, "<i4")
@@ -170,7 +170,7 @@ def make_llmc(folder: Path, config: GPT2Config) -> Path:
 
 
 def _by_layer(shapes: Mapping[str, Shape]) -> list[dict[str, Shape]]:
-    """What belongs to no layer, then each layer's parameters."""
+    """Group parameters: first those outside of layers, then those of each layer."""
     grouped: dict[str, dict[str, Shape]] = {"": {}}
     for name, shape in shapes.items():
         layer = ".".join(name.split(".")[:2]) if name.startswith("h.") else ""
@@ -179,7 +179,7 @@ def _by_layer(shapes: Mapping[str, Shape]) -> list[dict[str, Shape]]:
 
 
 def make_megatron(folder: Path, config: GPT2Config) -> Path:
-    """Megatron-LM's in float16 on two tensor-parallel ranks."""
+    """Write Megatron-LM's checkpoint in float16, for two tensor-parallel ranks."""
     modules = {
         "ln_1": ("input_layernorm", None),
         "attn.c_attn": ("self_attention.query_key_value", 0),
@@ -224,7 +224,7 @@ def make_megatron(folder: Path, config: GPT2Config) -> Path:
 
 
 def make_keras_hub(folder: Path, config: GPT2Config) -> Path:
-    """KerasHub's ``.weights.h5`` of a backbone in float32."""
+    """Write KerasHub's ``.weights.h5`` of a backbone in float32."""
     width, heads = config.n_embd, config.n_head
     norms = {"ln_1": "_self_attention_layer_norm", "ln_2": "_feedforward_layer_norm"}
     dense = {

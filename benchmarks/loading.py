@@ -2,9 +2,9 @@
 
     python benchmarks/loading.py [--backend pt] [--preset gpt2] [--dtype float32]
 
-Makes a model folder with random weights, then loads it in a fresh process that has loaded a tiny
-one before. The peak is Linux's VmHWM above what the process held then; the promise is at most 1.1
-times the model's size.
+Makes a model folder with random weights and loads it in a new process, which has loaded a tiny model
+first. The peak is Linux's VmHWM, less the memory in use before; the limit is 1.1 times the size of the
+model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def make_folder(path: Path, config: GPT2Config, dtype: str, safe: bool = True) -
 
 
 def memory(field: str) -> int:
-    """Bytes of a line of /proc/self/status, such as VmHWM (peak) or VmRSS (now)."""
+    """Return the bytes of a field of /proc/self/status, such as VmHWM (peak) or VmRSS (now)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -55,7 +55,7 @@ def memory(field: str) -> int:
 
 
 def load(backend: str, folder: Path, small: Path, dtype: str) -> dict[str, float]:
-    """Load `small` and then `folder`, and return what the second took."""
+    """Load `small` and then `folder`; return the memory and time of the second."""
     keep = []
     for path in (small, folder):
         before, started = memory("VmRSS"), time.perf_counter()

@@ -5,9 +5,8 @@
 
 1,000 paragraphs (131 KB) of Python's language reference are encoded with GPT-2's vocabulary:
 
-- unseen: by a tokenizer that has met other text only. KerasHub caches the words that it has met, so
-  each round takes a new one.
-- reversed: the same, with the letters of each paragraph in reverse, which makes most words rare.
+- unseen: each round takes a new tokenizer that has read only other text, since KerasHub caches words.
+- reversed: the same, with the letters of each paragraph reversed, so that most words are rare.
 - seen: the same text again.
 
 The fastest round counts. Prints milliseconds and the ratio, and fails if a ratio is below its
@@ -70,7 +69,7 @@ def measure(make: Callable[[], Encode], rounds: int) -> dict[str, float]:
 
 
 def differing_rows(encode: Encode, texts: list[str], tokenizer: GPT2Tokenizer) -> int:
-    """Count the texts to which GPT2Tokenizer gives other ids."""
+    """Count the texts whose ids differ from those of GPT2Tokenizer."""
     rows = traced(encode, tf.constant(texts))(tf.constant(texts)).to_list()
     return sum(row != tokenizer.encode(text) for row, text in zip(rows, texts, strict=True))
 

