@@ -3,8 +3,8 @@
     python benchmarks/conversion.py [--from openai-tf] [--to gguf] [--shape wide] [--layers 4]
 
 Makes the sources one after the other (3 to 6 GB; see large_sources.py), converts each in a new
-process per target, and deletes both. The peak is Linux's VmHWM, including Python and numpy. The limit
-is three times the largest tensor, as it is read or written, plus 200 MB.
+process per target, and deletes both. The peak is Linux's VmHWM, including Python and numpy. The
+limit is three times the largest tensor, as it is read or written, plus 200 MB.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/decode.py                  # needs gpt2x[pt] and transformers
     python benchmarks/decode.py --dtype bfloat16 --batch 1 --rounds 5
 
-Both have the same random weights and write 128 tokens after a prompt of 32. They take turns, and the
-ratio is the median over the turns, so that other load on the machine affects both equally.
+Both have the same random weights and write 128 tokens after a prompt of 32. They take turns, and
+the ratio is the median over the turns, so that other load on the machine affects both equally.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 PYTHON is the interpreter of a peer's environment: transformers 4.57 with Flax, KerasHub with JAX.
 Each system runs in its own process. The systems take turns, and the best turn of each counts, since
-other load on the machine disturbed it least. Random weights, a prompt of 32 tokens, greedy search, as
-users call the libraries: `model.generate`, compiled by an earlier call.
+other load on the machine disturbed it least. Random weights, a prompt of 32 tokens, greedy search,
+as users call the libraries: `model.generate`, compiled by an earlier call.
 
 Three speeds are printed, and the seconds of the first call (100 tokens), which compiles. *100* and
 *224*: that many new tokens, divided by the seconds of the whole call of `generate` (transformers

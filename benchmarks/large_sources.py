@@ -62,7 +62,7 @@ def _transformers(format: str, dtype: Any, max_shard_size: str = "100GB") -> Cal
 
 
 def make_pytorch_legacy(folder: Path, config: GPT2Config) -> Path:
-    """Write as torch.save did before version 1.6: pickles, then the length and bytes of storages."""
+    """Write as torch.save did before version 1.6: pickles, then each storage with its length."""
     values = {PYTORCH.spell(n): t for n, t in tensors(config, np.dtype(np.float32)).items()}
     pickler = torch_writer._Pickler()
     pickler.save(values)

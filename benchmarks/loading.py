@@ -2,9 +2,9 @@
 
     python benchmarks/loading.py [--backend pt] [--preset gpt2] [--dtype float32]
 
-Makes a model folder with random weights and loads it in a new process, which has loaded a tiny model
-first. The peak is Linux's VmHWM, less the memory in use before; the limit is 1.1 times the size of the
-model.
+Makes a model folder with random weights and loads it in a new process, which has loaded a tiny
+model first. The peak is Linux's VmHWM, less the memory in use before; the limit is 1.1 times the
+size of the model.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 
 1,000 paragraphs (131 KB) of Python's language reference are encoded with GPT-2's vocabulary:
 
-- unseen: each round takes a new tokenizer that has read only other text, since KerasHub caches words.
+- unseen: each round takes a new tokenizer that has read only other text, since KerasHub caches
+  words.
 - reversed: the same, with the letters of each paragraph reversed, so that most words are rare.
 - seen: the same text again.
 

