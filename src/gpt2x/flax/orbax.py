@@ -1,6 +1,6 @@
 """Orbax checkpoints of Flax models: a folder with config.json and the parameters in `params`.
 
-What Orbax adds to `save_pretrained` is sharding: every device writes and reads its own part.
+Orbax adds sharding to `save_pretrained`: every device writes and reads its own part.
 `from_pretrained` and `gpt2x convert` read these folders too.
 """
 
@@ -33,17 +33,18 @@ Model = TypeVar("Model", bound=FlaxGPT2PreTrainedModel)
 def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -> None:
     """Write a model's config and parameters; they appear whole or not at all.
 
-    Where several processes write their parts of a model, its config may appear before its
-    parameters do.
+    If several processes write their parts of a model, the config may appear before the parameters.
 
     Raises:
-        InvalidInputError: if the folder holds parameters already.
+        InvalidInputError: if the folder already contains parameters.
         MissingBackendError: if Orbax is not installed.
     """
     path = FilePath(folder).expanduser().absolute()
     if (path / PARAMS_NAME).exists():
-        raise InvalidInputError(f"{str(path)!r} holds parameters already; choose another folder.")
-    if jax.process_count() > 1:  # which write into one folder together
+        raise InvalidInputError(
+            f"{str(path)!r} already contains parameters; choose another folder."
+        )
+    if jax.process_count() > 1:  # all of them write into the same folder
         _write(model, path)
     else:
         with atomic_folder(path) as work:
@@ -58,7 +59,7 @@ def _write(model: FlaxGPT2PreTrainedModel, path: FilePath) -> None:
     config.save_pretrained(path)
     if model.can_generate():
         model.generation_config.save_pretrained(path)
-    # Last, and whole or not at all: Orbax, too, writes beside and renames.
+    # Last, and whole or not at all: Orbax too writes to another name and renames.
     save_params(path / PARAMS_NAME, dict(flatten(model.params)))
 
 
@@ -69,7 +70,7 @@ def load_orbax(
     shardings: Any = None,
     **options: Any,
 ) -> Model:
-    """Read what `save_orbax` wrote.
+    """Load a model that `save_orbax` wrote.
 
     Args:
         kind: the class of the model.
@@ -80,7 +81,7 @@ def load_orbax(
 
     Raises:
         CheckpointError: if config or parameters are missing or damaged.
-        InvalidInputError: if the parameters are not those of the class and config.
+        InvalidInputError: if the parameters do not match the class and the config.
         MissingBackendError: if Orbax is not installed.
     """
     path = FilePath(folder).expanduser().absolute()

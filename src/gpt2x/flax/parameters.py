@@ -1,7 +1,7 @@
-"""Parameters of modules: made without arrays, named as transformers' Flax models name them.
+"""Parameters of modules: made without arrays, with the names of transformers' Flax models.
 
-A path is a tuple of strings, ``("transformer", "h", "0", "attn", "c_attn", "kernel")``; joined by
-slashes it is the spelling of `gpt2x.weights.table.FLAX`.
+A path is a tuple of strings, ``("transformer", "h", "0", "attn", "c_attn", "kernel")``. Joined by
+slashes, it is the name of the parameter in `gpt2x.weights.table.FLAX`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Precision:
-    """dtype: what a model computes in. param_dtype: what it stores its parameters in."""
+    """The dtypes of a model: `dtype` of its computation, `param_dtype` of its stored parameters."""
 
     dtype: np.dtype[Any]
     param_dtype: np.dtype[Any]
@@ -80,12 +80,12 @@ def parameter(shape: tuple[int, ...], precision: Precision) -> nnx.Param:
 
 
 def _empty(key: Any, shape: tuple[int, ...], dtype: Any, *_: Any) -> Any:
-    """Initialize with the shape alone: the arrays come from a seed or from a file, all at once."""
+    """Return only the shape: the arrays are made later, all at once, of a seed or a file."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 class _NoRngs:
-    """In the place of `nnx.Rngs`, whose keys would be drawn for nothing."""
+    """Replaces `nnx.Rngs`, which would draw keys that nothing uses."""
 
     def params(self) -> None:
         return None
@@ -96,7 +96,7 @@ _NO_RNGS: Any = _NoRngs()
 
 def _floating(name: str, dtype: Any) -> np.dtype[Any]:
     try:
-        found = None if dtype is None else jnp.dtype(dtype)  # of None, numpy makes float64
+        found = None if dtype is None else jnp.dtype(dtype)  # numpy makes None float64
     except TypeError:
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
@@ -107,7 +107,7 @@ def _floating(name: str, dtype: Any) -> np.dtype[Any]:
 
 
 def variables_of(module: nnx.Module) -> tuple[list[tuple[Path, nnx.Variable]], Any]:
-    """Return every variable of a module with its path, and the tree to put others in."""
+    """Return every variable of a module with its path, and the structure to unflatten others."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         module, is_leaf=lambda node: isinstance(node, nnx.Variable)
     )
@@ -119,7 +119,7 @@ def _key_name(key: Any) -> str:
 
 
 def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield path and array of a nested dict, FrozenDict or `nnx.State`; keys may be integers."""
+    """Yield paths and arrays of a nested dict, FrozenDict or `nnx.State`; keys may be integers."""
     if not isinstance(params, Mapping):
         raise InvalidInputError(
             "params must be a tree of arrays: nested dicts, a FrozenDict or an nnx.State; got "
@@ -134,7 +134,7 @@ def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, 
 
 
 def unflatten(arrays: Mapping[Path, Any], like: Any = None) -> Any:
-    """Return the nested dict of arrays by path; a FrozenDict if `like` is one."""
+    """Return the nested dict of arrays that are given by path; a FrozenDict if `like` is one."""
     nested: dict[str, Any] = {}
     for path, array in arrays.items():
         level = nested
@@ -176,7 +176,7 @@ def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> Any:
     arrays = dict(flatten(params))
     chosen = dict.fromkeys(arrays, True) if mask is None else dict(flatten(mask))
     if set(chosen) != set(arrays):
-        raise InvalidInputError("mask must be a tree of booleans that has the paths of params.")
+        raise InvalidInputError("mask must be a tree of booleans with the paths of params.")
 
     def cast(path: Path, array: Any) -> Any:
         is_floating = jnp.issubdtype(array.dtype, jnp.floating)

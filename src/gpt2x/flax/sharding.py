@@ -1,9 +1,9 @@
-"""Models spread over the devices of a `jax.sharding.Mesh`.
+"""Models on many devices, a `jax.sharding.Mesh`.
 
 The rules are those of tensor parallelism (Shoeybi et al., Megatron-LM, arXiv:1909.08053): the first
 of two projections that follow each other (`c_attn`, `q_attn`, `c_fc`) is split by its outputs, the
-second (`c_proj`) by its inputs, embeddings and heads by their rows. Inputs are split by the mesh's
-data axis, by whoever makes them. XLA adds the communication.
+second (`c_proj`) by its inputs, embeddings and heads by their rows. The caller splits the inputs
+over the mesh's data axis. XLA adds the communication.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPLIT_BY_OUTPUT = ("c_attn", "q_attn", "c_fc")
 
 
 def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
-    """Return how the parameter of a path is split over the mesh axis `axis`.
+    """Return the partition of a parameter over the mesh axis `axis`.
 
     >>> partition_rule(("transformer", "h", "0", "mlp", "c_fc", "kernel"))
     PartitionSpec('model', None)
@@ -42,13 +42,13 @@ def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
 
 
 def check_automatic(arrays: Any) -> None:
-    """Raise unless XLA may choose how what is computed from a tree of arrays is split."""
+    """Raise if arrays of a tree lie on explicit mesh axes, over which XLA chooses no shardings."""
     for array in jax.tree.leaves(arrays):
         sharding = jax.typeof(array).sharding
         if any(sharding.spec) and AxisType.Explicit in sharding.mesh.axis_types:
             mesh = sharding.mesh
             raise InvalidInputError(
-                "The mesh has explicit axes; gpt2x leaves it to XLA to split what is computed. "
+                "The mesh has explicit axes; gpt2x needs axes over which XLA chooses the split. "
                 "Wrap the function that calls the model in jax.sharding.auto_axes(function, "
                 "out_sharding=...), or make the mesh with "
                 f"jax.make_mesh({tuple(mesh.axis_sizes)}, {mesh.axis_names}, axis_types="
@@ -59,10 +59,9 @@ def check_automatic(arrays: Any) -> None:
 def param_shardings(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule) -> Any:
     """Return a tree of `NamedSharding` for the tree `params` (of arrays or of shapes).
 
-    An axis that does not divide a dimension leaves that dimension whole, as it must: 50,257 tokens
-    do not split. If the axes of the mesh are explicit, as `jax.make_mesh` makes them where it is
-    told nothing else, JAX does not let XLA choose the shardings in between: then the model has to
-    be called inside `jax.sharding.auto_axes`.
+    A dimension is not split if the axis does not divide it: 50,257 tokens stay whole. If the axes
+    of the mesh are explicit, which is the default of `jax.make_mesh`, JAX does not let XLA choose
+    the shardings of intermediate arrays. Then call the model inside `jax.sharding.auto_axes`.
     """
 
     def sharding(path: Path, array: Any) -> NamedSharding:
@@ -78,6 +77,6 @@ def param_shardings(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partitio
 
 
 def shard_params(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partition_rule) -> Any:
-    """Return the parameters spread over the mesh: for `model.params =`, or `params=` of a call."""
+    """Put the parameters on the mesh; set `model.params` to them, or pass them as `params=`."""
     arrays = unflatten(dict(flatten(params)), like=params)
     return jax.device_put(arrays, param_shardings(params, mesh, rule))

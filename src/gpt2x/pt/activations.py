@@ -62,7 +62,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activation(nn.Module):
-    """One of them as a module, which takes hooks."""
+    """An activation function as a module, which can have hooks."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

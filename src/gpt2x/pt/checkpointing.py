@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 class CheckpointingMixin:
-    """Trains a model in less memory, by the methods of transformers."""
+    """Transformers' methods to train a model in less memory."""
 
     base_model: Any
     get_input_embeddings: Callable[[], nn.Embedding]
@@ -43,9 +43,9 @@ class CheckpointingMixin:
     is_activation_checkpointing = is_gradient_checkpointing  # by transformers 5's name
 
     def enable_input_require_grads(self) -> None:
-        """Let gradients reach the embeddings' output, where the embeddings themselves are frozen.
+        """Give the embeddings' output gradients, even if the embeddings themselves are frozen.
 
-        Reentrant checkpointing of a partly frozen model has no gradients without it.
+        Reentrant checkpointing of a partly frozen model needs this to have gradients.
         """
         self.disable_input_require_grads()
         self._input_hook = self.get_input_embeddings().register_forward_hook(_require_grad)

@@ -7,18 +7,18 @@ from typing import Any
 
 import keras
 
-#: Under which names a layer lists its variables.
+#: The attributes in which a layer lists its variables.
 COLLECTIONS = ("variables", "trainable_variables", "non_trainable_variables")
 
 
 class TrackedLayer(keras.layers.Layer):
-    """A layer whose variables every reader of a SavedModel finds, in whatever holds the layer.
+    """A layer that writes each of its variables once into a SavedModel, whatever contains it.
 
-    Keras writes each of its variables beside the TensorFlow variable within, which is the one that
-    functions read: a reader of the older kind (TensorFlow Lite's converter) gives a value to the
-    first alone. Here the second stands in the place of the first, so that each is written once, and
-    what is loaded has the attributes `variables`, `trainable_variables` and
-    `non_trainable_variables`. The optimizer is left out. `tf.train.Checkpoint` is not concerned.
+    Keras writes each of its variables twice: its own object and the TensorFlow variable in it. The
+    functions read the TensorFlow variable, but an older reader (TensorFlow Lite's converter) gives
+    a value only to Keras's object. Here the TensorFlow variable replaces Keras's object, and the
+    loaded object has the attributes `variables`, `trainable_variables` and
+    `non_trainable_variables`. The optimizer is not written. `tf.train.Checkpoint` is not affected.
     """
 
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class TrackedLayer(keras.layers.Layer):
 
 
 def _as_tensorflow(child: Any, options: Mapping[str, Any]) -> Any:
-    """Replace Keras's variables by those within them, in other libraries' layers too."""
+    """Replace Keras's variables by their TensorFlow variables, in other libraries' layers too."""
     if isinstance(child, keras.Variable):
         return child.value
     if isinstance(child, keras.layers.Layer) and not isinstance(child, TrackedLayer):
