@@ -28,7 +28,7 @@ demo: $(VENV)/.demo
 	done
 
 test: $(VENV)/.tox
-	$(BIN)/tox run $(TOX_ARGS)
+	$(BIN)/tox run-parallel --parallel 2 $(TOX_ARGS)
 
 lint: $(VENV)/.tox
 	$(BIN)/tox run -e lint,types
