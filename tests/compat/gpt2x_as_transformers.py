@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto, tokenization_auto
 
 import gpt2x
 from gpt2x import pt
-from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.model import Conv1D
 
 #: The modules of transformers from which its tests import.
 HOLDERS = (

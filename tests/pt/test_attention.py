@@ -200,7 +200,7 @@ def test_head_mask_silences_heads(implementation: str):
 
 
 def test_registered_implementations(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention, "_REGISTRY", dict(attention._REGISTRY))
+    monkeypatch.setattr(attention._REGISTRY, "functions", dict(attention._REGISTRY.functions))
     calls = []
 
     def half(query, key, value, mask, **options):

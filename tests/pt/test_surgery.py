@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gpt2x import pt
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.model import Conv1D
 from support.pt_models import random_ids, tiny_config, tiny_model
 
 # --- blocks ---

@@ -1,30 +1,20 @@
 """Attention implementations, the registry that names them, and the masks they take.
 
-B batch, T query length, S key length, H heads, D head_dim.
-
-A mask is additive, float32 and finite, so that a row that may attend to nothing gives numbers, not
-NaN. It has two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future
-key out of reach even of that (`finfo.min`). A query all of whose keys are padding has its row
-raised (`raise_hidden_rows`): it attends to the padding up to its own position as if that were text,
-the same in every implementation, and never sees the future.
+B batch, T query length, S key length, H heads, D head_dim. `gpt2x.models.attention` says how an
+implementation is called, and what the masks look like.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.flax.cpu.products import attend_from_few_rows, reads_weights_only
-
-#: (query [B,H,T,D], key [B,H,S,D], value [B,H,S,D], mask [B|1,H|1,T|1,S] or None;
-#: scaling, dropout) -> [B,H,T,D].
-AttentionFunction = Callable[..., Array]
-
-_LOWEST = float(jnp.finfo(jnp.float32).min)
+from gpt2x.models.attention import AttentionRegistry
 
 
 def eager_attention(
@@ -42,7 +32,8 @@ def eager_attention(
     `dropout` drops weights; None in inference. `head_mask` (broadcast to [B, H, T, S]) multiplies
     them.
     """
-    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
+    wide = score_dtype(query.dtype)
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=wide)  # [B, H, T, S]
     scores = scores * scaling
     if mask is not None:
         scores = scores + mask
@@ -82,47 +73,30 @@ def sdpa_attention(
     return out.swapaxes(1, 2)
 
 
-_REGISTRY: dict[str, AttentionFunction] = {
-    "sdpa": sdpa_attention,
-    # For its result alone; the model calls `eager_attention` itself where the weights are wanted.
-    "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
-}
+_REGISTRY = AttentionRegistry(
+    {
+        "sdpa": sdpa_attention,
+        # For its result alone; the model calls `eager_attention` where the weights are wanted.
+        "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
+    }
+)
+register_attention = _REGISTRY.register
+get_attention = _REGISTRY.get
 
 
-def register_attention(name: str, function: AttentionFunction) -> None:
-    """Make `function` available as `attn_implementation=name`.
-
-    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask (float32,
-    broadcastable to [B, H, T, S], or None), and by keyword `scaling` (the factor of the scores,
-    every config flag included) and `dropout` (a function of the attention weights, or None in
-    inference); it returns [B, H, T, D]. Calls that ask for attention weights or pass a head mask
-    use the eager implementation instead.
-
-    Raises:
-        InvalidInputError: for the name of a built-in implementation.
-    """
-    if name in ("eager", "sdpa"):
-        raise InvalidInputError(
-            f"{name!r} is a built-in attention implementation; choose another name."
-        )
-    _REGISTRY[name] = function
+def score_dtype(dtype: Any) -> Any:
+    """Return the dtype of the scores, and of the masks added to them, of queries in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
-def get_attention(name: str) -> AttentionFunction:
-    """Return the implementation registered as `name`; raises InvalidInputError for another name."""
-    if name not in _REGISTRY:
-        check_choice("attn_implementation", name, _REGISTRY)
-    return _REGISTRY[name]
-
-
-def causal_mask(T: int, S: int, past: int | Array) -> Array:
+def causal_mask(T: int, S: int, past: int | Array, dtype: Any) -> Array:
     """Return the mask [T, S] of T queries that follow `past` positions."""
     query, key = past + jnp.arange(T)[:, None], jnp.arange(S)[None, :]
-    return jnp.where(key > query, _LOWEST, 0.0)
+    return jnp.where(key > query, jnp.finfo(dtype).min, jnp.zeros((), dtype))
 
 
 def self_attention_mask(
-    attention_mask: Array | None, T: int, S: int, past: int | Array
+    attention_mask: Array | None, T: int, S: int, past: int | Array, dtype: Any
 ) -> Array | None:
     """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
 
@@ -135,17 +109,18 @@ def self_attention_mask(
         T: query length.
         S: key length; more than `past` + T where a cache has room left.
         past: positions before the queries.
+        dtype: of the mask.
     """
     room_left = not isinstance(past, int) or past + T != S
     if attention_mask is None:
-        return None if T == 1 and not room_left else causal_mask(T, S, past)[None, None]
-    mask = _fit(padding_mask(attention_mask), S)
+        return None if T == 1 and not room_left else causal_mask(T, S, past, dtype)[None, None]
+    mask = _fit(padding_mask(attention_mask, dtype), S)
     in_order = attention_mask.ndim == 4 and attention_mask.shape[2] != 1
     if not in_order and (T != 1 or room_left):
-        mask = jnp.minimum(mask, causal_mask(T, S, past))
+        mask = jnp.minimum(mask, causal_mask(T, S, past, dtype))
     elif room_left:
         # Its order of tokens stands; only what is not filled yet has to be hidden.
-        mask = jnp.minimum(mask, causal_mask(1, S, past + T - 1))
+        mask = jnp.minimum(mask, causal_mask(1, S, past + T - 1, dtype))
     return raise_hidden_rows(mask)
 
 
@@ -157,14 +132,14 @@ def _fit(mask: Array, S: int) -> Array:
     return jnp.pad(mask, [(0, 0)] * 3 + [(0, S - mask.shape[-1])])
 
 
-def padding_mask(attention_mask: Array) -> Array:
-    """Bring a mask of rank 2, 3 ([B, T, S], for cross-attention) or 4 to an additive rank 4."""
-    lowest = _LOWEST / 2
+def padding_mask(attention_mask: Array, dtype: Any) -> Array:
+    """Make a mask of rank 2, 3 ([B, T, S], for cross-attention) or 4 additive and of rank 4."""
+    lowest = jnp.finfo(dtype).min / 2
     if attention_mask.ndim == 4 and jnp.issubdtype(attention_mask.dtype, jnp.floating):
-        return jnp.maximum(attention_mask.astype(jnp.float32), lowest)
+        return jnp.maximum(attention_mask.astype(dtype), lowest)
     while attention_mask.ndim < 4:
         attention_mask = attention_mask[:, None]
-    return jnp.where(attention_mask.astype(bool), 0.0, lowest)
+    return jnp.where(attention_mask.astype(bool), jnp.zeros((), dtype), lowest)
 
 
 def raise_hidden_rows(mask: Array) -> Array:
@@ -175,7 +150,7 @@ def raise_hidden_rows(mask: Array) -> Array:
     return mask - jnp.minimum(mask.max(axis=-1, keepdims=True), 0.0)
 
 
-def packed_mask(position_ids: Array) -> Array:
+def packed_mask(position_ids: Array, dtype: Any) -> Array:
     """Return the mask [B, 1, T, T] that keeps packed texts apart.
 
     A new text starts wherever `position_ids` [B or 1, T] does not count on by one.
@@ -184,4 +159,4 @@ def packed_mask(position_ids: Array) -> Array:
     text = starts.cumsum(axis=-1)  # [B, T]
     other_text = text[:, None, :, None] != text[:, None, None, :]
     T = position_ids.shape[1]
-    return jnp.where(other_text, _LOWEST, causal_mask(T, T, 0))
+    return jnp.where(other_text, jnp.finfo(dtype).min, causal_mask(T, T, 0, dtype))

@@ -20,6 +20,6 @@ def dropout(x: Array, *, rate: float, key: Array | None) -> Array:
     return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def fold(key: Array | None, number: int) -> Array | None:
+def subkey(key: Array | None, number: int) -> Array | None:
     """Return the key of part `number`, or None without a key."""
     return None if key is None else jax.random.fold_in(key, number)

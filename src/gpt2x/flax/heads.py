@@ -19,7 +19,7 @@ from flax import nnx
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
-from gpt2x.flax.dropout import dropout, fold
+from gpt2x.flax.dropout import dropout, subkey
 from gpt2x.flax.generation import GenerationMixin
 from gpt2x.flax.inputs import host_values
 from gpt2x.flax.model import FlaxGPT2Model, Past, tied_logits
@@ -226,11 +226,11 @@ class FlaxGPT2SequenceSummary(nnx.Module):
         else:
             index = jnp.asarray(cls_index)[..., None, None]
             summary = jnp.take_along_axis(hidden_states, index, axis=-2)[..., 0, :]  # [B, C, E]
-        summary = dropout(summary, rate=self.first_dropout, key=fold(dropout_key, 0))
+        summary = dropout(summary, rate=self.first_dropout, key=subkey(dropout_key, 0))
         if self.summary_use_proj:
             summary = self.summary(summary)
         summary = ACTIVATIONS[self.activation](summary)
-        return dropout(summary, rate=self.last_dropout, key=fold(dropout_key, 1))
+        return dropout(summary, rate=self.last_dropout, key=subkey(dropout_key, 1))
 
 
 class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
@@ -303,7 +303,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
             checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
         logits = _logits(model, hidden_states)  # [B, C, T, V]
         mc_logits = model.multiple_choice_head(
-            hidden_states, mc_token_ids, fold(self._dropout_key(dropout_rng, train), _HEAD)
+            hidden_states, mc_token_ids, subkey(self._dropout_key(dropout_rng, train), _HEAD)
         )
         mc_logits = mc_logits.squeeze(-1) if mc_logits.shape[-1] == 1 else mc_logits  # [B, C]
 
@@ -494,7 +494,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
         )
-        key = fold(self._dropout_key(dropout_rng, train), _HEAD)
+        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
         hidden_states = dropout(outputs.last_hidden_state, rate=self.dropout, key=key)
         logits = model.classifier(hidden_states)  # [B, T, num_labels]
 

@@ -18,54 +18,63 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
 from gpt2x.models import checks
 
+Inputs = Mapping[str, Any]
 
-def check_inputs(config: GPT2Config, cache: KVCache | None, **inputs: Any) -> None:
+
+def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> None:
     """Check the inputs of a body's call, as far as shapes, lengths and values are known.
 
     Raises:
         InvalidInputError: for the first thing that is wrong.
     """
-    _check_arrays(inputs)
-    ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
-    shape = () if ids is None else tuple(ids.shape)
-    if embeds is not None:
-        shape = tuple(embeds.shape[:-1])
-    past_length = 0 if cache is None else cache.length
-    is_known = isinstance(past_length, int) and all(isinstance(size, int) for size in shape)
-    if cache is not None and not cache.is_full and len(shape) > 1 and isinstance(shape[-1], int):
-        filled, new = past_length if is_known else 0, shape[-1]
-        if filled + new > cache.max_length:
-            raise InvalidInputError(
-                f"{new} new tokens do not fit the cache, which has room for "
-                f"{max(cache.max_length - filled, 0)} more, {cache.max_length} in all. Make room "
-                "with cache.extend()."
-            )
-        mask = inputs["attention_mask"]
-        if mask is not None and mask.shape[-1] > cache.max_length:
-            raise InvalidInputError(
-                f"attention_mask covers {mask.shape[-1]} tokens; the cache has room for "
-                f"{cache.max_length}."
-            )
-        if is_known and mask is not None and mask.shape[-1] == cache.max_length:
-            covered = (*mask.shape[:-1], filled + new)
-            inputs["attention_mask"] = jax.ShapeDtypeStruct(covered, "int32")
-    checks.check_model_inputs(
-        config,
-        host_values,
-        # Neither a traced length nor one beside symbolic sizes (`jax.export`) can be compared.
-        past_length=past_length if is_known else None,
-        past_key=None if cache is None else cache.key_spec,
-        **inputs,
-    )
-
-
-def _check_arrays(inputs: Mapping[str, Any]) -> None:
     for name, value in inputs.items():
         if value is not None and not hasattr(value, "dtype"):
             raise InvalidInputError(
                 f"{name} must be an array of JAX or numpy; got {type(value).__name__}. Wrap it in "
                 'jnp.asarray, or tokenize with return_tensors="jax".'
             )
+    tokens, embeds = inputs["input_ids"], inputs["inputs_embeds"]
+    shape: tuple[Any, ...] = () if tokens is None else tuple(tokens.shape)
+    if embeds is not None:
+        shape = tuple(embeds.shape[:-1])
+    past_length = 0 if cache is None else cache.length
+    is_known = isinstance(past_length, int) and all(isinstance(size, int) for size in shape)
+    given = dict(inputs)
+    if cache is not None and not cache.is_full and len(shape) > 1 and isinstance(shape[-1], int):
+        filled = past_length if is_known else None
+        given["attention_mask"] = _check_room(cache, filled, shape[-1], inputs["attention_mask"])
+    checks.check_model_inputs(
+        config,
+        host_values,
+        # Neither a traced length nor one beside symbolic sizes (`jax.export`) can be compared.
+        past_length=past_length if is_known else None,
+        past_key=None if cache is None else cache.key_spec,
+        **given,
+    )
+
+
+def _check_room(cache: KVCache, filled: Any, new: int, attention_mask: Any) -> Any:
+    """Raise unless a static cache with `filled` positions (None: unknown) has room for `new` ones.
+
+    Returns the mask, or what stands for one of all slots in checks: one of the filled positions.
+    """
+    end = new if filled is None else filled + new
+    if end > cache.max_length:
+        raise InvalidInputError(
+            f"{new} new tokens do not fit the cache, which has room for "
+            f"{max(cache.max_length - end + new, 0)} more, {cache.max_length} in all. Make room "
+            "with cache.extend()."
+        )
+    if attention_mask is None or attention_mask.shape[-1] < cache.max_length:
+        return attention_mask
+    if attention_mask.shape[-1] > cache.max_length:
+        raise InvalidInputError(
+            f"attention_mask covers {attention_mask.shape[-1]} tokens; the cache has room for "
+            f"{cache.max_length}."
+        )
+    if filled is None:
+        return attention_mask
+    return jax.ShapeDtypeStruct((*attention_mask.shape[:-1], end), "int32")
 
 
 def host_values(array: Any) -> np.ndarray | None:
@@ -84,26 +93,21 @@ def rows(array: Any) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
-def is_all_ones(attention_mask: Array | None) -> bool:
-    """Whether the mask is known to hide nothing; then the faster path without a mask is taken."""
-    if attention_mask is None or attention_mask.ndim == 4:
-        return False
-    values = host_values(attention_mask)
-    return values is not None and bool(values.all())
+def visible(attention_mask: Any, cache: KVCache | None) -> Any:
+    """Return the mask to compute with: None if it is known to hide nothing.
 
-
-def every_slot(attention_mask: Any, slots: int) -> Any:
-    """Lengthen a mask to all slots of a static cache, where that can be done on the host.
-
-    What is not filled is masked all the same; but steps whose masks differ in width would each be
-    compiled.
+    Without a mask, the faster path is taken. Of a static cache the mask is lengthened to all slots
+    where that can be done on the host: what is not filled is masked all the same, but steps whose
+    masks differ in width would each be compiled.
     """
     if attention_mask is None or attention_mask.ndim == 4:
         return attention_mask
     values = host_values(attention_mask)
     if values is None:
         return attention_mask
-    room = [(0, 0)] * (values.ndim - 1) + [(0, slots - values.shape[-1])]
+    if cache is None or cache.is_full:
+        return None if values.all() else attention_mask
+    room = [(0, 0)] * (values.ndim - 1) + [(0, cache.max_length - values.shape[-1])]
     return np.pad(values, room, constant_values=1)
 
 

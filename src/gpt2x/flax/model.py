@@ -22,26 +22,27 @@ from jax import Array
 
 from flax import nnx
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.attention import (
-    AttentionFunction,
     eager_attention,
     get_attention,
     packed_mask,
     padding_mask,
     raise_hidden_rows,
+    score_dtype,
     self_attention_mask,
 )
 from gpt2x.flax.cache import KVCache, LayerCache
 from gpt2x.flax.cpu.products import project
-from gpt2x.flax.dropout import dropout, fold
-from gpt2x.flax.inputs import check_inputs, every_slot, is_all_ones, is_counting_on, positions, rows
+from gpt2x.flax.dropout import dropout, subkey
+from gpt2x.flax.inputs import Inputs, check_inputs, is_counting_on, positions, rows, visible
 from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.flax.parameters import Precision, parameter
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.flax.sharding import check_automatic
-from gpt2x.models import checks
+from gpt2x.models import checks, stages
+from gpt2x.models.attention import AttentionFunction, attention_scaling
+from gpt2x.models.stages import BlockInputs, Records
 
 Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
 
@@ -49,12 +50,13 @@ Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
 class Conv1D(nnx.Module):
     """A linear layer whose kernel is stored (out, in), as transformers' Flax models store it."""
 
-    def __init__(self, n_out: int, n_in: int, precision: Precision) -> None:
-        self.kernel = parameter((n_out, n_in), precision)
-        self.bias = parameter((n_out,), precision)
+    def __init__(self, nf: int, nx: int, precision: Precision) -> None:
+        self.kernel = parameter((nf, nx), precision)
+        self.bias = parameter((nf,), precision)
         self.dtype = precision.dtype
 
     def __call__(self, x: Array) -> Array:
+        """Map [..., nx] to [..., nf]."""
         return project(x, self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype))
 
 
@@ -65,18 +67,14 @@ class FlaxGPT2Attention(nnx.Module):
         self,
         config: GPT2Config,
         *,
-        layer: int,
+        layer_idx: int,
         precision: Precision,
         is_cross_attention: bool = False,
     ) -> None:
         self.is_cross_attention = is_cross_attention
         self.num_heads = config.n_head
         self.head_dim = config.n_embd // config.n_head
-        self.scaling = 1.0
-        if config.scale_attn_weights:
-            self.scaling /= self.head_dim**0.5
-        if config.scale_attn_by_inverse_layer_idx:
-            self.scaling /= layer + 1
+        self.scaling = attention_scaling(config, layer_idx)  # modules hold no config
         self.upcast = config.reorder_and_upcast_attn
 
         if is_cross_attention:
@@ -92,7 +90,7 @@ class FlaxGPT2Attention(nnx.Module):
         self,
         hidden_states: Array,
         cache: LayerCache | None = None,
-        mask: Array | None = None,
+        attention_mask: Array | None = None,
         head_mask: Array | None = None,
         encoder_hidden_states: Array | None = None,
         dropout_key: Array | None = None,
@@ -103,8 +101,8 @@ class FlaxGPT2Attention(nnx.Module):
         """Attend from hidden_states [B, T, E]; return [B, T, E], the weights [B, H, T, S] and the
         layer's cache.
 
-        `mask` is additive, broadcast to [B, H, T, S]; None hides nothing. `attend` is the attention
-        implementation. The weights are None unless `output_attentions`.
+        `attention_mask` is additive, broadcast to [B, H, T, S]; None hides nothing. `attend` is the
+        attention implementation. The weights are None unless `output_attentions`.
         """
         if self.is_cross_attention:
             query = self._split_heads(self.q_attn(hidden_states))  # [B, H, T, D]
@@ -120,19 +118,35 @@ class FlaxGPT2Attention(nnx.Module):
 
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
-            query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-        options: dict[str, Any] = {"scaling": self.scaling, "dropout": None}
-        if dropout_key is not None and self.attn_pdrop > 0:
-            options["dropout"] = partial(dropout, rate=self.attn_pdrop, key=fold(dropout_key, 0))
-        weights = None
-        if output_attentions or head_mask is not None:
-            out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
-        else:
-            out = attend(query, key, value, mask, **options)  # [B, H, T, D]
+            wide = score_dtype(query.dtype)
+            query, key, value = (x.astype(wide) for x in (query, key, value))
+        out, weights = self._attend(
+            query, key, value, attention_mask, head_mask, output_attentions, attend, dropout_key
+        )
         out = out.astype(hidden_states.dtype).swapaxes(1, 2)  # [B, T, H, D]
         out = self.c_proj(out.reshape(hidden_states.shape))  # [B, T, E]
-        out = dropout(out, rate=self.resid_pdrop, key=fold(dropout_key, 1))
-        return out, weights if output_attentions else None, cache
+        out = dropout(out, rate=self.resid_pdrop, key=subkey(dropout_key, 1))
+        return out, weights, cache
+
+    def _attend(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        head_mask: Array | None,
+        output_attentions: bool,
+        attend: AttentionFunction,
+        dropout_key: Array | None,
+    ) -> tuple[Array, Array | None]:
+        options: dict[str, Any] = {"scaling": self.scaling, "dropout": None}
+        if dropout_key is not None and self.attn_pdrop > 0:
+            key_of_weights = subkey(dropout_key, 0)
+            options["dropout"] = partial(dropout, rate=self.attn_pdrop, key=key_of_weights)
+        if output_attentions or head_mask is not None:
+            out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
+            return out, weights if output_attentions else None
+        return attend(query, key, value, mask, **options), None  # [B, H, T, D]
 
     def _encoder_keys_and_values(
         self, encoder_hidden_states: Array | None, cache: LayerCache | None
@@ -169,13 +183,13 @@ class FlaxGPT2MLP(nnx.Module):
 class FlaxGPT2Block(nnx.Module):
     """Attention, cross-attention where the config has it, and MLP, each added to its input."""
 
-    def __init__(self, config: GPT2Config, *, layer: int, precision: Precision) -> None:
+    def __init__(self, config: GPT2Config, *, layer_idx: int, precision: Precision) -> None:
         self.ln_1 = precision.layer_norm(config)
-        self.attn = FlaxGPT2Attention(config, layer=layer, precision=precision)
+        self.attn = FlaxGPT2Attention(config, layer_idx=layer_idx, precision=precision)
         self.ln_2 = precision.layer_norm(config)
         if config.add_cross_attention:
             self.crossattention = FlaxGPT2Attention(
-                config, layer=layer, precision=precision, is_cross_attention=True
+                config, layer_idx=layer_idx, precision=precision, is_cross_attention=True
             )
             self.ln_cross_attn = precision.layer_norm(config)
         self.mlp = FlaxGPT2MLP(config, precision=precision)
@@ -184,10 +198,10 @@ class FlaxGPT2Block(nnx.Module):
         self,
         hidden_states: Array,
         cache: LayerCache | None = None,
-        mask: Array | None = None,
+        attention_mask: Array | None = None,
         head_mask: Array | None = None,
         encoder_hidden_states: Array | None = None,
-        encoder_mask: Array | None = None,
+        encoder_attention_mask: Array | None = None,
         dropout_key: Array | None = None,
         *,
         attend: AttentionFunction,
@@ -201,9 +215,9 @@ class FlaxGPT2Block(nnx.Module):
         attended, weights, cache = self.attn(
             self.ln_1(hidden_states),
             cache,
-            mask,
+            attention_mask,
             head_mask,
-            dropout_key=fold(dropout_key, 0),
+            dropout_key=subkey(dropout_key, 0),
             **options,
         )
         hidden_states = hidden_states + attended
@@ -212,14 +226,14 @@ class FlaxGPT2Block(nnx.Module):
             attended, cross_weights, cache = self.crossattention(
                 self.ln_cross_attn(hidden_states),
                 cache,
-                encoder_mask,
+                encoder_attention_mask,
                 head_mask,
                 encoder_hidden_states,
-                fold(dropout_key, 1),
+                subkey(dropout_key, 1),
                 **options,
             )
             hidden_states = hidden_states + attended
-        hidden_states = hidden_states + self.mlp(self.ln_2(hidden_states), fold(dropout_key, 2))
+        hidden_states = hidden_states + self.mlp(self.ln_2(hidden_states), subkey(dropout_key, 2))
         return hidden_states, weights, cross_weights, cache
 
 
@@ -236,7 +250,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         self.wte = precision.embedding(config.vocab_size, config.n_embd)
         self.wpe = precision.embedding(config.n_positions, config.n_embd)
         self.h = nnx.List(
-            FlaxGPT2Block(config, layer=i, precision=precision) for i in range(config.n_layer)
+            FlaxGPT2Block(config, layer_idx=i, precision=precision) for i in range(config.n_layer)
         )
         self.ln_f = precision.layer_norm(config)
         self.embd_pdrop = config.embd_pdrop
@@ -304,66 +318,48 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         """
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
-        config = self.config
-        use_cache = config.use_cache if use_cache is None else use_cache
-        if output_attentions is None:
-            output_attentions = config.output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        dropout_key = self._dropout_key(dropout_rng, train)
-
-        cache = self._open_cache(past_key_values, use_cache)
-        check_inputs(
-            config,
-            cache,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            cache_position=cache_position,
-            head_mask=head_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
+        use_cache, output_attentions, output_hidden_states = stages.asked(
+            self.config,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
-
+        dropout_key = self._dropout_key(dropout_rng, train)
+        cache = self._open_cache(past_key_values, use_cache)
         inputs = {
             "input_ids": input_ids,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
+            "cache_position": cache_position,
             "head_mask": head_mask,
             "encoder_hidden_states": encoder_hidden_states,
             "encoder_attention_mask": encoder_attention_mask,
         }
-        if cache is not None and not cache.is_full:
-            # One computation must do for every step: no shortcut, no shape that changes.
-            inputs["attention_mask"] = every_slot(attention_mask, cache.max_length)
-        elif is_all_ones(attention_mask):
-            inputs["attention_mask"] = None
-        packed = position_ids is not None and attention_mask is None and cache is None
+        check_inputs(self.config, cache, inputs)
+
+        may_be_packed = position_ids is not None and attention_mask is None and cache is None
+        inputs["attention_mask"] = visible(attention_mask, cache)
+        inputs["cache_position"] = None  # checked, and of no use for the computation
         # Outside of `jax.jit` the body is compiled as a whole; inside, this is an ordinary call.
-        last_hidden_state, cache, *records = _forward(
+        output = _forward(
             model,
-            {name: jnp.asarray(value) for name, value in inputs.items() if value is not None},
+            {name: None if x is None else jnp.asarray(x) for name, x in inputs.items()},
             cache,
             dropout_key,
-            attend=get_attention(str(config._attn_implementation)),
-            packed=packed and not is_counting_on(position_ids),
+            # Looked up here, since what is compiled depends on it.
+            attend=get_attention(str(self.config._attn_implementation)),
+            packed=may_be_packed and not is_counting_on(position_ids),
             output_attentions=bool(output_attentions),
             output_hidden_states=bool(output_hidden_states),
         )
-        output = FlaxBaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state,
-            _close_cache(cache, past_key_values) if use_cache else None,
-            *records,
-        )
-        return self._as_asked(output, return_dict)
+        past = _close_cache(output.past_key_values, past_key_values) if use_cache else None
+        return self._as_asked(output.replace(past_key_values=past), return_dict)
 
     def forward(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Inputs,
         cache: KVCache | None,
         dropout_key: Array | None,
         *,
@@ -371,126 +367,156 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         packed: bool,
         output_attentions: bool,
         output_hidden_states: bool,
-    ) -> tuple[Any, ...]:
-        """Compute what `__call__` returns, from inputs that have been checked.
-
-        Returns last_hidden_state, the cache, and the tuples (or None) hidden_states, attentions and
-        cross_attentions.
-        """
+    ) -> FlaxBaseModelOutputWithPastAndCrossAttentions:
+        """Compute what `__call__` returns, from inputs that have been checked."""
         check_automatic((self, inputs, cache))
-        attention_mask = inputs.get("attention_mask")
-        position_ids = inputs.get("position_ids")
-        encoder_hidden_states = inputs.get("encoder_hidden_states")
-        if "inputs_embeds" in inputs:
-            inputs_embeds = inputs["inputs_embeds"].astype(self.dtype)
-            leading = inputs_embeds.shape[:-2]
+        given = self._prepare(inputs, cache, packed=packed, dropout_key=dropout_key)
+        hidden_states, records, cache = self._run_blocks(
+            given,
+            cache,
+            output_attentions,
+            output_hidden_states,
+            attend=attend,
+            dropout_key=dropout_key,
+        )
+        return self._finish(given, hidden_states, records, cache)
+
+    def _prepare(
+        self, inputs: Inputs, cache: KVCache | None, *, packed: bool, dropout_key: Array | None
+    ) -> BlockInputs:
+        """Add up the embeddings [B, T, E], and make the masks additive."""
+        ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
+        if embeds is None:
+            shape, embeds = ids.shape, self._embed(self.wte, rows(ids))  # [..., T], [B, T, E]
         else:
-            inputs_embeds = self._embed(self.wte, rows(inputs["input_ids"]))
-            leading = inputs["input_ids"].shape[:-1]
-        T = inputs_embeds.shape[1]
-        past_length = 0 if cache is None else cache.offset
+            shape, embeds = embeds.shape[:-1], embeds.astype(self.dtype)
+        past, T = 0 if cache is None else cache.offset, shape[-1]
+        dtype = score_dtype(self.dtype)
         # Room that is not filled is looked at, and masked: shapes must not depend on the length.
-        S = past_length + T if cache is None or cache.is_full else cache.max_length
+        S = past + T if cache is None or cache.is_full else cache.max_length
+
+        attention_mask, position_ids = inputs["attention_mask"], inputs["position_ids"]
         if attention_mask is not None and attention_mask.ndim != 4:
-            attention_mask = rows(attention_mask)
+            attention_mask = rows(attention_mask)  # [B, S]
         if position_ids is None:
-            position_ids = positions(attention_mask, past_length, T)
-        position_ids = rows(position_ids)
+            position_ids = positions(attention_mask, past, T)
+        position_ids = rows(position_ids)  # [B or 1, T]
         if packed:
-            mask = packed_mask(position_ids)
+            mask = packed_mask(position_ids, dtype)
         else:
-            mask = self_attention_mask(attention_mask, T, S, past_length)
+            mask = self_attention_mask(attention_mask, T, S, past, dtype)
 
-        hidden_states = inputs_embeds + self._embed(self.wpe, position_ids)  # [B, T, E]
-        if "token_type_ids" in inputs:
-            hidden_states = hidden_states + self._embed(self.wte, rows(inputs["token_type_ids"]))
-        hidden_states = dropout(
-            hidden_states, rate=self.embd_pdrop, key=fold(dropout_key, len(self.h))
-        )
+        hidden_states = embeds + self._embed(self.wpe, position_ids)  # [B, T, E]
+        token_type_ids = inputs["token_type_ids"]
+        if token_type_ids is not None:
+            hidden_states = hidden_states + self._embed(self.wte, rows(token_type_ids))
+        key = subkey(dropout_key, len(self.h))
+        hidden_states = dropout(hidden_states, rate=self.embd_pdrop, key=key)
 
-        cross_attend = encoder_hidden_states is not None or (
-            cache is not None and cache.cross(0) is not None
-        )
+        encoder_hidden_states = inputs["encoder_hidden_states"]  # [B, encoder length, E]
+        cross_attend = stages.attends_to_encoder(encoder_hidden_states, cache)
         if encoder_hidden_states is not None:
             encoder_hidden_states = encoder_hidden_states.astype(self.dtype)
-        encoder_mask = None
-        if "encoder_attention_mask" in inputs and cross_attend:
-            encoder_mask = raise_hidden_rows(padding_mask(inputs["encoder_attention_mask"]))
-        head_masks = self._head_masks(inputs.get("head_mask"))
+        encoder_mask = inputs["encoder_attention_mask"] if cross_attend else None
+        if encoder_mask is not None:
+            encoder_mask = raise_hidden_rows(padding_mask(encoder_mask, dtype))
+        return BlockInputs(
+            hidden_states,
+            mask,
+            self._head_masks(inputs["head_mask"], hidden_states.dtype),
+            cross_attend,
+            encoder_hidden_states,
+            encoder_mask,
+            shape,
+        )
 
+    def _run_blocks(
+        self,
+        given: BlockInputs,
+        cache: KVCache | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+        *,
+        attend: AttentionFunction,
+        dropout_key: Array | None,
+    ) -> tuple[Array, Records, KVCache | None]:
+        """Return the last block's [B, T, E], what was asked for on the way, and the new cache."""
         run = partial(
             _run_block,
             attend=attend,
-            cross_attend=cross_attend,
+            cross_attend=given.cross_attend,
             output_attentions=output_attentions,
         )
         if self.gradient_checkpointing:
             run = jax.checkpoint(run)
+        hidden_states = given.hidden_states
         all_hidden_states: tuple[Array, ...] = ()
         all_attentions: tuple[Array, ...] = ()
         all_cross_attentions: tuple[Array, ...] = ()
         layers: list[LayerCache] = []
-        for layer, block in enumerate(self.h):
+        for layer, (block, head_mask) in enumerate(zip(self.h, given.head_masks, strict=True)):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             hidden_states, weights, cross_weights, layer_cache = run(
                 block,
                 hidden_states,
                 None if cache is None else cache.layer(layer),
-                mask,
-                head_masks[layer],
-                encoder_hidden_states,
-                encoder_mask,
-                fold(dropout_key, layer),
+                given.mask,
+                head_mask,
+                given.encoder_hidden_states,
+                given.encoder_mask,
+                subkey(dropout_key, layer),
             )
             layers.append(layer_cache)
             if output_attentions:
                 all_attentions += (weights,)
-                if cross_attend:
+                if given.cross_attend:
                     all_cross_attentions += (cross_weights,)
+        cache = None if cache is None else cache.advanced(layers, given.shape[-1])
+        records = Records(all_hidden_states, all_attentions, all_cross_attentions)
+        return hidden_states, records, cache
 
+    def _finish(
+        self, given: BlockInputs, hidden_states: Array, records: Records, past: KVCache | None
+    ) -> FlaxBaseModelOutputWithPastAndCrossAttentions:
+        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
         hidden_states = self.ln_f(hidden_states)
-        hidden_states = hidden_states.reshape(*leading, T, hidden_states.shape[-1])
-        if output_hidden_states:
-            all_hidden_states += (hidden_states,)
-        return (
-            hidden_states,
-            None if cache is None else cache.advanced(layers, T),
-            all_hidden_states or None,
-            all_attentions or None,
-            all_cross_attentions or None,
+        hidden_states = hidden_states.reshape(*given.shape, hidden_states.shape[-1])
+        all_hidden_states = records.hidden_states
+        return FlaxBaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden_states,
+            past_key_values=past,
+            hidden_states=(*all_hidden_states, hidden_states) if all_hidden_states else None,
+            attentions=records.attentions or None,
+            cross_attentions=records.cross_attentions or None,
         )
-
-    def _embed(self, embedding: nnx.Embed, ids: Array) -> Array:
-        """Look up ids [B, T] in a table: [B, T, E]; what is looked up is cast, not the table."""
-        return jnp.take(embedding.embedding[...], ids, axis=0).astype(self.dtype)
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
-        layers = self.config.n_layer
-        if past is None or (isinstance(past, tuple | list | Mapping) and len(past) == 0):
+        layers = len(self.h)
+        if past is None or stages.is_empty(past):
             return KVCache.empty(layers) if use_cache else None
         if isinstance(past, Mapping):
             past = KVCache.from_dict(past)
-        elif not isinstance(past, KVCache):
-            past = KVCache.from_tuple(past)
-        if len(past) != layers:
-            raise InvalidInputError(
-                f"past_key_values has {len(past)} layers; this model has {layers}."
-            )
-        return past
+        cache = past if isinstance(past, KVCache) else KVCache.from_tuple(past)
+        stages.check_layers(cache, layers)
+        return cache
 
-    def _head_masks(self, head_mask: Array | None) -> Sequence[Array | None]:
+    def _head_masks(self, head_mask: Array | None, dtype: Any) -> Sequence[Array | None]:
         """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
-        layers = self.config.n_layer
+        layers = len(self.h)
         if head_mask is None:
             return [None] * layers
-        head_mask = jnp.asarray(head_mask, self.dtype)
+        head_mask = jnp.asarray(head_mask, dtype)
         if head_mask.ndim == 1:
             head_mask = jnp.broadcast_to(head_mask, (layers, *head_mask.shape))
         if head_mask.ndim == 2:
             head_mask = head_mask[:, None, :, None, None]
         return [head_mask[layer] for layer in range(layers)]
+
+    def _embed(self, embedding: nnx.Embed, ids: Array) -> Array:
+        """Look up ids [B, T] in a table: [B, T, E]; what is looked up is cast, not the table."""
+        return jnp.take(embedding.embedding[...], ids, axis=0).astype(self.dtype)
 
 
 _forward = jax.jit(

@@ -1,18 +1,11 @@
 """Attention implementations, the registry that names them, and the masks they take.
 
-B batch, T query length, S key length, H heads, D head_dim.
-
-A mask is additive, float32 (or wider) and finite: a row that may attend to nothing gives numbers,
-not NaN, and no score of half precision reaches a key that is hidden. It has two levels: a padded
-key is moved out of reach of any other (`finfo.min / 2`), a future key out of reach even of that
-(`finfo.min`). A query all of whose keys are padding has its row raised (`raise_hidden_rows`): it
-attends to the padding up to its own position as if that were text, the same in every
-implementation, and never sees the future.
+B batch, T query length, S key length, H heads, D head_dim. `gpt2x.models.attention` says how an
+implementation is called, and what the masks look like.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,11 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2x.errors import InvalidInputError, check_choice
-
-#: (query [B,H,T,D], key [B,H,S,D], value [B,H,S,D], mask [B|1,H|1,T|1,S] or None;
-#: is_causal, scaling, dropout) -> [B,H,T,D]. `is_causal` comes with mask None and T = S.
-AttentionFunction = Callable[..., Tensor]
+from gpt2x.models.attention import AttentionRegistry
 
 
 def eager_attention(
@@ -76,37 +65,15 @@ def sdpa_attention(
     )
 
 
-_REGISTRY: dict[str, AttentionFunction] = {
-    "sdpa": sdpa_attention,
-    # For its result alone; the model calls `eager_attention` itself where the weights are wanted.
-    "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
-}
-
-
-def register_attention(name: str, function: AttentionFunction) -> None:
-    """Make `function` available as `attn_implementation=name`.
-
-    It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask (float32
-    or wider, broadcastable to [B, H, T, S], or None), and by keyword `is_causal` (attend up to the
-    diagonal; only where the mask is None and T = S), `scaling` (the factor of the scores, every
-    config flag included) and `dropout` (0 in inference); it returns [B, H, T, D]. Calls that ask
-    for attention weights or pass a head mask use the eager implementation instead.
-
-    Raises:
-        InvalidInputError: for the name of a built-in implementation.
-    """
-    if name in ("eager", "sdpa"):
-        raise InvalidInputError(
-            f"{name!r} is a built-in attention implementation; choose another name."
-        )
-    _REGISTRY[name] = function
-
-
-def get_attention(name: str) -> AttentionFunction:
-    """Return the implementation registered as `name`; raises InvalidInputError for another name."""
-    if name not in _REGISTRY:
-        check_choice("attn_implementation", name, _REGISTRY)
-    return _REGISTRY[name]
+_REGISTRY = AttentionRegistry(
+    {
+        "sdpa": sdpa_attention,
+        # For its result alone; the model calls `eager_attention` where the weights are wanted.
+        "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
+    }
+)
+register_attention = _REGISTRY.register
+get_attention = _REGISTRY.get
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -20,7 +20,8 @@ from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.pt.activations import ACTIVATIONS
 from gpt2x.pt.cpu.linear import Linear
 from gpt2x.pt.generation import GenerationMixin
-from gpt2x.pt.model import GPT2Model, Past, host_values
+from gpt2x.pt.inputs import host_values
+from gpt2x.pt.model import GPT2Model, Past
 from gpt2x.pt.outputs import (
     CausalLMOutputWithCrossAttentions,
     GPT2DoubleHeadsModelOutput,

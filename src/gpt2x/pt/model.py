@@ -1,4 +1,4 @@
-"""The body of GPT-2 in PyTorch. Read it from the bottom up: Model, Block, MLP, Attention.
+"""The body of GPT-2 in PyTorch. Read it from the bottom up: Model, Block, MLP, Attention, Conv1D.
 
 B batch, T query length, S key length (past and new), E n_embd, H heads, D head_dim, I n_inner,
 L layers, V vocab_size, P n_positions.
@@ -10,17 +10,18 @@ transformers' keys. Source: Radford et al., "Language Models are Unsupervised Mu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
+from gpt2x.models import checks, stages
+from gpt2x.models.attention import attention_scaling
+from gpt2x.models.stages import BlockInputs, Records
 from gpt2x.pt.activations import Activation
 from gpt2x.pt.attention import (
     eager_attention,
@@ -33,12 +34,48 @@ from gpt2x.pt.attention import (
     without_autocast,
 )
 from gpt2x.pt.cache import KVCache
-from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.cpu.linear import linear
+from gpt2x.pt.inputs import Inputs, check_inputs, is_counting_on, positions, rows, visible
 from gpt2x.pt.interop.foreign_cache import append, as_cache, is_foreign
+from gpt2x.pt.interop.recognition import Recognised
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 
 Past = KVCache | Sequence[Sequence[Tensor]]
+
+
+class Conv1D(Recognised):
+    """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
+
+    `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
+    see `GPT2PreTrainedModel._init_weights`.
+    """
+
+    _stands_for = ("transformers.pytorch_utils", "Conv1D")
+
+    def __init__(self, nf: int, nx: int, *, adds_to_residual: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(nx, nf))
+        self.bias = nn.Parameter(torch.empty(nf))
+        self.adds_to_residual = adds_to_residual
+
+    @property
+    def nx(self) -> int:
+        """Size of the input, by transformers' name."""
+        return self.weight.size(0)
+
+    @property
+    def nf(self) -> int:
+        """Size of the output, by transformers' name."""
+        return self.weight.size(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., nx] to [..., nf]."""
+        return linear(x, self.weight.t(), self.bias)
+
+    def extra_repr(self) -> str:
+        n_in, n_out = self.weight.shape
+        return f"in_features={n_in}, out_features={n_out}"
 
 
 class GPT2Attention(nn.Module):
@@ -98,9 +135,10 @@ class GPT2Attention(nn.Module):
 
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
+            wide = score_dtype(query.dtype)
             with without_autocast(query.device):
                 out, weights = self._attend(
-                    query.float(), key.float(), value.float(), mask, head_mask, output_attentions
+                    query.to(wide), key.to(wide), value.to(wide), mask, head_mask, output_attentions
                 )
                 out = out.to(value.dtype)
         else:
@@ -121,7 +159,7 @@ class GPT2Attention(nn.Module):
         is_causal = mask is None and bool(query.size(2) > 1) and not self.is_cross_attention
         options: dict[str, Any] = {
             "is_causal": is_causal,
-            "scaling": self._scaling(),
+            "scaling": attention_scaling(self.config, self.layer_idx),
             "dropout": self.attn_dropout.p if self.training else 0.0,
         }
         if output_attentions or head_mask is not None:
@@ -129,12 +167,6 @@ class GPT2Attention(nn.Module):
             return out, weights if output_attentions else None
         attend = get_attention(self.config._attn_implementation or "sdpa")
         return attend(query, key, value, mask, **options), None  # [B, H, T, D]
-
-    def _scaling(self) -> float:
-        scaling = self.head_dim**-0.5 if self.config.scale_attn_weights else 1.0
-        if self.config.scale_attn_by_inverse_layer_idx:
-            scaling /= self.layer_idx + 1
-        return scaling
 
     def _encoder_keys_and_values(
         self, encoder_hidden_states: Tensor | None, cache: KVCache | None
@@ -301,24 +333,21 @@ class GPT2Model(GPT2PreTrainedModel):
                 only where that is free: on the CPU, outside of compilation.
         """
         checks.reject_unknown(self.forward, unknown)
-        config = self.config
-        use_cache = config.use_cache if use_cache is None else use_cache
-        if output_attentions is None:
-            output_attentions = config.output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        checkpointing = self.gradient_checkpointing and self.training
-        if checkpointing:
+        use_cache, output_attentions, output_hidden_states = stages.asked(
+            self.config,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        if self._is_checkpointing:
             if past_key_values is not None:
                 raise InvalidInputError(
                     "past_key_values cannot be used while gradient checkpointing trains: blocks "
                     "run twice. Call model.eval() or model.gradient_checkpointing_disable()."
                 )
             use_cache = False
-
         cache = self._open_cache(past_key_values, use_cache)
-        past_length = 0 if cache is None else cache.length
-        tensors = {
+        inputs = {
             "input_ids": input_ids,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -329,106 +358,136 @@ class GPT2Model(GPT2PreTrainedModel):
             "encoder_hidden_states": encoder_hidden_states,
             "encoder_attention_mask": encoder_attention_mask,
         }
-        _check_tensors(tensors)
-        checks.check_model_inputs(
-            config,
-            host_values,
-            past_length=past_length,
-            past_key=None if cache is None else cache.keys[0],
-            **tensors,
+        check_inputs(self.config, cache, inputs)
+
+        given = self._prepare(inputs, cache)
+        hidden_states, records = self._run_blocks(
+            given,
+            cache,
+            output_attentions,
+            output_hidden_states,
+            use_cache=use_cache,
+            cache_position=cache_position,
         )
+        past = _close_cache(cache, past_key_values) if use_cache else None
+        return self._as_asked(self._finish(given, hidden_states, records, past), return_dict)
 
-        if inputs_embeds is None:
-            assert input_ids is not None, "one of the two is given: checked above"
-            leading = input_ids.shape[:-1]
-            inputs_embeds = self.wte(_indices(input_ids).reshape(-1, input_ids.size(-1)))
+    @property
+    def _is_checkpointing(self) -> bool:
+        return self.gradient_checkpointing and self.training
+
+    def _prepare(self, inputs: Inputs, cache: KVCache | None) -> BlockInputs:
+        """Add up the embeddings [B, T, E], and make the masks additive."""
+        ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
+        if embeds is None:
+            assert ids is not None, "one of the two is given: checked before"
+            shape, embeds = ids.shape, self.wte(rows(ids))  # [..., T], [B, T, E]
         else:
-            leading = inputs_embeds.shape[:-2]
-        T = inputs_embeds.size(1)
-        S = past_length + T
-        may_be_packed = position_ids is not None and attention_mask is None and cache is None
-        if attention_mask is not None and attention_mask.dim() != 4:
-            attention_mask = attention_mask.reshape(-1, S)
-            if _is_all_ones(attention_mask):
-                attention_mask = None
-        if position_ids is None:
-            position_ids = _positions(attention_mask, past_length, T, inputs_embeds.device)
-        position_ids = _indices(position_ids).reshape(-1, T)
-        mask_dtype = score_dtype(inputs_embeds.dtype)
-        mask = self_attention_mask(attention_mask, T, S, mask_dtype, inputs_embeds.device)
-        if may_be_packed and not _is_counting_on(position_ids):
-            mask = packed_mask(position_ids, mask_dtype)
+            shape = embeds.shape[:-1]
+        past, T = 0 if cache is None else cache.length, shape[-1]
+        dtype = score_dtype(embeds.dtype)
 
-        hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
+        attention_mask, position_ids = inputs["attention_mask"], inputs["position_ids"]
+        may_be_packed = position_ids is not None and attention_mask is None and cache is None
+        attention_mask = visible(attention_mask, past + T)  # [B, S] or rank 4
+        if position_ids is None:
+            position_ids = positions(attention_mask, past, T, embeds.device)
+        position_ids = rows(position_ids)  # [B or 1, T]
+        mask = self_attention_mask(attention_mask, T, past + T, dtype, embeds.device)
+        if may_be_packed and not is_counting_on(position_ids):
+            mask = packed_mask(position_ids, dtype)
+
+        hidden_states = embeds + self.wpe(position_ids)  # [B, T, E]
+        token_type_ids = inputs["token_type_ids"]
         if token_type_ids is not None:
-            hidden_states = hidden_states + self.wte(_indices(token_type_ids).reshape(-1, T))
+            hidden_states = hidden_states + self.wte(rows(token_type_ids))
         hidden_states = self.drop(hidden_states)
 
-        cross_attend = encoder_hidden_states is not None or (cache is not None and cache.has_cross)
-        encoder_mask = None
-        if encoder_attention_mask is not None and cross_attend:
-            encoder_mask = raise_hidden_rows(padding_mask(encoder_attention_mask, mask_dtype))
-        head_masks = self._head_masks(head_mask, hidden_states.dtype)
+        encoder_hidden_states = inputs["encoder_hidden_states"]  # [B, encoder length, E]
+        cross_attend = stages.attends_to_encoder(encoder_hidden_states, cache)
+        encoder_mask = inputs["encoder_attention_mask"] if cross_attend else None
+        if encoder_mask is not None:
+            encoder_mask = raise_hidden_rows(padding_mask(encoder_mask, dtype))
+        return BlockInputs(
+            hidden_states,
+            mask,
+            self._head_masks(inputs["head_mask"], hidden_states.dtype),
+            cross_attend,
+            encoder_hidden_states,
+            encoder_mask,
+            shape,
+        )
 
+    def _run_blocks(
+        self,
+        given: BlockInputs,
+        cache: KVCache | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+        *,
+        use_cache: bool,
+        cache_position: Tensor | None,
+    ) -> tuple[Tensor, Records]:
+        """Return the last block's [B, T, E], and what was asked for on the way."""
+        hidden_states = given.hidden_states
         all_hidden_states: tuple[Tensor, ...] = ()
-        all_attentions: tuple[Tensor | None, ...] = ()
-        all_cross_attentions: tuple[Tensor | None, ...] = ()
-        for block, block_head_mask in zip(self.h, head_masks, strict=True):
+        all_attentions: tuple[Tensor, ...] = ()
+        all_cross_attentions: tuple[Tensor, ...] = ()
+        for block, head_mask in zip(self.h, given.head_masks, strict=True):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             arguments = (
                 hidden_states,
                 cache,
                 cache_position,
-                mask,
-                block_head_mask,
-                encoder_hidden_states,
-                encoder_mask,
+                given.mask,
+                head_mask,
+                given.encoder_hidden_states,
+                given.encoder_mask,
                 use_cache,
                 output_attentions,
             )
-            if checkpointing:
+            if self._is_checkpointing:
                 outputs = checkpoint(block, *arguments, **self.gradient_checkpointing_kwargs)
             else:
                 outputs = block(*arguments)
             hidden_states = outputs[0]  # a hook may have left out the rest
             if output_attentions:
                 all_attentions += (outputs[1],)
-                if cross_attend:
+                if given.cross_attend:
                     all_cross_attentions += (outputs[2],)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(given.shape[-1])
+        return hidden_states, Records(all_hidden_states, all_attentions, all_cross_attentions)
 
+    def _finish(
+        self, given: BlockInputs, hidden_states: Tensor, records: Records, past: Past | None
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
         hidden_states = self.ln_f(hidden_states)
-        hidden_states = hidden_states.view(*leading, T, hidden_states.size(-1))
-        if output_hidden_states:
-            all_hidden_states += (hidden_states,)
-        output = BaseModelOutputWithPastAndCrossAttentions(
+        hidden_states = hidden_states.view(*given.shape, hidden_states.size(-1))
+        all_hidden_states = records.hidden_states
+        return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden_states,
-            past_key_values=_close_cache(cache, past_key_values) if use_cache else None,
-            hidden_states=all_hidden_states or None,
-            attentions=all_attentions or None,
-            cross_attentions=all_cross_attentions or None,
+            past_key_values=past,
+            hidden_states=(*all_hidden_states, hidden_states) if all_hidden_states else None,
+            attentions=records.attentions or None,
+            cross_attentions=records.cross_attentions or None,
         )
-        return_dict = config.use_return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
         """Return the cache that the blocks append to, or None where there is nothing to keep."""
         layers = len(self.h)  # not config.n_layer: users cut `h`
-        if past is None or (isinstance(past, tuple | list) and len(past) == 0):
+        if past is None or stages.is_empty(past):
             return KVCache.empty(layers) if use_cache else None
-        if isinstance(past, KVCache) and past.length == 0 and not use_cache:
-            return None
         if not isinstance(past, KVCache):
             cache = as_cache(past, layers)
+        elif past.length == 0 and not use_cache:
+            return None
         else:
             # What is not to be returned must not change either: append to a view of it.
             cache = past if use_cache else KVCache.from_tuple(past.to_tuple())
-        if len(cache) != layers:
-            raise InvalidInputError(
-                f"past_key_values has {len(cache)} layers; this model has {layers}."
-            )
+        stages.check_layers(cache, layers)
         return cache
 
     def _head_masks(self, head_mask: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
@@ -442,55 +501,6 @@ class GPT2Model(GPT2PreTrainedModel):
         if head_mask.dim() == 2:
             head_mask = head_mask[:, None, :, None, None]
         return head_mask.unbind(0)
-
-
-def host_values(tensor: Tensor) -> np.ndarray | None:
-    """Return a tensor's values where reading them costs nothing: on the CPU, outside of tracing."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.device.type != "cpu":
-        return None
-    try:
-        return tensor.detach().numpy()
-    except RuntimeError:  # inside vmap and other transformations there are no values
-        return None
-
-
-def _indices(ids: Tensor) -> Tensor:
-    """Return ids of a type that embeddings take, whatever integers they are."""
-    return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
-
-
-def _is_all_ones(attention_mask: Tensor) -> bool:
-    """Whether the mask is known to hide nothing; then the faster path without a mask is taken."""
-    values = host_values(attention_mask)
-    return values is not None and bool(values.all())
-
-
-def _is_counting_on(position_ids: Tensor) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
-    values = host_values(position_ids)
-    return values is not None and bool((np.diff(values) == 1).all())
-
-
-def _positions(
-    attention_mask: Tensor | None, past_length: int, T: int, device: torch.device
-) -> Tensor:
-    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
-    if attention_mask is None or attention_mask.dim() == 4:
-        return torch.arange(past_length, past_length + T, device=device)[None]
-    attended = (attention_mask != 0).long().cumsum(dim=-1)  # [B, S]
-    last = (attended == attended[:, -1:]).long().argmax(dim=-1, keepdim=True)  # [B, 1]
-    columns = torch.arange(past_length, past_length + T, device=attended.device)
-    # Padding behind the last attended token counts on from it, as in transformers.
-    return (attended[:, past_length:] - 1).clamp(min=0) + (columns - last).clamp(min=0)
-
-
-def _check_tensors(inputs: Mapping[str, Any]) -> None:
-    for name, value in inputs.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise InvalidInputError(
-                f"{name} must be a torch.Tensor; got {type(value).__name__}. Wrap it in "
-                'torch.tensor, or tokenize with return_tensors="pt".'
-            )
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -26,7 +26,6 @@ from gpt2x.models.outputs import ModelOutput
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.checkpointing import CheckpointingMixin
-from gpt2x.pt.cpu.linear import Conv1D
 from gpt2x.pt.interop.counting import CountingMixin
 from gpt2x.pt.interop.recognition import Recognised
 from gpt2x.pt.interop.state_dict import StateDictMixin
@@ -133,7 +132,10 @@ class GPT2PreTrainedModel(
         with torch.no_grad():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()  # ones and zeros
-            elif isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+            elif isinstance(module, nn.Linear | nn.Embedding) or hasattr(
+                module,
+                "adds_to_residual",  # a Conv1D
+            ):
                 module.weight.normal_(std=std)
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()

@@ -19,8 +19,9 @@ from gpt2x.models import checks
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.generation import GenerationMixin
+from gpt2x.tf.inputs import host_values, shape_of
 from gpt2x.tf.keras.losses import Target, choices, classes, next_tokens, numbers, positions
-from gpt2x.tf.model import Past, TFGPT2MainLayer, host_values, normal, shape_of
+from gpt2x.tf.model import Past, TFGPT2MainLayer, normal
 from gpt2x.tf.outputs import (
     TFCausalLMOutputWithCrossAttentions,
     TFGPT2DoubleHeadsModelOutput,

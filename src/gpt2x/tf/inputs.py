@@ -1,139 +1,83 @@
-"""The ways to hand a TensorFlow model its inputs, brought to keyword arguments.
+"""The inputs of a TensorFlow model: checked, brought to shape, read on the host where that is free.
 
-transformers' TensorFlow models take keywords, a dictionary (or the tokenizer's BatchEncoding), a
-list in the order of the signature, or a lone tensor; Keras would refuse some of them.
+B batch, T query length, S key length (past and new).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.config import GPT2Config
+from gpt2x.models import checks
+from gpt2x.tf.cache import KVCache
 
-# What transformers called these arguments before.
-_ALIASES = {
-    "inputs": "input_ids",
-    "past": "past_key_values",
-    "decoder_cached_states": "past_key_values",
-}
-
-_INTEGER_INPUTS = (
-    "input_ids",
-    "token_type_ids",
-    "position_ids",
-    "mc_token_ids",
-)
+Inputs = Mapping[str, tf.Tensor | None]
 
 
-def named_inputs(
-    where: str, parameters: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Name every argument of a model call.
-
-    Args:
-        where: the class of the model, for messages.
-        parameters: the parameters of its `call`, in order.
-        args: the positional arguments. The first may hold others: a mapping by name, a list or
-            tuple by order.
-        kwargs: the keyword arguments.
-
-    Returns:
-        Keyword arguments for `call`; ids as int32.
+def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> None:
+    """Check the inputs of a body's call, as far as shapes, lengths and values are known.
 
     Raises:
-        InvalidInputError: if an argument is unknown or given twice.
+        InvalidInputError: for the first thing that is wrong.
     """
-    given: dict[str, Any] = {}
-    unknown: list[str] = []
-
-    def add(name: str, value: Any) -> None:
-        if name in _ALIASES:
-            warnings.warn(
-                f"The argument {name!r} is deprecated; use {_ALIASES[name]!r}.",
-                FutureWarning,
-                stacklevel=4,
-            )
-            name = _ALIASES[name]
-        if name not in parameters:
-            unknown.append(name)
-        elif given.get(name) is not None:
-            raise InvalidInputError(f"{where}() got several values for the argument {name!r}.")
-        else:
-            given[name] = value
-
-    if args and isinstance(args[0], Mapping):
-        for name, value in args[0].items():
-            add(name, value)
-        args = (None, *args[1:])
-    elif args and _holds_inputs(args[0]):
-        args = (*_in_order(args[0]), *args[1:])
-    if len(args) > len(parameters):
-        raise InvalidInputError(
-            f"{where}() takes at most {len(parameters)} inputs; got {len(args)}."
-        )
-    for name, value in zip(parameters, args, strict=False):
-        if value is not None:
-            add(name, value)
-    for name, value in kwargs.items():
-        # Keras passes its own keywords through (`training`, `mask` of a functional model).
-        add(name, value)
-    if unknown:
-        raise InvalidInputError(unknown_arguments(where, unknown, parameters))
-    return {name: _as_tensor(name, value) for name, value in given.items()}
+    past_length = 0 if cache is None else cache.length
+    given: dict[str, Any] = dict(inputs)
+    checks.check_model_inputs(
+        config,
+        host_values,
+        past_length=past_length if isinstance(past_length, int) else None,
+        past_key=None if cache is None else cache.keys[0],
+        **given,
+    )
 
 
-def _holds_inputs(value: Any) -> bool:
-    """Whether a list holds several inputs, rather than being one written in plain numbers."""
-    if not isinstance(value, list | tuple):
-        return False
-    return any(item is None or hasattr(item, "shape") for item in value)
+def host_values(tensor: tf.Tensor) -> np.ndarray | None:
+    """Return a tensor's values where reading them costs nothing: eagerly, on the CPU."""
+    if not hasattr(tensor, "numpy") or "CPU" not in tensor.device:
+        return None
+    return tensor.numpy()
 
 
-def _in_order(inputs: Sequence[Any]) -> list[Any]:
-    # A cache is never one tensor: `[input_ids, attention_mask]`, which transformers' documentation
-    # shows, leaves it out.
-    if len(inputs) > 1 and hasattr(inputs[1], "shape"):
-        return [inputs[0], None, *inputs[1:]]
-    return list(inputs)
+def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
+    """Return the size of each axis: an int where it is known, else a scalar of the graph."""
+    dynamic: Any = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
+    return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
-def _as_tensor(name: str, value: Any) -> Any:
-    """Make tensors of plain lists, and 32-bit ids of all other integers."""
-    if isinstance(value, list) and name != "past_key_values":
-        value = np.asarray(value)
-    value = integers_again(value)
-    if name not in _INTEGER_INPUTS or not hasattr(value, "dtype"):
-        return value
-    value = as_ids(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        return tf.constant(value, tf.int32)
-    return tf.cast(value, tf.int32) if tf.is_tensor(value) and value.dtype.is_integer else value
+def rows(tensor: tf.Tensor) -> tf.Tensor:
+    """Flatten the leading dimensions: [..., T] -> [B, T]."""
+    return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, shape_of(tensor)[-1]])
 
 
-def as_ids(value: Any) -> Any:
-    """Return ids that a trace holds as float32 as int32; anything else as it is.
-
-    Keras traces a model of a user's own with float32 inputs when it saves it, and so does
-    `keras.Input` that is told no dtype. What has values is not cast: there, floats are a mistake.
-    """
-    if isinstance(value, keras.KerasTensor):
-        is_float = keras.backend.standardize_dtype(value.dtype) in ("float32", "float64")
-        return keras.ops.cast(value, "int32") if is_float else value
-    is_float = tf.is_tensor(value) and value.dtype in (tf.float32, tf.float64)
-    return tf.cast(value, tf.int32) if is_float and tf.is_symbolic_tensor(value) else value
+def visible(attention_mask: tf.Tensor | None) -> tf.Tensor | None:
+    """Return the mask as [B, S], or as it is if of rank 4."""
+    if attention_mask is None or attention_mask.shape.rank == 4:
+        return attention_mask
+    return rows(attention_mask)
 
 
-def integers_again(value: Any) -> Any:
-    """Return integers that Keras has averaged as integers.
+def is_counting_on(position_ids: tf.Tensor) -> bool:
+    """Whether positions [B, T] are known to count on by one in every row."""
+    values = host_values(position_ids)
+    return values is not None and bool((np.diff(values) == 1).all())
 
-    Under a distribution strategy it builds metrics on the mean of the replicas' batches, of which
-    it wants shapes only; ids and labels then come as float64 of a graph.
-    """
-    is_mean = tf.is_tensor(value) and value.dtype == tf.float64 and tf.distribute.has_strategy()
-    return tf.cast(value, tf.int32) if is_mean and not tf.executing_eagerly() else value
+
+def positions(
+    attention_mask: tf.Tensor | None, past_length: int | tf.Tensor, T: int | tf.Tensor
+) -> tf.Tensor:
+    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
+    if attention_mask is None or attention_mask.shape.rank == 4:
+        return (past_length + tf.range(T))[None]
+    attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)  # [B, S]
+    B = shape_of(attended)[0]
+    in_all = tf.slice(attended, [0, past_length + T - 1], [B, 1])
+    is_last = tf.cast(attended == in_all, tf.int32)
+    last = tf.argmax(is_last, axis=-1, output_type=tf.int32)[:, None]  # [B, 1]
+    window = tf.slice(attended, [0, past_length], [B, T])
+    columns = past_length + tf.range(T)
+    # Padding behind the last attended token counts on from it, as in transformers.
+    return tf.maximum(window - 1, 0) + tf.maximum(columns - last, 0)

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
+from gpt2x.models import stages
+from gpt2x.models.attention import attention_scaling
+from gpt2x.models.stages import BlockInputs, Records
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.attention import (
     eager_attention,
@@ -29,10 +29,20 @@ from gpt2x.tf.attention import (
     packed_mask,
     padding_mask,
     raise_hidden_rows,
+    score_dtype,
     self_attention_mask,
 )
 from gpt2x.tf.cache import KVCache, LayerCache
-from gpt2x.tf.inputs import as_ids
+from gpt2x.tf.inputs import (
+    Inputs,
+    check_inputs,
+    is_counting_on,
+    positions,
+    rows,
+    shape_of,
+    visible,
+)
+from gpt2x.tf.keras.arguments import as_ids
 from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
 from gpt2x.tf.tracking import Embedding, LayerNormalization, TrackedLayer
@@ -45,51 +55,47 @@ def normal(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=stddev)
 
 
-def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
-    """Return the size of each axis: an int where it is known, else a scalar of the graph."""
-    dynamic: Any = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
-    return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
-
-
 class Conv1D(TrackedLayer):
     """A linear layer whose weight is stored (in, out), as OpenAI's 1x1 convolutions were."""
 
-    def __init__(self, n_out: int, n_in: int, stddev: float, **options: Any) -> None:
+    def __init__(self, nf: int, nx: int, stddev: float, **options: Any) -> None:
         super().__init__(**options)
-        self.n_out = n_out
-        self.n_in = n_in
+        self.nf = nf
+        self.nx = nx
         self.stddev = stddev
 
     def build(self, input_shape: Any = None) -> None:
         self.weight = self.add_weight(
-            shape=(self.n_in, self.n_out), initializer=normal(self.stddev), name="weight"
+            shape=(self.nx, self.nf), initializer=normal(self.stddev), name="weight"
         )
         # Of rank 2, as transformers' TensorFlow models have it.
-        self.bias = self.add_weight(shape=(1, self.n_out), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(1, self.nf), initializer="zeros", name="bias")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        out = tf.matmul(tf.reshape(x, [-1, self.n_in]), self.weight) + self.bias
-        return tf.reshape(out, [*shape_of(x)[:-1], self.n_out])
+        """Map [..., nx] to [..., nf]."""
+        out = tf.matmul(tf.reshape(x, [-1, self.nx]), self.weight) + self.bias
+        return tf.reshape(out, [*shape_of(x)[:-1], self.nf])
 
 
 class TFGPT2Attention(TrackedLayer):
     """Multi-head attention: to the text itself, or to an encoder's states (cross-attention)."""
 
     def __init__(
-        self, config: GPT2Config, *, layer: int, is_cross_attention: bool = False, **options: Any
+        self,
+        config: GPT2Config,
+        *,
+        layer_idx: int,
+        is_cross_attention: bool = False,
+        **options: Any,
     ) -> None:
         # Layers cast what they are given to half precision, where a mask would become infinite;
         # here all comes in the right type, and the layers within still cast their weights.
         super().__init__(autocast=False, **options)
         self.config = config
+        self.layer_idx = layer_idx
         self.is_cross_attention = is_cross_attention
         self.num_heads = config.n_head
         self.head_dim = config.n_embd // config.n_head
-        self.scaling = 1.0
-        if config.scale_attn_weights:
-            self.scaling /= self.head_dim**0.5
-        if config.scale_attn_by_inverse_layer_idx:
-            self.scaling /= layer + 1
         self.upcast = config.reorder_and_upcast_attn
 
         width, std, dtype = config.n_embd, config.initializer_range, self.dtype_policy
@@ -100,8 +106,9 @@ class TFGPT2Attention(TrackedLayer):
             self.c_attn = Conv1D(3 * width, width, std, name="c_attn", dtype=dtype)
         self.c_proj = Conv1D(width, width, _residual_stddev(config), name="c_proj", dtype=dtype)
         # A layer casts what it is given to its own type, here that of the weights.
+        wide = score_dtype(self.compute_dtype).name
         self.attn_dropout = keras.layers.Dropout(
-            config.attn_pdrop, name="attn_dropout", dtype="float32" if self.upcast else dtype
+            config.attn_pdrop, name="attn_dropout", dtype=wide if self.upcast else dtype
         )
         self.resid_dropout = keras.layers.Dropout(
             config.resid_pdrop, name="resid_dropout", dtype=dtype
@@ -141,7 +148,8 @@ class TFGPT2Attention(TrackedLayer):
         dtype = value.dtype
         if self.upcast:
             # Half-precision training overflows in the scores first: compute them in float32.
-            query, key, value = (tf.cast(x, tf.float32) for x in (query, key, value))
+            wide = score_dtype(dtype)
+            query, key, value = (tf.cast(x, wide) for x in (query, key, value))
         out, weights = self._attend(query, key, value, attention_mask, head_mask, output_attentions)
         out = tf.transpose(tf.cast(out, dtype), [0, 2, 1, 3])  # [B, T, H, D]
         out = tf.reshape(out, shape_of(hidden_states))  # [B, T, E]
@@ -156,7 +164,10 @@ class TFGPT2Attention(TrackedLayer):
         head_mask: tf.Tensor | None,
         output_attentions: bool,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        options = {"scaling": self.scaling, "dropout": self.attn_dropout}
+        options: dict[str, Any] = {
+            "scaling": attention_scaling(self.config, self.layer_idx),
+            "dropout": self.attn_dropout,
+        }
         if output_attentions or head_mask is not None:
             out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
             return out, weights if output_attentions else None
@@ -206,16 +217,20 @@ class TFGPT2MLP(TrackedLayer):
 class TFGPT2Block(TrackedLayer):
     """Attention, cross-attention where the config has it, and MLP, each added to its input."""
 
-    def __init__(self, config: GPT2Config, *, layer: int, **options: Any) -> None:
+    def __init__(self, config: GPT2Config, *, layer_idx: int, **options: Any) -> None:
         super().__init__(autocast=False, **options)  # see TFGPT2Attention
         self.config = config
         dtype = self.dtype_policy
         self.ln_1 = _layer_norm(config, "ln_1", dtype)
-        self.attn = TFGPT2Attention(config, layer=layer, name="attn", dtype=dtype)
+        self.attn = TFGPT2Attention(config, layer_idx=layer_idx, name="attn", dtype=dtype)
         self.ln_2 = _layer_norm(config, "ln_2", dtype)
         if config.add_cross_attention:
             self.crossattention = TFGPT2Attention(
-                config, layer=layer, is_cross_attention=True, name="crossattention", dtype=dtype
+                config,
+                layer_idx=layer_idx,
+                is_cross_attention=True,
+                name="crossattention",
+                dtype=dtype,
             )
             self.ln_cross_attn = _layer_norm(config, "ln_cross_attn", dtype)
         self.mlp = TFGPT2MLP(config, name="mlp", dtype=dtype)
@@ -237,7 +252,7 @@ class TFGPT2Block(TrackedLayer):
         attention_mask: tf.Tensor | None = None,
         head_mask: tf.Tensor | None = None,
         encoder_hidden_states: tf.Tensor | None = None,
-        encoder_mask: tf.Tensor | None = None,
+        encoder_attention_mask: tf.Tensor | None = None,
         cross_attend: bool = False,
         output_attentions: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
@@ -255,7 +270,7 @@ class TFGPT2Block(TrackedLayer):
             attended, cross_weights = self.crossattention(
                 self.ln_cross_attn(hidden_states),
                 cache=cache,
-                attention_mask=encoder_mask,
+                attention_mask=encoder_attention_mask,
                 head_mask=head_mask,
                 encoder_hidden_states=encoder_hidden_states,
                 output_attentions=output_attentions,
@@ -278,7 +293,7 @@ class TFGPT2MainLayer(TrackedLayer):
         self.drop = keras.layers.Dropout(config.embd_pdrop, name="drop", dtype=dtype)
         # transformers' name of a list's item; a slash cannot stand in a layer's name.
         self.h = [
-            TFGPT2Block(config, layer=i, name=f"h_._{i}", dtype=dtype)
+            TFGPT2Block(config, layer_idx=i, name=f"h_._{i}", dtype=dtype)
             for i in range(config.n_layer)
         ]
         self.ln_f = _layer_norm(config, "ln_f", dtype)
@@ -317,99 +332,149 @@ class TFGPT2MainLayer(TrackedLayer):
         return_dict: bool | None = None,
     ) -> TFBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run the body; the arguments are those of `TFGPT2Model`."""
-        config = self.config
-        use_cache = config.use_cache if use_cache is None else use_cache
-        if output_attentions is None:
-            output_attentions = config.output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-
-        cache = self._open_cache(past_key_values, use_cache)
-        past_length = 0 if cache is None else cache.length
-        checks.check_model_inputs(
-            config,
-            host_values,
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            past_length=past_length if isinstance(past_length, int) else None,
-            past_key=None if cache is None else cache.keys[0],
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            head_mask=head_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
+        use_cache, output_attentions, output_hidden_states = stages.asked(
+            self.config,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
+        cache = self._open_cache(past_key_values, use_cache)
+        inputs = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "head_mask": head_mask,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        check_inputs(self.config, cache, inputs)
 
-        if inputs_embeds is None:
-            leading = shape_of(input_ids)[:-1]
-            inputs_embeds = self.wte(_rows(input_ids))
+        given = self._prepare(inputs, cache)
+        hidden_states, records = self._run_blocks(
+            given, cache, output_attentions, output_hidden_states
+        )
+        past = _close_cache(cache, past_key_values) if use_cache else None
+        output = self._finish(given, hidden_states, records, past)
+        wanted = self.config.use_return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+    def _prepare(self, inputs: Inputs, cache: KVCache | None) -> BlockInputs:
+        """Add up the embeddings [B, T, E], and make the masks additive."""
+        ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
+        if embeds is None:
+            shape, embeds = shape_of(ids), self.wte(rows(ids))  # [..., T], [B, T, E]
         else:
-            leading = shape_of(inputs_embeds)[:-2]
-        T = shape_of(inputs_embeds)[1]
+            shape = shape_of(embeds)[:-1]
+        past, T = 0 if cache is None else cache.length, shape[-1]
+        dtype = score_dtype(self.compute_dtype)
         # Room that is not filled is looked at, and masked, only where the graph must not know.
-        S = past_length + T
-        if cache is not None and not cache.is_full and not isinstance(past_length, int):
+        S = past + T
+        if cache is not None and not cache.is_full and not isinstance(past, int):
             S = cache.max_length
-        if attention_mask is not None and attention_mask.shape.rank != 4:
-            attention_mask = _rows(attention_mask)
-        packed = position_ids is not None and attention_mask is None and cache is None
-        if position_ids is None:
-            position_ids = _positions(attention_mask, past_length, T)
-        position_ids = _rows(position_ids)
-        mask = self_attention_mask(attention_mask, T, S, past_length)
-        if packed and not _is_counting_on(position_ids):
-            mask = packed_mask(position_ids)
 
-        hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, E]
+        attention_mask, position_ids = inputs["attention_mask"], inputs["position_ids"]
+        may_be_packed = position_ids is not None and attention_mask is None and cache is None
+        attention_mask = visible(attention_mask)  # [B, S] or rank 4
+        if position_ids is None:
+            position_ids = positions(attention_mask, past, T)
+        position_ids = rows(position_ids)  # [B or 1, T]
+        mask = self_attention_mask(attention_mask, T, S, past, dtype)
+        if may_be_packed and not is_counting_on(position_ids):
+            mask = packed_mask(position_ids, dtype)
+
+        hidden_states = embeds + self.wpe(position_ids)  # [B, T, E]
+        token_type_ids = inputs["token_type_ids"]
         if token_type_ids is not None:
-            hidden_states = hidden_states + self.wte(_rows(token_type_ids))
+            hidden_states = hidden_states + self.wte(rows(token_type_ids))
         hidden_states = self.drop(hidden_states)
 
-        cross_attend = encoder_hidden_states is not None or (
-            cache is not None and cache.cross(0) is not None
+        encoder_hidden_states = inputs["encoder_hidden_states"]  # [B, encoder length, E]
+        cross_attend = stages.attends_to_encoder(encoder_hidden_states, cache)
+        encoder_mask = inputs["encoder_attention_mask"] if cross_attend else None
+        if encoder_mask is not None:
+            encoder_mask = raise_hidden_rows(padding_mask(encoder_mask, dtype))
+        return BlockInputs(
+            hidden_states,
+            mask,
+            self._head_masks(inputs["head_mask"], hidden_states.dtype),
+            cross_attend,
+            encoder_hidden_states,
+            encoder_mask,
+            shape,
         )
-        encoder_mask = None
-        if encoder_attention_mask is not None and cross_attend:
-            encoder_mask = raise_hidden_rows(padding_mask(encoder_attention_mask))
-        head_masks = self._head_masks(head_mask)
 
+    def _run_blocks(
+        self,
+        given: BlockInputs,
+        cache: KVCache | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> tuple[tf.Tensor, Records]:
+        """Return the last block's [B, T, E], and what was asked for on the way."""
+        hidden_states = given.hidden_states
         all_hidden_states: tuple[tf.Tensor, ...] = ()
         all_attentions: tuple[tf.Tensor, ...] = ()
         all_cross_attentions: tuple[tf.Tensor, ...] = ()
-        for layer, block in enumerate(self.h):
+        for layer, (block, head_mask) in enumerate(zip(self.h, given.head_masks, strict=True)):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
             hidden_states, weights, cross_weights = block(
                 hidden_states,
                 cache=None if cache is None else LayerCache(cache, layer),
-                attention_mask=mask,
-                head_mask=head_masks[layer],
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_mask=encoder_mask,
-                cross_attend=cross_attend,
+                attention_mask=given.mask,
+                head_mask=head_mask,
+                encoder_hidden_states=given.encoder_hidden_states,
+                encoder_attention_mask=given.encoder_mask,
+                cross_attend=given.cross_attend,
                 output_attentions=output_attentions,
             )
             if output_attentions:
                 all_attentions += (weights,)
-                if cross_attend:
+                if given.cross_attend:
                     all_cross_attentions += (cross_weights,)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(given.shape[-1])
+        return hidden_states, Records(all_hidden_states, all_attentions, all_cross_attentions)
 
+    def _finish(
+        self, given: BlockInputs, hidden_states: tf.Tensor, records: Records, past: Past | None
+    ) -> TFBaseModelOutputWithPastAndCrossAttentions:
+        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
         hidden_states = self.ln_f(hidden_states)
-        hidden_states = tf.reshape(hidden_states, [*leading, T, config.n_embd])
-        if output_hidden_states:
-            all_hidden_states += (hidden_states,)
-        output = TFBaseModelOutputWithPastAndCrossAttentions(
+        hidden_states = tf.reshape(hidden_states, [*given.shape, self.config.n_embd])
+        all_hidden_states = records.hidden_states
+        return TFBaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden_states,
-            past_key_values=_close_cache(cache, past_key_values) if use_cache else None,
-            hidden_states=all_hidden_states or None,
-            attentions=all_attentions or None,
-            cross_attentions=all_cross_attentions or None,
+            past_key_values=past,
+            hidden_states=(*all_hidden_states, hidden_states) if all_hidden_states else None,
+            attentions=records.attentions or None,
+            cross_attentions=records.cross_attentions or None,
         )
-        return_dict = config.use_return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+
+    def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
+        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        layers = len(self.h)
+        if past is None or stages.is_empty(past):
+            return KVCache.empty(layers) if use_cache else None
+        cache = past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
+        stages.check_layers(cache, layers)
+        return cache
+
+    def _head_masks(
+        self, head_mask: tf.Tensor | None, dtype: tf.DType
+    ) -> Sequence[tf.Tensor | None]:
+        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        layers = len(self.h)
+        if head_mask is None:
+            return [None] * layers
+        head_mask = tf.cast(head_mask, dtype)
+        if head_mask.shape.rank == 1:
+            head_mask = tf.repeat(head_mask[None], layers, axis=0)
+        if head_mask.shape.rank == 2:
+            head_mask = head_mask[:, None, :, None, None]
+        return tf.unstack(head_mask, num=layers)
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` makes the layer of."""
@@ -419,30 +484,6 @@ class TFGPT2MainLayer(TrackedLayer):
     def from_config(cls, config: dict[str, Any]) -> TFGPT2MainLayer:
         """Return a layer with new weights from what `get_config` returned."""
         return cls(**{**config, "config": GPT2Config.from_dict(config["config"])})
-
-    def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
-        """Return the cache that the blocks append to, or None where there is nothing to keep."""
-        layers = self.config.n_layer
-        if past is None or (isinstance(past, tuple | list) and len(past) == 0):
-            return KVCache.empty(layers) if use_cache else None
-        cache = past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
-        if len(cache) != layers:
-            raise InvalidInputError(
-                f"past_key_values has {len(cache)} layers; this model has {layers}."
-            )
-        return cache
-
-    def _head_masks(self, head_mask: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
-        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
-        layers = self.config.n_layer
-        if head_mask is None:
-            return [None] * layers
-        head_mask = tf.cast(head_mask, self.compute_dtype)
-        if head_mask.shape.rank == 1:
-            head_mask = tf.repeat(head_mask[None], layers, axis=0)
-        if head_mask.shape.rank == 2:
-            head_mask = head_mask[:, None, :, None, None]
-        return tf.unstack(head_mask, num=layers)
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
@@ -530,13 +571,6 @@ class TFGPT2Model(TFGPT2PreTrainedModel):
         )
 
 
-def host_values(tensor: tf.Tensor) -> np.ndarray | None:
-    """Return a tensor's values where reading them costs nothing: eagerly, on the CPU."""
-    if not hasattr(tensor, "numpy") or "CPU" not in tensor.device:
-        return None
-    return tensor.numpy()
-
-
 def _layer_norm(config: GPT2Config, name: str, dtype: keras.DTypePolicy) -> LayerNormalization:
     return LayerNormalization(epsilon=config.layer_norm_epsilon, name=name, dtype=dtype)
 
@@ -544,34 +578,6 @@ def _layer_norm(config: GPT2Config, name: str, dtype: keras.DTypePolicy) -> Laye
 def _residual_stddev(config: GPT2Config) -> float:
     """The residual stream sums two projections a block; each starts smaller (section 2.3)."""
     return config.initializer_range / (2 * config.n_layer) ** 0.5
-
-
-def _rows(tensor: tf.Tensor) -> tf.Tensor:
-    """Merge all axes but the last."""
-    return tensor if tensor.shape.rank == 2 else tf.reshape(tensor, [-1, shape_of(tensor)[-1]])
-
-
-def _is_counting_on(position_ids: tf.Tensor) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
-    values = host_values(position_ids)
-    return values is not None and bool((np.diff(values) == 1).all())
-
-
-def _positions(
-    attention_mask: tf.Tensor | None, past_length: int | tf.Tensor, T: int | tf.Tensor
-) -> tf.Tensor:
-    """Return the positions [B or 1, T] of the last T tokens, by the mask [B, S] if there is one."""
-    if attention_mask is None or attention_mask.shape.rank == 4:
-        return (past_length + tf.range(T))[None]
-    attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)  # [B, S]
-    B = shape_of(attended)[0]
-    in_all = tf.slice(attended, [0, past_length + T - 1], [B, 1])
-    is_last = tf.cast(attended == in_all, tf.int32)
-    last = tf.argmax(is_last, axis=-1, output_type=tf.int32)[:, None]  # [B, 1]
-    window = tf.slice(attended, [0, past_length], [B, T])
-    columns = past_length + tf.range(T)
-    # Padding behind the last attended token counts on from it, as in transformers.
-    return tf.maximum(window - 1, 0) + tf.maximum(columns - last, 0)
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:

@@ -25,7 +25,7 @@ from gpt2x.models.names import FromConfig
 from gpt2x.models.outputs import ModelOutput
 from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tf.attention import get_attention
-from gpt2x.tf.inputs import named_inputs
+from gpt2x.tf.keras.arguments import named_inputs
 from gpt2x.tf.keras.fit import TrainingMixin
 from gpt2x.tf.serving.functions import ServingMixin
 from gpt2x.unavailable import TF_MODEL, explain

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gpt2x.pt.cpu import copies, linear
 from gpt2x.pt.cpu.copies import copied_weights
-from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.model import Conv1D
 from support.pt_models import random_ids, tiny_model
 
 

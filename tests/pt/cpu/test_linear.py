@@ -10,7 +10,8 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2x.pt.cpu import linear as module
-from gpt2x.pt.cpu.linear import Conv1D, Linear, linear
+from gpt2x.pt.cpu.linear import Linear, linear
+from gpt2x.pt.model import Conv1D
 
 
 @pytest.fixture(params=[False, True], ids=["onednn", "mkl"])

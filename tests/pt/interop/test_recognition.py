@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gpt2x import pt
-from gpt2x.pt.cpu.linear import Conv1D
+from gpt2x.pt.model import Conv1D
 from support.pt_models import random_ids, tiny_model
 
 

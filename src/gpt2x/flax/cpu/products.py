@@ -82,7 +82,8 @@ def attend_from_few_rows(
     query, key, value = lax.optimization_barrier(
         tuple(x.reshape(B * H, -1, D) for x in (query, key, value))
     )
-    scores = jnp.einsum("ntd,nsd->nts", query, key, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(key.dtype, jnp.float32)
+    scores = jnp.einsum("ntd,nsd->nts", query, key, preferred_element_type=wide)
     scores = scores.reshape(B, H, 1, S)
     weights = jax.nn.softmax(scores if mask is None else scores + mask, axis=-1)
     weights = lax.optimization_barrier(weights.astype(value.dtype))

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from gpt2x.pt.cpu import copies
-from gpt2x.pt.interop.recognition import Recognised
 
 # Elements from which a weight counts as large: 1 MiB of float32.
 LARGE = 1 << 18
@@ -157,36 +156,3 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         return linear(input, self.weight, self.bias)
-
-
-class Conv1D(Recognised):
-    """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
-
-    `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
-    see `GPT2PreTrainedModel._init_weights`.
-    """
-
-    _stands_for = ("transformers.pytorch_utils", "Conv1D")
-
-    def __init__(self, nf: int, nx: int, *, adds_to_residual: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(nx, nf))
-        self.bias = nn.Parameter(torch.empty(nf))
-        self.adds_to_residual = adds_to_residual
-
-    @property
-    def nx(self) -> int:
-        """Size of the input, by transformers' name."""
-        return self.weight.size(0)
-
-    @property
-    def nf(self) -> int:
-        """Size of the output, by transformers' name."""
-        return self.weight.size(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.t(), self.bias)
-
-    def extra_repr(self) -> str:
-        n_in, n_out = self.weight.shape
-        return f"in_features={n_in}, out_features={n_out}"

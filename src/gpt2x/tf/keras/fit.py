@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.models.outputs import ModelOutput
-from gpt2x.tf.inputs import integers_again, named_inputs
+from gpt2x.tf.keras.arguments import integers_again, named_inputs
 from gpt2x.tf.keras.data import make_dataset
 from gpt2x.tf.keras.losses import Target
 

@@ -1,0 +1,70 @@
+"""The stages of a body's forward, the same in the three backends.
+
+    _prepare      what comes in: embeddings and positions are added up, masks made additive
+    _run_blocks   the blocks, one after the other
+    _finish       what goes out: the final layer norm, the output object
+
+B batch, T query length, S key length (past and new), E n_embd, H heads, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
+
+
+class BlockInputs(NamedTuple):
+    """What `_prepare` makes of a call's arguments for the blocks; arrays are the backend's.
+
+    Attributes:
+        hidden_states: [B, T, E], the embeddings.
+        mask: additive, broadcast to [B, H, T, S]; None where nothing is to be added.
+        head_masks: for each of L layers a mask that broadcasts to [B, H, T, S], or None.
+        cross_attend: whether the blocks attend to an encoder.
+        encoder_hidden_states: [B, encoder length, E]; None without an encoder, or where the cache
+            has seen it.
+        encoder_mask: additive, broadcast to [B, H, T, encoder length]; None hides nothing.
+        shape: of the tokens as they were given, [..., T].
+    """
+
+    hidden_states: Any
+    mask: Any
+    head_masks: Sequence[Any]
+    cross_attend: bool
+    encoder_hidden_states: Any
+    encoder_mask: Any
+    shape: Sequence[Any]
+
+
+class Records(NamedTuple):
+    """What `_run_blocks` keeps on the way where it is asked for, by the names of the output."""
+
+    hidden_states: tuple[Any, ...] = ()
+    attentions: tuple[Any, ...] = ()
+    cross_attentions: tuple[Any, ...] = ()
+
+
+def asked(config: GPT2Config, **options: bool | None) -> list[bool]:
+    """Return the options of a call in order; the config decides those that are None."""
+    return [getattr(config, name) if value is None else value for name, value in options.items()]
+
+
+def is_empty(past: Any) -> bool:
+    """Whether a past is one of transformers' forms and holds no layer."""
+    return isinstance(past, tuple | list | Mapping) and len(past) == 0
+
+
+def check_layers(cache: Any, layers: int) -> None:
+    """Raise unless a cache has as many layers as the model."""
+    if len(cache) != layers:
+        raise InvalidInputError(
+            f"past_key_values has {len(cache)} layers; this model has {layers}."
+        )
+
+
+def attends_to_encoder(encoder_hidden_states: Any, cache: Any) -> bool:
+    """Whether there is an encoder: its states are given, or the cache has seen them."""
+    return encoder_hidden_states is not None or (cache is not None and cache.cross(0) is not None)
