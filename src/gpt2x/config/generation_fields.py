@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt2x.config.model_fields import Check, boolean, integer, number, optional, token_ids
-from gpt2x.errors import InvalidInputError, check_choice
+from gpt2x.config.checks import Check, boolean, choice, integer, number, optional, token_ids
+from gpt2x.errors import InvalidInputError
 
 #: Every field with its default, in the order in which transformers documents them.
 DEFAULTS: dict[str, Any] = {
@@ -108,6 +108,17 @@ CACHE_IMPLEMENTATIONS = (
 #: For every other field, None means its default.
 NONE_IS_OFF = frozenset({"temperature", "top_k", "top_p", "typical_p"})
 
+#: Fields that say how tokens are drawn.
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+
 OUTPUT_FLAGS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 
 #: Arguments of models that `generate` takes, as it is often given a whole batch, and leaves out of
@@ -136,12 +147,6 @@ def early_stopping(name: str, value: Any) -> bool | str:
     raise InvalidInputError(f"{name} must be True, False or 'never'; got {value!r}.")
 
 
-def cache_implementation(name: str, value: Any) -> str:
-    """Check for the name of a cache."""
-    check_choice(name, value, CACHE_IMPLEMENTATIONS)
-    return value
-
-
 def strings(name: str, value: Any) -> str | list[str]:
     """Check for a string that is not empty, or several."""
     items = [value] if isinstance(value, str) else value
@@ -163,7 +168,7 @@ CHECKS: dict[str, Check] = {
     "do_sample": boolean,
     "num_beams": integer(1),
     "use_cache": boolean,
-    "cache_implementation": optional(cache_implementation),
+    "cache_implementation": optional(choice(CACHE_IMPLEMENTATIONS)),
     "num_return_sequences": integer(1),
     "output_attentions": boolean,
     "output_hidden_states": boolean,

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from gpt2x.config.base import TRANSFORMERS_VERSION, JSONConfig
+from gpt2x.config.checks import integer
 from gpt2x.config.model_fields import (
     ATTRIBUTE_MAP,
     CHECKS,
     COMMON_DEFAULTS,
     GENERATION_DEFAULTS,
     OPTIONAL_FIELDS,
-    integer,
 )
 from gpt2x.errors import InvalidInputError, check_choice, did_you_mean
 from gpt2x.storage.json_files import read_object

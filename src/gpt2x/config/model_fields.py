@@ -1,20 +1,16 @@
 """What each field of a `GPT2Config` defaults to, and what it may hold.
 
-A check takes the value that a user or a file gave and returns the value that is stored (a Python
-int, float, str ..., so that it can be written as JSON); it raises InvalidInputError if there is
-none. Source of names and defaults: transformers 4.57, `PretrainedConfig` and `GPT2Config`.
+Source of names and defaults: transformers 4.57, `PretrainedConfig` and `GPT2Config`.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Mapping
 from typing import Any
 
+from gpt2x.config.checks import Check, boolean, choice, integer, number, optional, token_ids
 from gpt2x.errors import InvalidInputError, check_choice
-
-Check = Callable[[str, Any], Any]
 
 #: Activation functions that every backend has (the parameter-free ones of transformers).
 ACTIVATIONS = (
@@ -111,72 +107,6 @@ GENERATION_DEFAULTS: dict[str, Any] = {
 
 #: Fields that the models read where they are present and that have no default of their own.
 OPTIONAL_FIELDS = ("classifier_dropout", "hidden_dropout", "summary_last_dropout")
-
-
-def integer(minimum: int | None = None) -> Check:
-    """Check for an int (numpy integers become Python's; bool is not one) of at least `minimum`."""
-    wanted = "an integer" if minimum is None else f"an integer of at least {minimum}"
-
-    def check(name: str, value: Any) -> int:
-        try:
-            number = None if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            number = None
-        if number is None or (minimum is not None and number < minimum):
-            raise InvalidInputError(f"{name} must be {wanted}; got {value!r}.")
-        return number
-
-    return check
-
-
-def number(minimum: float, maximum: float | None = None) -> Check:
-    """Check for a real number in [minimum, maximum].
-
-    An int becomes a float: transformers 5 refuses a config.json whose layer_norm_epsilon is `1`.
-    """
-    wanted = f"at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
-
-    def check(name: str, value: Any) -> float:
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        # Negated, so that nan fails as well.
-        if not is_number or not (minimum <= value and (maximum is None or value <= maximum)):
-            raise InvalidInputError(f"{name} must be a number {wanted}; got {value!r}.")
-        return float(value)
-
-    return check
-
-
-def boolean(name: str, value: Any) -> bool:
-    """Check for True or False."""
-    if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} must be True or False; got {value!r}.")
-    return value
-
-
-def choice(allowed: tuple[str, ...]) -> Check:
-    """Check for one of `allowed`."""
-
-    def check(name: str, value: Any) -> str:
-        check_choice(name, value, allowed)
-        return value
-
-    return check
-
-
-def optional(check: Check) -> Check:
-    """Check for None or what `check` allows."""
-
-    def check_unless_none(name: str, value: Any) -> Any:
-        return None if value is None else check(name, value)
-
-    return check_unless_none
-
-
-def token_ids(name: str, value: Any) -> int | list[int]:
-    """Check for one token id or several. The vocabulary is not asked: files with -1 exist."""
-    if isinstance(value, list | tuple):
-        return [integer()(name, token_id) for token_id in value]
-    return integer()(name, value)
 
 
 def dtype_name(name: str, value: Any) -> str:
