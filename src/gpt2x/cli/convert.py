@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from gpt2x import backends
+from gpt2x.cli import _options as options
 from gpt2x.cli._quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
+    source: options.Source,
     destination: Annotated[
         Path, typer.Argument(help="Folder to write, or a .gguf, .pt or .keras file.")
     ],
@@ -52,15 +53,11 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow a destination that exists.")
     ] = False,
-    format: Annotated[
-        str | None, typer.Option("--from", help="The source's format; detected by default.")
-    ] = None,
-    n_head: Annotated[
-        int | None, typer.Option(help="Number of heads, for a source that does not tell.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
-    subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
-    token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
+    format: options.SourceFormat = None,
+    n_head: options.Heads = None,
+    revision: options.Revision = None,
+    subfolder: options.Subfolder = "",
+    token: options.Token = None,
 ) -> None:
     """Write a model in another format, with its config and tokenizer."""
     from gpt2x.checkpoint import convert as convert_checkpoint

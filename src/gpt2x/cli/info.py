@@ -9,22 +9,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gpt2x.cli import _options as options
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def info(
-    source: Annotated[str, typer.Argument(help="Folder, file, or model of the hub.")],
+    source: options.Source,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    format: Annotated[
-        str | None, typer.Option("--from", help="The source's format; detected by default.")
-    ] = None,
-    n_head: Annotated[
-        int | None, typer.Option(help="Number of heads, for a source that does not tell.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub.")] = None,
-    subfolder: Annotated[str, typer.Option(help="Folder within the source.")] = "",
-    token: Annotated[str | None, typer.Option(help="Access token of the hub.")] = None,
+    format: options.SourceFormat = None,
+    n_head: options.Heads = None,
+    revision: options.Revision = None,
+    subfolder: options.Subfolder = "",
+    token: options.Token = None,
 ) -> None:
     """Print format, config, tensors, parameter count, tokenizer, and what is missing or extra."""
     from gpt2x.checkpoint import describe, open_source

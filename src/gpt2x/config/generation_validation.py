@@ -8,18 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gpt2x.config.generation_fields import DEFAULTS, OUTPUT_FLAGS
+from gpt2x.config.generation_fields import DEFAULTS, OUTPUT_FLAGS, SAMPLING_FIELDS
 from gpt2x.errors import InvalidInputError
 
-_SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
 _BEAMS = ("early_stopping", "length_penalty")
 _CACHE = ("cache_implementation", "cache_config", "return_legacy_cache")
 
@@ -41,7 +32,7 @@ def refuse_impossible(config: Any) -> None:
 def without_effect(config: Any) -> dict[str, str]:
     """Return the fields that are set and not used, each with the reason."""
     groups: tuple[tuple[bool, Iterable[str], str], ...] = (
-        (not config.do_sample, _SAMPLING, "needs do_sample=True"),
+        (not config.do_sample, SAMPLING_FIELDS, "needs do_sample=True"),
         (config.num_beams == 1, _BEAMS, "needs num_beams > 1"),
         (not config.use_cache, _CACHE, "needs use_cache=True"),
         (not config.return_dict_in_generate, OUTPUT_FLAGS, "needs return_dict_in_generate=True"),
