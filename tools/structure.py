@@ -9,7 +9,8 @@ last: a long list of documented arguments does not make a function hard to follo
 
 Branches are counted in the forward of each framework's body: each `if`, loop, `except` and
 conditional expression, each operand of `and` and `or` after the first, each condition of a
-comprehension.
+comprehension. Beside it stands the method of the body that has most, since stages may have moved
+out of the forward.
 
 A cycle is a group of folders, or of modules, each of which imports all others, directly or through
 them. Imports inside functions count; those for type checkers do not.
@@ -110,14 +111,18 @@ def branches(function: Function) -> int:
     return count
 
 
-def forward_branches(source: Path, framework: str) -> tuple[str, int]:
-    """Return name and branches of the forward of a body: of `FORWARDS`, the one with most."""
+def body_branches(source: Path, framework: str) -> tuple[str, int, str, int]:
+    """Return name and branches of a body's forward, and those of its method with most.
+
+    Of the names in `FORWARDS`, the one with most counts.
+    """
     tree = ast.parse((source / framework / "model.py").read_text("utf-8"))
     name = BODIES[framework]
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    methods = [node for node in body.body if isinstance(node, Function) and node.name in FORWARDS]
-    forward = max(methods, key=branches)
-    return f"{name}.{forward.name}", branches(forward)
+    methods = [node for node in body.body if isinstance(node, Function)]
+    forward = max((method for method in methods if method.name in FORWARDS), key=branches)
+    most = max(methods, key=branches)
+    return f"{name}.{forward.name}", branches(forward), most.name, branches(most)
 
 
 def main() -> None:
@@ -139,8 +144,8 @@ def main() -> None:
         print(f"  {length:4} {name}")
     print("branches of the forwards:")
     for framework in BODIES:
-        name, count = forward_branches(SOURCE, framework)
-        print(f"  {count:4} {name}")
+        name, count, most, its_count = body_branches(SOURCE, framework)
+        print(f"  {count:4} {name} (of any method, {most} has most: {its_count})")
     modules = module_imports()
     for what, graph in (("folders", folder_imports(modules)), ("modules", modules)):
         found = cycles(graph)
