@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from gpt2x.config import GPT2Config
-from gpt2x.models.pretrained import numpy_dtype, plan_load, resolve, save_folder
+from gpt2x.models.loading import resolve
+from gpt2x.models.saving import save_folder
 from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import numpy_dtype, plan_load
 from gpt2x.weights.table import Head, parameter_shapes
 
 CLASSES = {"pt": "GPT2LMHeadModel", "tf": "TFGPT2LMHeadModel", "flax": "FlaxGPT2LMHeadModel"}

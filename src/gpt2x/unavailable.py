@@ -6,7 +6,9 @@ A name listed here raises an AttributeError that says so, in place of Python's b
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 _PEFT = "adapters are PEFT's: wrap a PyTorch model with peft.get_peft_model"
 _DEVICES = "GPT-2 fits on one device"
@@ -73,9 +75,56 @@ TOKENIZER: dict[str, str] = {
 }
 
 
-def explain(owner: type, name: str, unavailable: Mapping[str, str]) -> None:
-    """Raise an AttributeError that says what to do instead, if `name` is in the table."""
-    if name in unavailable:
+class Unavailable:
+    """In place of an attribute that transformers' class has: raises with what to do instead."""
+
+    def __init__(self, name: str, advice: str) -> None:
+        self.name = name
+        self.advice = advice
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        for kind in owner.__mro__:  # a class of a user's own may derive from one that has the name
+            found = vars(kind).get(self.name, self)
+            if not isinstance(found, Unavailable):
+                return found.__get__(instance, owner) if hasattr(found, "__get__") else found
         raise AttributeError(
-            f"{owner.__name__} has no {name!r}, which transformers has: {unavailable[name]}."
+            f"{owner.__name__} has no {self.name!r}, which transformers has: {self.advice}."
         )
+
+
+class LacksNames:
+    """Base of classes that say what to do instead of the names in their `_unavailable`.
+
+    What a derived class or an instance defines by such a name counts.
+    """
+
+    _unavailable: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, advice in vars(cls).get("_unavailable", {}).items():
+            if name not in vars(cls):
+                setattr(cls, name, Unavailable(name, advice))
+
+    def __dir__(self) -> list[str]:
+        lacking = (name for name in self._unavailable if not hasattr(self, name))
+        return sorted({*super().__dir__()}.difference(lacking))
+
+
+def explain(owner: type, name: str, unavailable: Mapping[str, str] | None = None) -> None:
+    """Raise an AttributeError that says what to do instead, if `owner` lacks `name`.
+
+    For a `__getattr__`, which Python calls when a descriptor has raised, and whose own error would
+    be the one that is seen.
+
+    Args:
+        owner: the class.
+        name: the attribute.
+        unavailable: the table to look into; default: what `LacksNames` has put into the class.
+    """
+    if unavailable is None:
+        found = inspect.getattr_static(owner, name, None)
+    else:
+        found = Unavailable(name, unavailable[name]) if name in unavailable else None
+    if isinstance(found, Unavailable):
+        found.__get__(None, owner)

@@ -19,6 +19,7 @@ from gpt2x.flax import (
 )
 from gpt2x.flax.orbax import load_orbax, save_orbax
 from gpt2x.flax.parameters import flatten
+from gpt2x.unavailable import FLAX_MODEL
 from support.flax_models import random_ids, tiny_config, tiny_model
 from support.golden_data import GOLDEN
 
@@ -119,3 +120,12 @@ def test_what_is_not_here_says_what_to_do_instead():
         model.prune_heads({0: [1]})
     with pytest.raises(InvalidInputError, match="The config has pruned_heads"):
         FlaxGPT2Model(tiny_config(pruned_heads={0: [1]}))
+
+
+def test_names_that_are_not_here_are_missing_and_unlisted():
+    model = tiny_model()
+    for name in FLAX_MODEL:
+        assert not hasattr(model, name)
+        assert name not in dir(model)
+    with pytest.raises(AttributeError, match="no attribute 'modul_class'"):
+        _ = model.modul_class

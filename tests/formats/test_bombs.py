@@ -20,7 +20,7 @@ from gpt2x.checkpoint import open_checkpoint
 from gpt2x.checkpoint.source import open_source
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
-from gpt2x.models.pretrained import resolve
+from gpt2x.models.loading import resolve
 from gpt2x.weights.table import Head
 from support.measuring import cost
 

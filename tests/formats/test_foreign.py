@@ -18,9 +18,10 @@ from gpt2x.formats.known import sniff
 from gpt2x.formats.tokenizer_files import find_tokenizer_files, write_tokenizer_files
 from gpt2x.formats.torch import megatron
 from gpt2x.formats.torch import writer as torch_writer
-from gpt2x.models.pretrained import plan_load, resolve
+from gpt2x.models.loading import resolve
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head
 from support.golden_data import FILES
 

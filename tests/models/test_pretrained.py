@@ -16,8 +16,10 @@ import pytest
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
-from gpt2x.models.pretrained import plan_load, resolve, save_folder
+from gpt2x.models.loading import resolve
+from gpt2x.models.saving import save_folder
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head, parameter_shapes
 from support.golden_data import GOLDEN
 
@@ -240,7 +242,8 @@ def test_what_is_not_here_may_be_switched_off(tmp_path):
 def test_loading_imports_no_library_that_it_does_not_need(folder):
     code = f"""
 import sys
-from gpt2x.models.pretrained import plan_load, resolve
+from gpt2x.models.loading import resolve
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head
 with resolve("GPT2LMHeadModel", {str(folder)!r}) as source:
     dict(plan_load(source.checkpoint, source.config, Head.LM).arrays())

@@ -518,6 +518,7 @@ def test_what_is_not_here_says_what_to_do_instead():
     model = tiny_model()
     for name in MODEL:
         assert not hasattr(model, name)
+        assert name not in dir(model)
     with pytest.raises(AttributeError, match=r"no 'prune_heads', .* silence heads with head_mask"):
         model.prune_heads({0: [1]})
     with pytest.raises(AttributeError, match="no attribute 'prun_heads'"):

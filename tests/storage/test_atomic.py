@@ -16,7 +16,7 @@ import pytest
 from gpt2x import EMBEDDED_MODEL, GenerationConfig, GPT2Config, GPT2TokenizerFast
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.models.pretrained import save_folder
+from gpt2x.models.saving import save_folder
 from gpt2x.storage.atomic import atomic_file, atomic_folder
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.publishing import push_folder
@@ -32,7 +32,7 @@ import numpy as np
 from gpt2x import EMBEDDED_MODEL, GPT2Config, GPT2TokenizerFast
 from gpt2x.checkpoint import convert, open_checkpoint
 from gpt2x.storage.hub import ModelFiles
-from gpt2x.models.pretrained import save_folder
+from gpt2x.models.saving import save_folder
 from gpt2x.weights.table import Head, parameter_shapes
 
 old, new, folder, exists, source = json.loads(sys.argv[1])

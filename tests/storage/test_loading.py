@@ -9,7 +9,7 @@ import pytest
 from gpt2x import GPT2Config, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.models.pretrained import resolve
+from gpt2x.models.loading import resolve
 from support.golden_data import GOLDEN
 
 

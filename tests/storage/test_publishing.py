@@ -10,9 +10,11 @@ import pytest
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.models.pretrained import plan_load, resolve, save_folder
+from gpt2x.models.loading import resolve
+from gpt2x.models.saving import save_folder
 from gpt2x.storage.publishing import PushToHubMixin, push_folder
 from gpt2x.tokenization import GPT2Tokenizer
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head, parameter_shapes
 from support.hub_server import serve_hub
 

@@ -24,6 +24,7 @@ from gpt2x.tf import (
     TFGPT2Model,
     TFGPT2PreTrainedModel,
 )
+from gpt2x.unavailable import TF_MODEL
 from gpt2x.weights.lazy import LazyTensor
 from support.golden_data import GOLDEN
 from support.tf_models import random_ids, tiny_config, tiny_model
@@ -360,3 +361,22 @@ def test_what_is_not_here_says_what_to_do_instead():
     assert not hasattr(model, "prune_heads")
     with pytest.raises(AttributeError, match=r"no 'prune_heads', .* silence heads with head_mask"):
         model.prune_heads({0: [1]})
+
+
+def test_names_that_are_not_here_are_missing_and_unlisted():
+    model = tiny_model()
+    for name in TF_MODEL:
+        assert not hasattr(model, name)
+        assert name not in dir(model)
+    with pytest.raises(AttributeError, match="no attribute 'get_bia'"):
+        model.get_bia()
+
+
+def test_parameters_are_counted_with_and_without_embeddings():
+    model = tiny_model()
+    E, V, P = model.config.n_embd, model.config.vocab_size, model.config.n_positions
+    blocks = 2 * (12 * E * E + 13 * E) + 2 * E  # L = 2, and the final layer norm
+    assert model.num_parameters(exclude_embeddings=True) == blocks
+    assert model.num_parameters() == blocks + (V + P) * E
+    model.transformer.wte.trainable = False
+    assert model.num_parameters(only_trainable=True) == blocks + P * E

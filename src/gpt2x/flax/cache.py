@@ -17,7 +17,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cpu.products import reads_weights_only
 from gpt2x.models import checks
-from gpt2x.models.names import CacheNames
+from gpt2x.models.cache import CacheNames
 
 Pair = tuple[Array, Array]
 

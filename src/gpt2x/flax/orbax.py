@@ -24,7 +24,7 @@ from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.formats.flax.orbax import PARAMS_NAME, open_arrays
 from gpt2x.formats.known import WEIGHTS_FILES
 from gpt2x.generation import GenerationConfig
-from gpt2x.models.pretrained import warn_of_weights_read_first
+from gpt2x.models.saving import warn_of_weights_read_first
 from gpt2x.storage.atomic import atomic_folder
 
 Model = TypeVar("Model", bound=FlaxGPT2PreTrainedModel)

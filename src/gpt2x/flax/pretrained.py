@@ -4,10 +4,9 @@ given parameters, sharded, counted. B batch, E n_embd, V vocab_size, L layers.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
@@ -35,12 +34,12 @@ from gpt2x.flax.parameters import (
 )
 from gpt2x.flax.static import Static
 from gpt2x.generation import GenerationConfig
-from gpt2x.models import checks, pretrained
-from gpt2x.models.names import FromConfig
-from gpt2x.models.outputs import ModelOutput
-from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
-from gpt2x.unavailable import FLAX_MODEL, explain
+from gpt2x.models import loading
+from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
+from gpt2x.storage.publishing import push_folder
+from gpt2x.unavailable import FLAX_MODEL
 from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import LoadPlan
 from gpt2x.weights.table import FLAX, Head
 
 Params = Mapping[str, Any]
@@ -50,7 +49,7 @@ Params = Mapping[str, Any]
 _TRACED: WeakKeyDictionary[nnx.Module, Params] = WeakKeyDictionary()
 
 
-class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
+class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model is an `nnx.Module`, and a pytree whose leaves are its parameters: it can be split,
@@ -74,13 +73,10 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             `model.eval()` set it, as in all of NNX.
     """
 
-    config_class: ClassVar[type[GPT2Config]] = GPT2Config
-    base_model_prefix: ClassVar[str] = "transformer"
-    main_input_name: ClassVar[str] = "input_ids"
     framework: ClassVar[str] = "flax"
-    vocab_size = FromConfig("vocab_size")
     supports_gradient_checkpointing: ClassVar[bool] = True
-    head: ClassVar[Head] = Head.NONE
+    _get_attention = staticmethod(get_attention)
+    _unavailable = FLAX_MODEL
 
     def __init__(
         self,
@@ -93,10 +89,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        checks.check_config(type(self).__name__, config)
-        config._attn_implementation = config._attn_implementation or "sdpa"
-        get_attention(config._attn_implementation)
-        self._config = Static(config)
+        self._config = Static(self._checked(config))
         self.input_shape = tuple(input_shape)
         self.seed = seed
         precision = Precision.of(dtype, param_dtype)
@@ -279,6 +272,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         return cls(config, **options)
 
     @classmethod
+    @documented(LOADING)
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
@@ -298,70 +292,39 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     ) -> Any:
         """Load a model from a folder or from the Hugging Face hub.
 
-        The files may be of any framework; none of the others has to be installed. A checkpoint with
-        another head, or none, loads too: the head that is missing is initialised and named in a
-        warning. Tensors are read one at a time, straight into the model.
-
-        Args:
-            pretrained_model_name_or_path: folder or name on the hub.
+        Arguments of this backend alone:
             dtype: what the model computes in; "auto" for that of the config or the weights, which
                 `param_dtype` then follows.
-            config: in place of the model's own.
             param_dtype: what parameters are stored in; default float32, whatever the files hold.
-            attn_implementation: "sdpa", "eager" or a registered one.
-            generation_config: in place of the model's own.
-            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
-                unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
-            strict: raise if anything is missing or left over.
             seed: of the weights that are initialised.
             input_shape: without effect.
             _do_init: False returns `(model, params)`, the model without parameters of its own.
-            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
-                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
-                `from_tf`), fields of the config to override, and arguments of the constructor of a
-                class of your own (the config has precedence, unless it is given as an object).
-
-        Raises:
-            CheckpointError: if the files cannot be found or read.
-            WeightsError: if the weights do not fit the model.
-            InvalidInputError: for an unknown keyword or a bad value.
         """
         wanted = dtype if dtype == "auto" and param_dtype is None else param_dtype
-        arguments = pretrained.take_constructor_arguments(
+        arguments = loading.take_constructor_arguments(
             cls, FlaxGPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
         )
         # A constructor that does not know these two must do without, as in transformers.
         arguments |= {"seed": seed} if seed else {}
         arguments |= {"input_shape": input_shape} if input_shape != (1, 1) else {}
-        with pretrained.resolve(
-            cls.__name__,
-            pretrained_model_name_or_path,
-            config=config,
-            config_class=cls.config_class,
-            dtype=wanted,
-            **kwargs,
-        ) as source:
-            if attn_implementation is not None:
-                source.config._attn_implementation = attn_implementation
+        kwargs |= {"config": config, "attn_implementation": attn_implementation, "dtype": wanted}
+        source = loading.resolve(
+            cls.__name__, pretrained_model_name_or_path, config_class=cls.config_class, **kwargs
+        )
+        with source:
             arguments["dtype"] = source.dtype if dtype == "auto" else dtype
             if source.dtype != "float32":
                 arguments["param_dtype"] = source.dtype
             model = cls(source.config, _do_init=False, **arguments)
-            plan = pretrained.plan_load(
-                source.checkpoint,
-                source.config,
+            plan = source.plan(
                 cls.head,
                 owner=cls.__name__,
-                name=source.name,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 strict=strict,
             )
             params = model._read(plan, source.dtype)
-            if generation_config is None and source.generation_config is not None:
-                generation_config = GenerationConfig.from_pretrained(
-                    source.generation_config.parent
-                )
+            if generation_config is None:
+                generation_config = source.read_generation_config()
         if generation_config is not None and cls.can_generate():
             model.generation_config = generation_config
         if _do_init:
@@ -371,7 +334,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
             results = (*results, plan.info.as_dict())
         return results[0] if len(results) == 1 else results
 
-    def _read(self, plan: pretrained.LoadPlan, dtype: str) -> dict[Path, Array]:
+    def _read(self, plan: LoadPlan, dtype: str) -> dict[Path, Array]:
         """Read the tensors of a plan and initialise the parameters it lacks."""
         self.config.dtype = dtype
         params: dict[Path, Array] = {}
@@ -385,6 +348,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     def _path(self, canonical: str) -> Path:
         return tuple(FLAX.spell(canonical, prefix=self.head is not Head.NONE).split("/"))
 
+    @documented(SAVING)
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -399,38 +363,20 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         create_pr: bool = False,
         **push_options: Any,
     ) -> None:
-        """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
+        """Write a folder that transformers (PyTorch) reads.
 
-        Args:
-            save_directory: the folder, made if need be.
+        Arguments of this backend alone:
             params: weights in place of the model's own.
-            push_to_hub: upload the folder as well (see `push_to_hub`).
-            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
-            token: access token with write permission.
-            safe_serialization: False writes pytorch_model.bin instead of safetensors.
-            variant: write model.VARIANT.safetensors.
-            repo_id: where to upload; by default the folder's name, of the token's owner.
-            create_pr: upload as a pull request.
-            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
-
-        Raises:
-            InvalidInputError: if the folder is a file, or for an unknown keyword.
-            CheckpointError: if the hub refuses or cannot be reached.
         """
-        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
-        weights = self._with_params(params)._parameters()
+        self._check_push_options(push_options)
         tensors = {}
-        for path, variable in weights.items():
+        for path, variable in self._with_params(params)._parameters().items():
             name = FLAX.canonical("/".join(path))
             tensors[name] = _lazy(name, variable.get_value())
         self.config.dtype = tensors["wte.weight"].dtype.name
-        pretrained.save_folder(
+        self._save_folder(
             save_directory,
-            self.config,
             tensors,
-            self.head,
-            generation_config=self.generation_config if self.can_generate() else None,
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
             variant=variant,
@@ -441,36 +387,14 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
     # --- the model's parts ---
 
     @property
-    def base_model(self) -> Any:
-        """The body of a model with a head; the body itself is its own."""
-        return getattr(self, self.base_model_prefix, self)
-
-    @property
     def module(self) -> Self:
         """The model itself; in transformers, the Linen module that it wraps."""
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        # Reached only for names that are found nowhere else.
-        explain(type(self), name, FLAX_MODEL)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @classmethod
-    def can_generate(cls) -> bool:
-        """Whether the class has a language model to generate text with."""
-        return cls.head in (Head.LM, Head.DOUBLE)
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters, a tied one once.
-
-        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
-        tied to them. `only_trainable` changes nothing: what is trained, the optimizer is told.
-        """
-        return sum(
-            math.prod(variable.shape)
-            for path, variable in self._parameters().items()
-            if not (exclude_embeddings and path[-1] == "embedding")
-        )
+    def _sizes(self, only_trainable: bool) -> Iterator[tuple[int, bool]]:
+        """Yield how many numbers each parameter has, and whether it is an embedding's."""
+        for path, variable in self._parameters().items():
+            yield math.prod(variable.shape), path[-1] == "embedding"
 
     def init_cache(self, batch_size: int, max_length: int, dtype: Any = None) -> KVCache:
         """Return an empty static cache for `batch_size` rows of `max_length` tokens.
@@ -479,10 +403,7 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
         """
         return KVCache.create(self.config, batch_size, max_length, dtype or self.dtype)
 
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Switch to "sdpa", "eager" or a registered attention implementation."""
-        get_attention(attn_implementation)
-        self.config._attn_implementation = attn_implementation
+    def _config_changed(self) -> None:
         # Functions that were jitted with the model see by its statics that they must trace again.
         self._config = self.base_model._config = Static(self.config)
 
@@ -503,51 +424,19 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
 
     # --- embeddings ---
 
-    def get_input_embeddings(self) -> nnx.Embed:
-        """Return the token embedding, [V, E]."""
-        return self.base_model.wte
-
-    def get_output_embeddings(self) -> nnx.Module | None:
-        """Return the layer that makes logits: the token embedding if tied; None without one."""
-        if not self.can_generate():
-            return None
-        return self.get_input_embeddings() if self.config.tie_word_embeddings else self.lm_head
-
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nnx.Embed:
-        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
-
-        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
-        less likely than the average token; with `mean_resizing=False` they are drawn like initial
-        weights. The output layer follows, tied or not, and so does `config.vocab_size`. The state
-        of an optimizer has to be made again.
-
-        Args:
-            new_num_tokens: rows wanted; None keeps them.
-            pad_to_multiple_of: round the rows up to a multiple of this.
-            mean_resizing: see above.
-        """
+    def _rows(self, embedding: nnx.Embed) -> int:
         self._check_initialized()
+        return embedding.num_embeddings
+
+    def _resize(self, rows: int, std: float | None) -> None:
+        """Give the token embedding and the output layer `rows` rows; see `resized`."""
         embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
-        rows = pretrained.vocabulary_rows(
-            embedding.num_embeddings, new_num_tokens, pad_to_multiple_of
-        )
-        if rows == embedding.num_embeddings:
-            return embedding
-        std = None if mean_resizing else self.config.initializer_range
         if output is not None and output is not embedding:
             kernel = resized(output.kernel.get_value().T, rows, std, self.key).T
             output.kernel.set_value(kernel)
             output.out_features = rows
         embedding.embedding.set_value(resized(embedding.embedding.get_value(), rows, std, self.key))
         embedding.num_embeddings = rows
-        self.config.vocab_size = rows
-        self._config = self.base_model._config = Static(self.config)
-        return embedding
 
     def _dropout_key(self, dropout_rng: Array | None, train: bool | None) -> Array | None:
         """Return the key of a call's dropout, or None where nothing is dropped."""
@@ -565,11 +454,6 @@ class FlaxGPT2PreTrainedModel(PushToHubMixin, nnx.Module):
                 "nnx.Rngs, pass rngs.dropout()."
             )
         return dropout_rng
-
-    def _as_asked(self, output: ModelOutput, return_dict: bool | None) -> Any:
-        """Return the output, or its tuple where the caller or the config wants that."""
-        wanted = self.config.use_return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
 
 
 def _lazy(name: str, array: Array) -> LazyTensor:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks
-from gpt2x.models.names import CacheNames
+from gpt2x.models.cache import CacheNames
 
 Pair = tuple[Tensor, Tensor]
 

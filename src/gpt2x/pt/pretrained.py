@@ -4,14 +4,11 @@ initialised, resized, counted. B batch, E n_embd, V vocab_size, L layers.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import math
 import os
-import types
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,30 +17,26 @@ from torch.utils.hooks import RemovableHandle
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.models import checks, pretrained
-from gpt2x.models.names import FromConfig
-from gpt2x.models.outputs import ModelOutput
+from gpt2x.models import loading
+from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
 from gpt2x.pt.arrays import lazy, to_torch
 from gpt2x.pt.attention import get_attention
 from gpt2x.pt.checkpointing import CheckpointingMixin
 from gpt2x.pt.interop.counting import CountingMixin
 from gpt2x.pt.interop.recognition import Recognised
 from gpt2x.pt.interop.state_dict import StateDictMixin
-from gpt2x.storage.loading import take_where
-from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.storage.publishing import push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.pruning import restore_heads
-from gpt2x.weights.table import PYTORCH, Head, canonical_pytorch_name, parameter_shapes
-
-Output = TypeVar("Output", bound=ModelOutput)
+from gpt2x.weights.load_plan import LoadPlan
+from gpt2x.weights.table import PYTORCH, canonical_pytorch_name, parameter_shapes
 
 # Values of `device_map` that let transformers choose.
 _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class GPT2PreTrainedModel(
-    PushToHubMixin, StateDictMixin, CheckpointingMixin, CountingMixin, Recognised
+    PretrainedMixin, StateDictMixin, CheckpointingMixin, CountingMixin, Recognised
 ):
     """Base of the models: configuration, weights, embeddings.
 
@@ -53,15 +46,12 @@ class GPT2PreTrainedModel(
     they were initialised.
     """
 
-    config_class: ClassVar[type[GPT2Config]] = GPT2Config
-    base_model_prefix: ClassVar[str] = "transformer"
-    main_input_name: ClassVar[str] = "input_ids"
     framework: ClassVar[str] = "pt"
-    vocab_size = FromConfig("vocab_size")
     supports_gradient_checkpointing: ClassVar[bool] = True
     # Asked by transformers' Trainer: may it pass num_items_in_batch? (`**unknown` looks like yes.)
     accepts_loss_kwargs: ClassVar[bool] = False
-    head: ClassVar[Head] = Head.NONE
+    _get_attention = staticmethod(get_attention)
+    _unavailable = MODEL
     _stands_for = ("transformers.modeling_utils", "PreTrainedModel")
     # Asked by accelerate, PEFT, optimum and transformers' own tools: what a model can do.
     is_parallelizable: ClassVar[bool] = False
@@ -82,10 +72,7 @@ class GPT2PreTrainedModel(
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        checks.check_config(type(self).__name__, config)
-        config._attn_implementation = config._attn_implementation or "sdpa"
-        get_attention(config._attn_implementation)
-        self.config = config
+        self.config = self._checked(config)
         self.gradient_checkpointing_kwargs: dict[str, Any] = {"use_reentrant": False}
         self.warnings_issued: dict[str, bool] = {}  # trainers note here what they warned of
         self._input_hook: RemovableHandle | None = None
@@ -158,6 +145,7 @@ class GPT2PreTrainedModel(
     # --- loading and saving ---
 
     @classmethod
+    @documented(LOADING)
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
@@ -174,79 +162,39 @@ class GPT2PreTrainedModel(
     ) -> Any:
         """Load a model from a folder or from the Hugging Face hub, ready for inference.
 
-        A checkpoint with another head, or none, loads too: the head that is missing is initialised
-        and named in a warning. Tensors are read one at a time, straight into the model.
-
-        Args:
-            pretrained_model_name_or_path: folder or name on the hub; None with `config` and
-                `state_dict`.
+        Arguments of this backend alone:
             *model_args: arguments of the constructor of a class of your own, after the config.
-            config: in place of the model's own.
-            state_dict: weights in place of the files'.
-            attn_implementation: "sdpa", "eager" or a registered one.
-            generation_config: in place of the model's own.
-            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
-                unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
-            strict: raise if anything is missing or left over.
+            state_dict: weights in place of the files'; with `config` they need no name.
             device_map: the device to load onto, or a dictionary that names one; "auto" takes the
                 accelerator if there is one. A GPT-2 is never split between several.
-            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
-                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_tf`,
-                `from_flax`), `dtype` ("auto", a torch.dtype or its name; default float32),
-                fields of the config to override, and arguments of the constructor of a class of
-                your own (the config has precedence, unless it is given as an object).
-
-        Raises:
-            CheckpointError: if the files cannot be found or read.
-            WeightsError: if the weights do not fit the model.
-            InvalidInputError: for an unknown keyword or a bad value.
         """
         device = None if device_map is None else _one_device(device_map)
-        model_kwargs = pretrained.take_constructor_arguments(
+        model_kwargs = loading.take_constructor_arguments(
             cls, GPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
         )
-        make = functools.partial(cls._build, model_args=model_args, model_kwargs=model_kwargs)
-        options: dict[str, Any] = {
-            "owner": cls.__name__,
-            "ignore_mismatched_sizes": ignore_mismatched_sizes,
-            "strict": strict,
-        }
+        kwargs |= {"config": config, "attn_implementation": attn_implementation}
         if state_dict is not None:
-            model_config, dtype = _config_for_state_dict(cls, config, kwargs)
-            tensors = {
-                name: lazy(tensor, copy=True)
-                for key, tensor in state_dict.items()
-                if (name := canonical_pytorch_name(key)) is not None
-            }
-            tensors |= restore_heads(tensors, model_config)
-            model_config.pruned_heads = {}
-            model = make(model_config, attn_implementation)
-            own = model._find_added(tensors)
-            plan = pretrained.plan_load(
-                tensors, model_config, cls.head, others=own.values(), **options
-            )
-            model._assign(plan, dtype, {name: tensors[key] for name, key in own.items()})
+            source = loading.from_tensors(_canonical(state_dict, copy=True), **kwargs)
+        elif pretrained_model_name_or_path is None:
+            raise InvalidInputError("Pass the name or folder of a model, or a state_dict.")
         else:
-            if pretrained_model_name_or_path is None:
-                raise InvalidInputError("Pass the name or folder of a model, or a state_dict.")
-            with pretrained.resolve(
-                cls.__name__,
-                pretrained_model_name_or_path,
-                config=config,
-                config_class=cls.config_class,
-                **kwargs,
-            ) as source:
-                model = make(source.config, attn_implementation)
-                checkpoint = source.checkpoint
-                own = model._find_added(checkpoint)
-                options |= {"name": source.name, "others": own.values()}
-                plan = pretrained.plan_load(checkpoint, source.config, cls.head, **options)
-                model._assign(plan, source.dtype, {n: checkpoint[key] for n, key in own.items()})
-                if generation_config is None and source.generation_config is not None:
-                    generation_config = GenerationConfig.from_pretrained(
-                        source.generation_config.parent
-                    )
+            source = loading.resolve(
+                cls.__name__, pretrained_model_name_or_path, config_class=cls.config_class, **kwargs
+            )
+        with source:
+            model = cls._build(source.config, *model_args, **model_kwargs)
+            own = model._find_added(source.checkpoint)
+            plan = source.plan(
+                cls.head,
+                owner=cls.__name__,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                strict=strict,
+                others=own.values(),
+            )
+            tensors = {name: source.checkpoint[key] for name, key in own.items()}
+            model._assign(plan, source.dtype, tensors)
+            if generation_config is None:
+                generation_config = source.read_generation_config()
         if generation_config is not None and cls.can_generate():
             model.generation_config = generation_config
         model.eval()
@@ -255,16 +203,8 @@ class GPT2PreTrainedModel(
         return (model, plan.info.as_dict()) if output_loading_info else model
 
     @classmethod
-    def _build(
-        cls,
-        config: GPT2Config,
-        attn_implementation: str | None,
-        model_args: tuple[Any, ...] = (),
-        model_kwargs: Mapping[str, Any] = types.MappingProxyType({}),
-    ) -> Self:
+    def _build(cls, config: GPT2Config, *model_args: Any, **model_kwargs: Any) -> Self:
         """Return the model without memory for its parameters, which `_assign` brings."""
-        if attn_implementation is not None:
-            config._attn_implementation = attn_implementation
         with torch.device("meta"):
             model = cls(config, *model_args, **model_kwargs)
         # What a class of a user's own adds comes from its constructor, not from a file.
@@ -288,7 +228,7 @@ class GPT2PreTrainedModel(
             if name in state and key in tensors and tensors[key].shape == tuple(state[name].shape)
         }
 
-    def _assign(self, plan: pretrained.LoadPlan, dtype: str, own: Mapping[str, LazyTensor]) -> None:
+    def _assign(self, plan: LoadPlan, dtype: str, own: Mapping[str, LazyTensor]) -> None:
         """Put the tensors of a plan into the model and initialise the parameters it lacks.
 
         `own` are tensors for what a class of a user's own adds.
@@ -319,6 +259,7 @@ class GPT2PreTrainedModel(
     def _spell(self, canonical: str) -> str:
         return PYTORCH.spell(canonical, prefix=self.base_model is not self)
 
+    @documented(SAVING)
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -335,48 +276,26 @@ class GPT2PreTrainedModel(
         save_function: Any = None,
         **push_options: Any,
     ) -> None:
-        """Write a folder that transformers reads; it appears whole or not at all.
+        """Write a folder that transformers reads.
 
-        Args:
-            save_directory: the folder, made if need be.
+        Arguments of this backend alone:
             is_main_process: False writes nothing, for all but one of several processes.
             state_dict: weights in place of the model's own (gathered from shards, for example).
-            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
-            safe_serialization: False writes pytorch_model.bin instead of safetensors.
-            variant: write model.VARIANT.safetensors.
-            push_to_hub: upload the folder as well (see `push_to_hub`).
-            repo_id: where to; by default the folder's name, of the token's owner.
-            create_pr: upload as a pull request.
-            token: access token with write permission.
             save_function: not called: files are written tensor by tensor. Scripts pass the one of
                 accelerate, with `is_main_process`.
-            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
-
-        Raises:
-            InvalidInputError: if the folder is a file, or for an unknown keyword.
-            CheckpointError: if the hub refuses or cannot be reached.
         """
-        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
+        self._check_push_options(push_options)
         if not is_main_process:
             return
-        weights = self.state_dict() if state_dict is None else state_dict
-        tensors = {
-            name: lazy(tensor)
-            for key, tensor in weights.items()
-            if (name := canonical_pytorch_name(key)) is not None
-        }
+        tensors = _canonical(self.state_dict() if state_dict is None else state_dict)
         # What a class of a user's own adds keeps its name.
         own = {name: tensors.pop(key) for name, key in self._find_added(tensors).items()}
         if self.config.tie_word_embeddings:
             tensors.pop("lm_head.weight", None)
         self.config.dtype = self.dtype
-        pretrained.save_folder(
+        self._save_folder(
             save_directory,
-            self.config,
             tensors,
-            self.head,
-            generation_config=self.generation_config if self.can_generate() else None,
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
             variant=variant,
@@ -390,29 +309,16 @@ class GPT2PreTrainedModel(
     # --- the model's parts ---
 
     def __getattr__(self, name: str) -> Any:
-        explain(type(self), name, MODEL)
-        return super().__getattr__(name)
-
-    @property
-    def base_model(self) -> GPT2PreTrainedModel:
-        """The body of a model with a head; the body itself is its own."""
-        body: Any = getattr(self, self.base_model_prefix, self)
-        return body
-
-    @classmethod
-    def can_generate(cls) -> bool:
-        """Whether the class has a language model to generate text with."""
-        return cls.head in (Head.LM, Head.DOUBLE)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # of nn.Module, which Python asks after what the class has
+            explain(type(self), name)
+            raise
 
     @classmethod
     def is_custom_code(cls) -> bool:
         """Whether the class is not transformers' own, which it asks before it converts weights."""
         return True
-
-    @property
-    def name_or_path(self) -> str:
-        """Where the model was loaded from, or an empty string."""
-        return self.config.name_or_path
 
     @property
     def device(self) -> torch.device:
@@ -433,16 +339,7 @@ class GPT2PreTrainedModel(
     def _can_set_attn_implementation(cls) -> bool:
         return True  # asked as the class attributes above
 
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Switch to "sdpa", "eager" or a registered attention implementation."""
-        get_attention(attn_implementation)
-        self.config._attn_implementation = attn_implementation
-
     # --- embeddings ---
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the token embedding, weight [V, E]."""
-        return self.base_model.wte
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embedding, and with it the output layer if that is tied."""
@@ -466,43 +363,18 @@ class GPT2PreTrainedModel(
             output.weight = nn.Parameter(weight.clone()) if self.config.torchscript else weight
             output.out_features = output.weight.size(0)
 
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nn.Embedding:
-        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
+    def _rows(self, embedding: nn.Embedding) -> int:
+        return embedding.num_embeddings
 
-        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
-        less likely than the average token; with `mean_resizing=False` they are drawn like initial
-        weights. The output layer follows, tied or not, and so does `config.vocab_size`.
-
-        Args:
-            new_num_tokens: rows wanted; None keeps them.
-            pad_to_multiple_of: round the rows up to a multiple of this.
-            mean_resizing: see above.
-        """
+    def _resize(self, rows: int, std: float | None) -> None:
+        """Give the token embedding and the output layer `rows` rows; see `_resized`."""
         embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
-        rows = pretrained.vocabulary_rows(
-            embedding.num_embeddings, new_num_tokens, pad_to_multiple_of
-        )
-        if rows == embedding.num_embeddings:
-            return embedding
-        std = None if mean_resizing else self.config.initializer_range
         if output is not None and not self.config.tie_word_embeddings:
             output.weight = _resized(output.weight, rows, std)
             output.out_features = rows
         embedding.weight = _resized(embedding.weight, rows, std)
         embedding.num_embeddings = rows
-        self.config.vocab_size = rows
         self.tie_weights()
-        return embedding
-
-    def _as_asked(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
-        """Return the output, or its tuple where the caller or the config wants that."""
-        wanted = self.config.use_return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
 
 
 def _resized(weight: nn.Parameter, rows: int, std: float | None) -> nn.Parameter:
@@ -537,14 +409,10 @@ def _one_device(device_map: Any) -> torch.device:
     return devices.pop()
 
 
-def _config_for_state_dict(
-    cls: type[GPT2PreTrainedModel],
-    config: GPT2Config | str | os.PathLike[str] | None,
-    kwargs: dict[str, Any],
-) -> tuple[GPT2Config, str]:
-    if not isinstance(config, GPT2Config):
-        raise InvalidInputError("A state_dict needs config=, a GPT2Config, beside it.")
-    dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "float32"
-    take_where(kwargs)
-    made = GPT2Config.from_dict(config.to_dict(), dtype=dtype, **kwargs)
-    return made, made.dtype
+def _canonical(state_dict: Mapping[str, Tensor], copy: bool = False) -> dict[str, LazyTensor]:
+    """Name tensors as `gpt2x.weights.table` does, without reading them."""
+    return {
+        name: lazy(tensor, copy)
+        for key, tensor in state_dict.items()
+        if (name := canonical_pytorch_name(key)) is not None
+    }

@@ -14,7 +14,7 @@ import tensorflow as tf
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks
-from gpt2x.models.names import CacheNames
+from gpt2x.models.cache import CacheNames
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 

@@ -20,27 +20,28 @@ import tensorflow as tf
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
-from gpt2x.models import checks, pretrained
-from gpt2x.models.names import FromConfig
+from gpt2x.models import loading
 from gpt2x.models.outputs import ModelOutput
-from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
+from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
+from gpt2x.storage.publishing import push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.keras.arguments import named_inputs
 from gpt2x.tf.keras.fit import TrainingMixin
 from gpt2x.tf.serving.functions import ServingMixin
-from gpt2x.unavailable import TF_MODEL, explain
+from gpt2x.unavailable import TF_MODEL
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.table import TENSORFLOW, Head
+from gpt2x.weights.load_plan import LoadPlan
+from gpt2x.weights.table import TENSORFLOW
 
 # Keras lists a call's arguments in the message of whatever is raised in it, unless it bears this
 # mark. Ours say what was wrong, in the same words as in the other backends.
 InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 
 # What `from_pretrained` loads, and into a model of which class, while it constructs the model.
-_loading: ContextVar[tuple[type, pretrained.LoadPlan] | None] = ContextVar("_loading", default=None)
+_loading: ContextVar[tuple[type, LoadPlan] | None] = ContextVar("_loading", default=None)
 
 
-class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
+class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -53,19 +54,13 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             ("float32", "bfloat16", "mixed_bfloat16" ...; default: Keras's global one).
     """
 
-    config_class: ClassVar[type[GPT2Config]] = GPT2Config
-    base_model_prefix: ClassVar[str] = "transformer"
-    main_input_name: ClassVar[str] = "input_ids"
     framework: ClassVar[str] = "tf"
-    vocab_size = FromConfig("vocab_size")
-    head: ClassVar[Head] = Head.NONE
+    _get_attention = staticmethod(get_attention)
+    _unavailable = TF_MODEL
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(**options)
-        checks.check_config(type(self).__name__, config)
-        config._attn_implementation = config._attn_implementation or "sdpa"
-        get_attention(config._attn_implementation)
-        self.config = config
+        self.config = self._checked(config)
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(config)
 
@@ -84,7 +79,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         # own when this constructor has ended.
         self._tracker.unlock()
 
-    def _build_loaded(self, plan: pretrained.LoadPlan) -> None:
+    def _build_loaded(self, plan: LoadPlan) -> None:
         """Make the weights of all layers of what `plan` reads."""
         errors: list[BaseException] = []
         # Keras makes variables without values in this scope, and calls their initializers as it
@@ -129,6 +124,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     # --- loading and saving ---
 
     @classmethod
+    @documented(LOADING)
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
@@ -143,70 +139,38 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
     ) -> Any:
         """Load a model from a folder or from the Hugging Face hub.
 
-        The files may be of any framework; none of the others has to be installed. A checkpoint with
-        another head, or none, loads too: the head that is missing is initialised and named in a
-        warning. Tensors are read one at a time, straight into the model.
+        Where Keras's global dtype policy is a mixed one with variables of the dtype that is asked
+        for, the model has that policy.
 
-        Args:
-            pretrained_model_name_or_path: folder or name on the hub.
+        Arguments of this backend alone:
             *model_args: arguments of the constructor of a class of your own, after the config.
-            config: in place of the model's own.
-            attn_implementation: "sdpa", "eager" (which are one in TensorFlow) or a registered one.
-            generation_config: in place of the model's own.
-            output_loading_info: return `(model, info)`, `info` with the keys missing_keys,
-                unexpected_keys, mismatched_keys and error_msgs.
-            ignore_mismatched_sizes: initialise tensors of another shape, instead of raising.
-            strict: raise if anything is missing or left over.
-            **kwargs: where to look (`revision`, `subfolder`, `cache_dir`, `token`,
-                `local_files_only`, `force_download`, `variant`, `use_safetensors`, `from_pt`,
-                `from_flax`), `dtype` ("auto", a dtype or its name; default float32),
-                fields of the config to override, and arguments of the constructor of a class of
-                your own (the config has precedence, unless it is given as an object). Where Keras's
-                global dtype policy is a mixed one with variables of that dtype, the model has that
-                policy.
-
-        Raises:
-            CheckpointError: if the files cannot be found or read.
-            WeightsError: if the weights do not fit the model.
-            InvalidInputError: for an unknown keyword or a bad value.
         """
-        model_kwargs = pretrained.take_constructor_arguments(
+        model_kwargs = loading.take_constructor_arguments(
             cls, TFGPT2PreTrainedModel, kwargs, isinstance(config, GPT2Config)
         )
-        with pretrained.resolve(
-            cls.__name__,
-            pretrained_model_name_or_path,
-            config=config,
-            config_class=cls.config_class,
-            **kwargs,
-        ) as source:
-            plan = pretrained.plan_load(
-                source.checkpoint,
-                source.config,
+        kwargs |= {"config": config, "attn_implementation": attn_implementation}
+        source = loading.resolve(
+            cls.__name__, pretrained_model_name_or_path, config_class=cls.config_class, **kwargs
+        )
+        with source:
+            plan = source.plan(
                 cls.head,
                 owner=cls.__name__,
-                name=source.name,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 strict=strict,
             )
             # After the plan, so that no memory is taken for a config that the weights refute.
-            loading = _loading.set((cls, plan))
+            now_loading = _loading.set((cls, plan))
             try:
                 model = cls._from_config(
-                    source.config,
-                    *model_args,
-                    dtype=source.dtype,
-                    attn_implementation=attn_implementation,
-                    **model_kwargs,
+                    source.config, *model_args, dtype=source.dtype, **model_kwargs
                 )
                 if not model.built:  # the constructor of a class of the caller's own
                     model.post_init()
             finally:
-                _loading.reset(loading)
-            if generation_config is None and source.generation_config is not None:
-                generation_config = GenerationConfig.from_pretrained(
-                    source.generation_config.parent
-                )
+                _loading.reset(now_loading)
+            if generation_config is None:
+                generation_config = source.read_generation_config()
         if generation_config is not None and cls.can_generate():
             model.generation_config = generation_config
         return (model, plan.info.as_dict()) if output_loading_info else model
@@ -248,6 +212,7 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
             except InvalidInputError:
                 yield None, variable
 
+    @documented(SAVING)
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -264,29 +229,15 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         repo_id: str | None = None,
         **push_options: Any,
     ) -> None:
-        """Write a folder that transformers (PyTorch) reads; it appears whole or not at all.
+        """Write a folder that transformers (PyTorch) reads.
 
-        Args:
-            save_directory: the folder, made if need be.
+        Arguments of this backend alone:
             saved_model: also write a TensorFlow SavedModel, into saved_model/`version`.
             version: see `saved_model`.
-            push_to_hub: upload the folder as well (see `push_to_hub`).
             signatures: of the SavedModel; by default `serving_default` for int32 ids and mask, and
                 `int64_serving`.
-            max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
-            create_pr: upload as a pull request.
-            safe_serialization: False writes pytorch_model.bin instead of safetensors.
-            token: access token with write permission.
-            variant: write model.VARIANT.safetensors.
-            repo_id: where to upload; by default the folder's name, of the token's owner.
-            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
-
-        Raises:
-            InvalidInputError: if the folder is a file, or for an unknown keyword.
-            CheckpointError: if the hub refuses or cannot be reached.
         """
-        arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
-        check_push_options(f"{type(self).__name__}.save_pretrained", push_options, arguments)
+        self._check_push_options(push_options)
         added = [variable.path for name, variable in self._named_variables() if name is None]
         if added:
             raise InvalidInputError(
@@ -294,12 +245,9 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
                 f"its models have no names for: {', '.join(added)}. Use model.save or save_weights."
             )
         self.config.dtype = self.variable_dtype
-        pretrained.save_folder(
+        self._save_folder(
             save_directory,
-            self.config,
             {name: _lazy(name, variable) for name, variable in self._canonical_variables()},
-            self.head,
-            generation_config=self.generation_config if self.can_generate() else None,
             max_shard_size=max_shard_size,
             safe_serialization=safe_serialization,
             variant=variant,
@@ -353,50 +301,10 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
 
     # --- the model's parts ---
 
-    @property
-    def base_model(self) -> keras.layers.Layer:
-        """The body, a `TFGPT2MainLayer`."""
-        return getattr(self, self.base_model_prefix)
-
-    def __getattr__(self, name: str) -> Any:
-        # Reached only for names that are found nowhere else.
-        explain(type(self), name, TF_MODEL)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @classmethod
-    def can_generate(cls) -> bool:
-        """Whether the class has a language model to generate text with."""
-        return cls.head in (Head.LM, Head.DOUBLE)
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters, a tied one once.
-
-        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
-        tied to them.
-        """
-        weights = self.trainable_weights if only_trainable else self.weights
-        return sum(
-            math.prod(weight.shape)
-            for weight in weights
-            if not (exclude_embeddings and weight.name == "embeddings")
-        )
-
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Switch to "sdpa", "eager" or a registered attention implementation."""
-        get_attention(attn_implementation)
-        self.config._attn_implementation = attn_implementation
-
-    # --- embeddings ---
-
-    def get_input_embeddings(self) -> keras.layers.Embedding:
-        """Return the token embedding, weight [V, E]."""
-        return self.base_model.wte
-
-    def get_output_embeddings(self) -> keras.layers.Layer | None:
-        """Return the layer that makes logits: the token embedding if tied; None without one."""
-        if not self.can_generate():
-            return None
-        return self.get_input_embeddings() if self.config.tie_word_embeddings else self.lm_head
+    def _sizes(self, only_trainable: bool) -> Iterator[tuple[int, bool]]:
+        """Yield how many numbers each variable has, and whether it is an embedding's."""
+        for weight in self.trainable_weights if only_trainable else self.weights:
+            yield math.prod(weight.shape), weight.name == "embeddings"
 
     def get_lm_head(self) -> keras.layers.Layer | None:
         """Return the output layer that has a weight of its own; None where it is tied, or absent.
@@ -406,45 +314,20 @@ class TFGPT2PreTrainedModel(PushToHubMixin, ServingMixin, TrainingMixin):
         output = self.get_output_embeddings()
         return None if output is self.get_input_embeddings() else output
 
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> keras.layers.Embedding:
-        """Change the vocabulary to `new_num_tokens` rows; return the token embedding.
+    def _rows(self, embedding: keras.layers.Embedding) -> int:
+        return embedding.input_dim
 
-        New rows start as the mean of the old ones, so that new tokens are neither likelier nor
-        less likely than the average token; with `mean_resizing=False` they are drawn like initial
-        weights. The output layer follows, tied or not, and so does `config.vocab_size`. A compiled
-        model has to be compiled again: its optimizer and traced steps know the old variables.
-
-        Args:
-            new_num_tokens: rows wanted; None keeps them.
-            pad_to_multiple_of: round the rows up to a multiple of this.
-            mean_resizing: see above.
-        """
-        embedding = self.get_input_embeddings()
-        rows = pretrained.vocabulary_rows(embedding.input_dim, new_num_tokens, pad_to_multiple_of)
-        if rows == embedding.input_dim:
-            return embedding
-        std = None if mean_resizing else self.config.initializer_range
+    def _resize(self, rows: int, std: float | None) -> None:
+        """Give the token embedding and the output layer `rows` rows; see `_resized`."""
+        embedding, output = self.get_input_embeddings(), self.get_output_embeddings()
         _replace(embedding, "_embeddings", _resized(embedding.embeddings.numpy(), rows, std))
         embedding.input_dim = rows
-        output = self.get_output_embeddings()
         if output is not None and output is not embedding:
             _replace(output, "_kernel", _resized(output.kernel.numpy().T, rows, std).T)
             output.units = rows
-        self.config.vocab_size = rows
         self.train_function = self.test_function = self.predict_function = None
         if self.can_generate():
             self._functions.clear()
-        return embedding
-
-    def _as_asked(self, output: Any, return_dict: bool | None) -> Any:
-        """Return the output, or its tuple where the caller or the config wants that."""
-        wanted = self.config.use_return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
 
 
 def _reader(name: str, tensor: LazyTensor, errors: list[BaseException]) -> Callable[..., tf.Tensor]:

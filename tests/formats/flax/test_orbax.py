@@ -11,7 +11,8 @@ import pytest
 
 from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError
-from gpt2x.models.pretrained import plan_load, resolve
+from gpt2x.models.loading import resolve
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head
 from support.golden_data import SOURCE
 

@@ -11,7 +11,8 @@ import pytest
 
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError, MissingBackendError
-from gpt2x.models.pretrained import plan_load, resolve
+from gpt2x.models.loading import resolve
+from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head
 from support.golden_data import GOLDEN
 

@@ -5,7 +5,7 @@ Source: transformers 4.57, `ModuleUtilsMixin`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,27 +16,19 @@ class CountingMixin(nn.Module):
     """Gives a model the methods that count."""
 
     main_input_name: ClassVar[str]
+    num_parameters: Callable[..., int]
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
         """Token ids [3, 5] to try the model with."""
         return {"input_ids": torch.tensor([[7, 6, 0, 0, 1], [1, 2, 3, 0, 0], [0, 0, 0, 4, 5]])}
 
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters, a tied one once.
-
-        `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
-        tied to them.
-        """
-        embeddings = {
-            id(module.weight) for module in self.modules() if isinstance(module, nn.Embedding)
-        }
-        return sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if (parameter.requires_grad or not only_trainable)
-            and not (exclude_embeddings and id(parameter) in embeddings)
-        )
+    def _sizes(self, only_trainable: bool) -> Iterator[tuple[int, bool]]:
+        """Yield how many numbers each parameter has, and whether it is an embedding's."""
+        embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        for parameter in self.parameters():
+            if parameter.requires_grad or not only_trainable:
+                yield parameter.numel(), id(parameter) in embeddings
 
     def estimate_tokens(self, input_dict: Mapping[str, Any]) -> int:
         """Count the tokens of a batch, padding included; 0 where it holds no token ids."""

@@ -1,21 +1,8 @@
-"""Names under which transformers tells of models and caches, the same for every backend."""
+"""What the key-value caches of the three backends share."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
-
-
-class FromConfig:
-    """An attribute of a model that is a field of its config, unless the model sets it itself.
-
-    A property could not be set, as classes of users' own do in their constructors.
-    """
-
-    def __init__(self, field: str) -> None:
-        self.field = field
-
-    def __get__(self, model: Any, owner: type) -> Any:
-        return self if model is None else getattr(model.config, self.field)
 
 
 class CacheNames:

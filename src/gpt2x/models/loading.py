@@ -1,0 +1,273 @@
+"""`from_pretrained`, as far as it needs no framework.
+
+`resolve` turns a name and transformers' keywords into a config and an open checkpoint; its `plan`
+decides which tensor goes where and what is missing or left over. A backend only makes the model
+and moves arrays::
+
+    with resolve(cls.__name__, "gpt2", revision="main") as source:
+        model = cls(source.config)
+        plan = source.plan(cls.head, owner=cls.__name__)
+        for name, array in plan.arrays(source.dtype):
+            ...  # `array` is in canonical layout; PYTORCH, TENSORFLOW or FLAX of weights.py maps it
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gpt2x.config import GPT2Config
+from gpt2x.config.generation import GENERATION_CONFIG_NAME, GenerationConfig
+from gpt2x.config.model_fields import dtype_name
+from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.known import FLAX as FLAX_FILE
+from gpt2x.formats.known import SAFETENSORS as SAFETENSORS_FILE
+from gpt2x.formats.known import TENSORFLOW as TENSORFLOW_FILE
+from gpt2x.formats.opening import open_model
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.storage.loading import drop_model_options, take_where
+from gpt2x.weights.infer import infer_config
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import LoadPlan, check_depth, plan_load
+from gpt2x.weights.pruning import restore_heads
+
+
+@dataclass
+class Pretrained:
+    """A model found by name: what it is, and its open weights. A context manager.
+
+    Attributes:
+        name: the folder or hub name it was asked for by.
+        config: its config, with the caller's overrides; pruned heads are restored, as zeros.
+        checkpoint: its weights.
+        dtype: name of the dtype that the model is wanted in.
+        files: where its other files (the tokenizer's) can be found; None for a state dict.
+        generation_config: path of its generation_config.json, or None.
+    """
+
+    name: str
+    config: GPT2Config
+    checkpoint: Checkpoint
+    dtype: str
+    files: ModelFiles | None = None
+    generation_config: Path | None = None
+
+    @property
+    def plan(self) -> Callable[..., LoadPlan]:
+        """`plan_load` for its checkpoint and config; a partial, so that warnings name the caller's
+        caller as they do there.
+        """
+        return functools.partial(plan_load, self.checkpoint, self.config, name=self.name)
+
+    def read_generation_config(self) -> GenerationConfig | None:
+        """Return what its generation_config.json says, or None if it has none."""
+        path = self.generation_config
+        return None if path is None else GenerationConfig.from_pretrained(path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.checkpoint.close()
+
+
+def resolve(
+    owner: str,
+    name_or_path: str | os.PathLike[str],
+    *,
+    config: GPT2Config | str | os.PathLike[str] | None = None,
+    config_class: type[GPT2Config] = GPT2Config,
+    revision: str | None = None,
+    subfolder: str = "",
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+    from_tf: bool = False,
+    from_flax: bool = False,
+    from_pt: bool = False,
+    gguf_file: str | None = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    attn_implementation: str | None = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Find a model by folder or hub name; read its config and open its weights.
+
+    The arguments are transformers'. The format is detected: `from_tf` and `from_flax` only look for
+    their format first, `from_pt` changes nothing. `gguf_file` names a file to read in a folder of
+    several. `dtype` (older name `torch_dtype`) is a dtype of any framework or its name, ``"auto"``
+    for that of the config or else of the weights; the default is float32, as in transformers 4.
+    Every other keyword is a field of the config to override.
+
+    Args:
+        owner: name of the calling class, for messages.
+        name_or_path: folder, checkpoint file, or name on the hub.
+        config: a config to use, or where to read it, in place of the model's own.
+        config_class: class of the result's config, unless `config` is an object, which decides.
+
+    Raises:
+        CheckpointError: if the model, its config or its weights cannot be found or read.
+        InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
+    """
+    drop_model_options(overrides)
+    renamed = take_where(overrides)
+    if dtype is not None and torch_dtype is not None:
+        raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
+    where: dict[str, Any] = {
+        "revision": revision,
+        "cache_dir": cache_dir,
+        "token": renamed.get("token") if token is None else token,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    first = TENSORFLOW_FILE if from_tf else FLAX_FILE if from_flax else SAFETENSORS_FILE
+    files, checkpoint = open_model(
+        os.fspath(name_or_path),
+        variant=variant,
+        use_safetensors=use_safetensors,
+        first=first.format,
+        file=gguf_file,
+        subfolder=subfolder,
+        **where,
+    )
+    name = os.fspath(name_or_path)
+    try:
+        if isinstance(config, GPT2Config):
+            config_class = type(config)
+        found = _find_config(owner, name, checkpoint, config, config_class, where, overrides)
+        if attn_implementation is not None:
+            found._attn_implementation = attn_implementation
+        check_depth(found, checkpoint, name)
+        _restore_pruned(found, checkpoint)
+        return Pretrained(
+            name=name,
+            config=found,
+            checkpoint=checkpoint,
+            dtype=_wanted_dtype(torch_dtype if dtype is None else dtype, found, checkpoint),
+            files=files,
+            generation_config=files.find(GENERATION_CONFIG_NAME),
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def from_tensors(
+    tensors: Mapping[str, LazyTensor],
+    config: Any,
+    *,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    attn_implementation: str | None = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Return as `resolve` does what a state dict holds: canonical name -> tensor.
+
+    Raises InvalidInputError without a config, or for a keyword that is not a field of it.
+    """
+    if not isinstance(config, GPT2Config):
+        raise InvalidInputError("A state_dict needs config=, a GPT2Config, beside it.")
+    take_where(overrides)
+    dtype = dtype or torch_dtype or "float32"
+    made = GPT2Config.from_dict(config.to_dict(), dtype=dtype, **overrides)
+    if attn_implementation is not None:
+        made._attn_implementation = attn_implementation
+    checkpoint = Checkpoint("state_dict", Path(), tensors)
+    _restore_pruned(made, checkpoint)
+    return Pretrained("the checkpoint", made, checkpoint, made.dtype)
+
+
+def take_constructor_arguments(
+    cls: Any, base: Any, kwargs: dict[str, Any], has_config: bool
+) -> dict[str, Any]:
+    """Take the arguments of a user's own constructor out of `from_pretrained`'s.
+
+    Args:
+        cls: the class to be loaded, with a `config_class`.
+        base: the class of ours whose constructor has arguments that do not concern the user.
+        kwargs: those of `from_pretrained`; what is returned is removed.
+        has_config: whether the config is given as an object; else its fields have precedence.
+    """
+    known = inspect.signature(base.__init__).parameters
+    fields = None if has_config else cls.config_class()
+    return {
+        name: kwargs.pop(name)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if name in kwargs
+        and name not in known
+        and parameter.kind is not parameter.VAR_KEYWORD  # whatever its name, it is not an argument
+        and not hasattr(fields, name)
+    }
+
+
+def _find_config(
+    owner: str,
+    name: str,
+    checkpoint: Checkpoint,
+    config: GPT2Config | str | os.PathLike[str] | None,
+    config_class: type[GPT2Config],
+    where: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> GPT2Config:
+    if isinstance(config, GPT2Config):
+        base = config.to_dict()
+    elif config is not None:
+        base, _ = config_class.get_config_dict(config, **where)
+    elif checkpoint.config is not None:
+        base = checkpoint.config
+    else:
+        n_head = overrides.get("n_head", overrides.get("num_attention_heads"))
+        base = infer_config(checkpoint, n_head)
+        warnings.warn(
+            f"{name!r} has no config.json; its config was inferred from the weights' shapes, "
+            f"with {base['n_head']} heads.",
+            stacklevel=4,
+        )
+    found, unused = config_class.from_dict(
+        copy.deepcopy(base), return_unused_kwargs=True, **overrides
+    )
+    if unused:
+        allowed = [*_ARGUMENTS, "num_labels", *found]
+        raise InvalidInputError(unknown_arguments(f"{owner}.from_pretrained", unused, allowed))
+    found.name_or_path = name
+    if isinstance(config, GPT2Config):
+        found._attn_implementation = config._attn_implementation  # no field, so not in to_dict
+    return found
+
+
+def _wanted_dtype(dtype: Any, config: GPT2Config, checkpoint: Checkpoint) -> str:
+    if dtype is None:
+        return "float32"
+    if dtype != "auto":
+        return dtype_name("dtype", dtype)
+    if config.dtype is not None:
+        return config.dtype
+    stored = next((tensor.dtype.name for tensor in checkpoint.values()), "float32")
+    return stored if stored in ("float16", "bfloat16", "float64") else "float32"
+
+
+def _restore_pruned(config: GPT2Config, checkpoint: Checkpoint) -> None:
+    checkpoint.replace(restore_heads(checkpoint, config))
+    config.pruned_heads = {}
+
+
+_ARGUMENTS = tuple(
+    name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype", "config_class")
+) + ("ignore_mismatched_sizes", "output_loading_info", "strict")

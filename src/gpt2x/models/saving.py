@@ -1,0 +1,106 @@
+"""`save_pretrained`, as far as it needs no framework."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from gpt2x.checkpoint.writing import write_weights
+from gpt2x.config import GPT2Config
+from gpt2x.formats.known import PYTORCH as PYTORCH_FILE
+from gpt2x.formats.known import SAFETENSORS as SAFETENSORS_FILE
+from gpt2x.formats.known import WeightsFile
+from gpt2x.storage.atomic import atomic_folder
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.load_plan import plan_load
+from gpt2x.weights.table import Head
+
+
+def save_folder(
+    path: str | os.PathLike[str],
+    config: GPT2Config,
+    tensors: Mapping[str, LazyTensor | np.ndarray],
+    head: Head,
+    *,
+    generation_config: Any = None,
+    max_shard_size: int | str = "5GB",
+    safe_serialization: bool = True,
+    variant: str | None = None,
+    others: Mapping[str, LazyTensor] = MappingProxyType({}),
+    prefix: bool | None = None,
+    architecture: str | None = None,
+) -> None:
+    """Write a model's folder as transformers writes it; it appears whole or not at all.
+
+    PyTorch's names and layouts, safetensors with ``format: pt``, `architectures` and `dtype` in
+    config.json. A tied output layer is left out of safetensors and stands in ``pytorch_model.bin``
+    as the embedding once more. Shards of an earlier save are removed.
+
+    Args:
+        path: the folder, made if need be.
+        config: the model's; is not changed.
+        tensors: canonical name -> tensor in canonical layout, read one at a time.
+        head: which of the model classes.
+        generation_config: a `GenerationConfig`, or None to write none.
+        max_shard_size: bytes of weights a file holds at most, or a string such as "5GB".
+        safe_serialization: False writes ``pytorch_model.bin``.
+        variant: write ``model.VARIANT.safetensors``.
+        others: name in the file -> tensor that is not GPT-2's, as a class of a user's own has.
+        prefix: put the body's names under ``transformer``; by default where there is a head.
+        architecture: name of the model class for config.json; by default transformers' for `head`.
+
+    Raises:
+        InvalidInputError: if `path` is a file, an option has an impossible value, or the generation
+            config is invalid.
+        WeightsError: if the tensors are not those of the config and head.
+    """
+    lazy = {
+        name: tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor)
+        for name, tensor in tensors.items()
+    }
+    plan_load(lazy, config, head, name="the model to save", strict=True)
+    if generation_config is not None:
+        generation_config.check_before_saving()
+    file = SAFETENSORS_FILE if safe_serialization else PYTORCH_FILE
+    written = copy.deepcopy(config)
+    written.architectures = [architecture or head.architecture]
+    written.dtype = lazy["wte.weight"].dtype.name
+    stem, _, suffix = file.single(variant).rpartition(".")
+    stale = (f"{stem}-*-of-*.{suffix}", file.single(variant), file.index(variant))
+    with atomic_folder(path, replaces=stale) as folder:
+        write_weights(
+            folder,
+            lazy,
+            config,
+            head,
+            file.format,
+            max_shard_size,
+            variant=variant,
+            others=others,
+            prefix=prefix,
+        )
+        written.save_pretrained(folder)
+        if generation_config is not None:
+            generation_config.save_pretrained(folder)
+    if not safe_serialization:
+        # A model's `save_pretrained` calls by `PretrainedMixin._save_folder`.
+        warn_of_weights_read_first(Path(path), (SAFETENSORS_FILE,), variant, stacklevel=5)
+
+
+def warn_of_weights_read_first(
+    path: Path, files: Iterable[WeightsFile], variant: str | None = None, *, stacklevel: int = 3
+) -> None:
+    """Warn if a folder that was saved to holds weights that a reader takes for those just saved."""
+    for name in (name for file in files for name in (file.single(variant), file.index(variant))):
+        if (path / name).is_file():
+            warnings.warn(
+                f"{str(path)!r} also holds {name}, which is read first; delete it if it is older.",
+                stacklevel=stacklevel,
+            )
