@@ -16,7 +16,7 @@ from gpt2x.storage.json_files import read_object
 from gpt2x.storage.loading import drop_model_options
 from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 
-#: The release whose files and rules for defaults the configs follow; kept from a file that has one.
+#: The configs follow the files and defaults of this release; a file's own version is kept.
 TRANSFORMERS_VERSION = "4.57.6"
 
 

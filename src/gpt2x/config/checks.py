@@ -1,4 +1,4 @@
-"""Checks of fields, of which the tables of both configs are made.
+"""Checks of single fields, for the tables of both configs.
 
 A check takes the name of a field and the value that a user or a file gave. It returns the value
 that is stored (a Python int, float, str ..., so that it can be written as JSON), and raises

@@ -119,9 +119,9 @@ class GenerationConfig(JSONConfig):
             _explain_once("; ".join(reasons.values()))
 
     def get_generation_mode(self, assistant_model: Any = None) -> str:
-        """Return the name, in transformers, of the strategy that the fields ask for.
+        """Return transformers' name of the strategy that the fields ask for.
 
-        Not every one of them is available here; `generate` says so.
+        Some of them are not available here; `generate` says so.
         """
         if self.constraints is not None or self.force_words_ids is not None:
             return "constrained_beam_search"
@@ -170,8 +170,8 @@ class GenerationConfig(JSONConfig):
     ) -> Any:
         """Build a config from a dictionary, with the fields in `kwargs` changed.
 
-        Fields that are None take their defaults (transformers 5 writes them so); keys that are no
-        field are kept as attributes and written back.
+        Fields that are None take their defaults (transformers 5 writes them so); keys that are
+        not fields are kept as attributes and written back.
         """
         known = {*DEFAULTS, *cls._origin}
         values = {name: value for name, value in config_dict.items() if value is not None}

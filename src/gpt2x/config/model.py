@@ -208,7 +208,7 @@ class GPT2Config(JSONConfig):
             self.label2id = {label: index for index, label in value.items()}
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for names that are not stored, which the second names never are.
+        # Python asks only for names that are not stored; second names never are.
         if name in ATTRIBUTE_MAP:
             return getattr(self, ATTRIBUTE_MAP[name])
         raise AttributeError(
@@ -270,7 +270,7 @@ class GPT2Config(JSONConfig):
     def validate(self) -> None:
         """Check what concerns several fields at once.
 
-        Called after construction and by every model: fields set one by one may disagree in between.
+        Construction and every model call it: fields that are set one by one may disagree meanwhile.
 
         Raises:
             InvalidInputError: if they disagree.
@@ -449,7 +449,7 @@ class GPT2Config(JSONConfig):
 
 
 def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` under the fields' first names, of which an override then finds just one."""
+    """Return `values` under the fields' first names, so that an override finds each field once."""
     first_names = {**ATTRIBUTE_MAP, "torch_dtype": "dtype", "n_ctx": "n_positions"}
     # A value given under both names counts as given under the first.
     return {

@@ -35,15 +35,15 @@ from gpt2x.storage.json_files import load_json
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-#: How everything is called that a save puts into a folder for the time being.
+#: How the names of a save's temporary files begin.
 WORK_PREFIX = ".gpt2x-"
 
 _LOCK = f"{WORK_PREFIX}lock"
 _NOTE = f"{WORK_PREFIX}unfinished"
-# Of a work folder: the files to move in, those moved out, and what says that its process lives.
+# In a work folder: the files to move in, those moved out, and the lock that its process holds.
 _NEW, _OLD, _ALIVE = "new", "old", "lock"
 
-# The lock is held for a few renames, so who holds it for longer has stopped.
+# The lock is held for a few renames: a process that holds it longer has stopped.
 _PATIENCE_SECONDS = 3.0
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -62,9 +62,9 @@ def atomic_folder(
 
     Args:
         path: the folder, made if need be.
-        replaces: patterns of names, in the order in which such files move in; what matches none
-            comes before. Old files go in the opposite order. A file without which nothing is read,
-            such as an index of shards, belongs last.
+        replaces: patterns of names, in the order in which such files move in; files that match no
+            pattern come first. Old files go in the opposite order. A file without which nothing is
+            read, such as an index of shards, belongs last.
 
     Raises:
         CheckpointError: if another save does not end, or one that was cut short left too little.
@@ -90,7 +90,7 @@ def atomic_folder(
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path of the same name, which takes the place of `path` in the end.
+    """Give a temporary path of the same name, which replaces `path` at the end.
 
     Its folder is made if need be. If the body raises, `path` stays as it was. Raises as
     `atomic_folder` does.
@@ -105,7 +105,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path) -> None:
-    """Raise InvalidInputError if something has this name that is not a folder."""
+    """Raise InvalidInputError if this is the name of something other than a folder."""
     path = path.expanduser()
     if path.is_dir() or not os.path.lexists(path):
         return
@@ -116,7 +116,7 @@ def check_folder(path: Path) -> None:
 def check_finished(folder: Path) -> None:
     """Raise CheckpointError if a save into the folder was cut short, or is moving files just now.
 
-    What such a folder holds may come from two saves.
+    The files of such a folder may come from two saves.
     """
     if (folder / _NOTE).exists():
         raise CheckpointError(
@@ -168,7 +168,7 @@ def _remove(work: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Wait until files are on the disk: what they replace is lost afterwards."""
+    """Wait until files are on the disk: the files that they replace are lost afterwards."""
     mode = "rb+" if os.name == "nt" else "rb"  # Windows flushes no file that is open to read
     for path in folder.rglob("*"):
         if path.is_file():
@@ -178,7 +178,7 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Name what was to be saved where an error names a file of the work instead, or a full disk."""
+    """Name the destination in errors that name a temporary file, or a full disk."""
     try:
         yield
     except OSError as error:
@@ -202,7 +202,7 @@ def _names_work(error: OSError) -> bool:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which goes with it; a killed process leaves the file, unlocked."""
+    """Hold the lock of a folder; a killed process leaves the lock's file behind, unlocked."""
     from filelock import Timeout
 
     path = directory / _LOCK
@@ -218,7 +218,9 @@ def _locked(directory: Path) -> Iterator[None]:
             ) from None
         if is_held:
             stack.callback(lock.release)
-            stack.callback(_discard, path)  # who has opened it sees that it is gone, and retries
+            stack.callback(
+                _discard, path
+            )  # a process that has opened it sees that it is gone, and retries
         else:
             warnings.warn(
                 f"The file system of {str(directory)!r} has no locks; let no two saves into one "
@@ -245,7 +247,7 @@ def _discard(path: Path) -> None:
 
 
 def _lock(path: Path, timeout: float) -> BaseFileLock:
-    """A lock that ends with its process, for threads too, and that every user may take."""
+    """A lock that every user may take, that holds between threads too and ends with its process."""
     # Not above: loading needs no locks.
     from filelock import FileLock
 
@@ -271,7 +273,7 @@ class _Note:
 
 
 def _appears(new: Path, target: Path) -> bool:
-    """Give a folder its name; False if somebody else made one of that name meanwhile."""
+    """Give a folder its name; False if another process has made one of that name."""
     try:
         new.rename(target)
     except OSError:
@@ -339,7 +341,7 @@ def _write_note(note: _Note, target: Path) -> None:
 
 
 def _read_note(directory: Path) -> _Note | None:
-    """The note in a folder, if there is one; it may come from a stranger, and names no path."""
+    """The note in a folder, if there is one. It may be a stranger's, so it may not name paths."""
     path = directory / _NOTE
     try:
         text = path.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from gpt2x.errors import CheckpointError
 TIMES = 10
 ALLOWANCE = 250_000_000
 
-#: What the smallest things cost that readers make: a value (a number, an entry of a dictionary),
+#: The cost of the smallest things that readers make: a value (a number, an entry of a dictionary),
 #: a tensor with its names, an open file.
 VALUE = 128
 TENSOR = 4096
@@ -19,10 +19,10 @@ FILE = 16_384
 class Budget:
     """The bytes that reading the files of one checkpoint may cost.
 
-    Readers charge what they take memory for, before they take it: the objects they make, each
-    tensor's values (though these are read later, if at all), and buffers between the two. They
-    charge what they go through once more as well (a key that is hashed again, arguments that are
-    passed again), so that time stays in proportion as memory does.
+    Readers charge for memory before they take it: for the objects they make, each tensor's values
+    (though these are read later, if at all), and buffers between the two. They also charge for
+    what they go through a second time (a key that is hashed again, arguments that are passed
+    again), so that time stays in proportion as memory does.
 
     Args:
         name: the file or folder, for messages.
@@ -43,7 +43,7 @@ class Budget:
         self.charge(FILE, "open files")
 
     def charge(self, nbytes: int, what: str) -> None:
-        """Spend `nbytes` on `what`, a plural; raises CheckpointError where they are not there."""
+        """Spend `nbytes` on `what`, a plural; raises CheckpointError if fewer are left."""
         self._left -= nbytes
         if self._left < 0:
             allowed = ALLOWANCE + TIMES * self._size

@@ -12,7 +12,7 @@ from gpt2x.storage.atomic import check_finished
 
 Stamp = tuple[int, int, int]
 
-# How long to wait for the list of a repository's files, whose absence is not a failure.
+# How long to wait for the list of a repository's files. Without one, the cache is listed.
 _LISTING_SECONDS = 10.0
 
 
@@ -103,7 +103,7 @@ class ModelFiles:
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a save has replaced files since they were looked for.
 
-        To be called when all are open, since they may come from two saves.
+        Call it when all files are open: they may come from two saves.
         """
         if self.folder is None:
             return
@@ -114,10 +114,10 @@ class ModelFiles:
     def names(self, inside: str = "") -> list[str]:
         """The names of all files directly in the folder, or in the repository (one request).
 
-        Where the hub does not answer, those that are cached.
+        If the hub does not answer, those that are cached.
 
         Args:
-            inside: a folder in it whose files are meant; if there is none, nor are there names.
+            inside: list this folder in it instead; none are listed if it does not exist.
         """
         if self.folder is not None:
             return _file_names(self.folder / inside)

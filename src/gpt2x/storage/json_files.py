@@ -48,7 +48,7 @@ def read_json(path: str | os.PathLike[str], budget: Budget | None = None) -> Any
 
 
 def read_object(path: str | os.PathLike[str], budget: Budget | None = None) -> dict[str, Any]:
-    """Read a JSON file that holds an object; raises CheckpointError for all else."""
+    """Read a JSON file that holds an object; raises CheckpointError for anything else."""
     content = read_json(path, budget)
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -58,7 +58,7 @@ def read_object(path: str | os.PathLike[str], budget: Budget | None = None) -> d
 
 
 def load_json(text: str | bytes, budget: Budget, **options: Any) -> Any:
-    """Parse JSON as `json.loads` does, once `budget` is charged for what it will take.
+    """Parse JSON as `json.loads` does, after charging `budget` for what it will take.
 
     Raises:
         ValueError: if it is not JSON.

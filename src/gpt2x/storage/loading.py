@@ -21,17 +21,17 @@ WHERE = (
     "force_download",
 )
 
-# Those that change nothing here: no file can run code, and every download resumes.
+# These change nothing here: no file can run code, and every download resumes.
 _WITHOUT_EFFECT = ("trust_remote_code", "resume_download", "_from_auto", "_from_pipeline")
 
-# For models alone, which load frugally and initialise nothing twice anyway.
+# Of models alone, which load frugally and initialise nothing twice in any case.
 _WITHOUT_EFFECT_ON_MODELS = ("low_cpu_mem_usage", "_fast_init", "weights_only", "_commit_hash")
 
 _ONE_DEVICE = "a GPT-2 is held by one device"
 _NOT_QUANTISED = "models are not quantised"
 
-# Those for what is not here, with what to do instead. They may be passed on, as long as they ask
-# for nothing.
+# These ask for what is not here; beside each stands what to do instead. One that is None or False
+# asks for nothing and is allowed.
 _SWITCHED_OFF = {"proxies": "set the environment variable HTTPS_PROXY"}
 _SWITCHED_OFF_FOR_MODELS = {
     "load_in_8bit": _NOT_QUANTISED,
@@ -46,7 +46,7 @@ _SWITCHED_OFF_FOR_MODELS = {
 
 
 def take_where(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take out of `kwargs` what every class has in common; return what says where files are.
+    """Take the keywords that all classes share out of `kwargs`; return those of `WHERE`.
 
     Raises:
         InvalidInputError: if an option asks for what is not here.

@@ -110,7 +110,7 @@ def push_folder(
 def check_push_options(where: str, options: Iterable[str], others: Iterable[str] = ()) -> None:
     """Raise InvalidInputError, in the name of `where`, for what `push_folder` does not take.
 
-    `others` are further arguments of `where`, of which a misspelt one may be meant.
+    `others` are further arguments of `where`, one of which a misspelt name may stand for.
     """
     allowed = [name for name in inspect.signature(push_folder).parameters if name != "folder"]
     unknown = [name for name in options if name not in allowed]
@@ -119,14 +119,14 @@ def check_push_options(where: str, options: Iterable[str], others: Iterable[str]
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a file is not part of a model by its folder, or was left by a killed save."""
+    """Whether a file lies in a folder that is not the model's, or was left by a killed save."""
     return any(part in _PRIVATE or part.startswith(WORK_PREFIX) for part in path.parts)
 
 
 def model_card(folder: str | os.PathLike[str], repo_id: str) -> str | None:
     """The text of a model card for a saved model: metadata, sizes, and how to use it.
 
-    None for a folder that holds no model, but a tokenizer, say: its config names no architecture.
+    None for a folder without a model, whose config names no architecture: a tokenizer's, say.
     """
     path = Path(folder, "config.json")
     config: Mapping[str, Any] = read_object(path) if path.is_file() else {}
