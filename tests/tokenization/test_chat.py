@@ -15,6 +15,7 @@ import pytest
 from golden.generator.tools import TOOLS
 from gpt2x.errors import InvalidInputError
 from gpt2x.tokenization import GPT2TokenizerFast
+from gpt2x.tokenization.chat import ChatFormatter, choose_template
 from support.golden_data import load_json
 from support.hub_server import files_of, serve_hub
 
@@ -129,6 +130,19 @@ def test_named_templates(tiny):
     del tiny.chat_template["default"]
     with pytest.raises(InvalidInputError, match="several chat templates, 'rag', 'tool_use'"):
         tiny.get_chat_template()
+
+
+def test_the_formatter_alone():
+    chats = ChatFormatter(MARKED).render([CHAT, CHAT[:1]], variables={})
+    assert chats.texts == ["user:Helloassistant:Hi  there", "user:Hello"]
+    assert chats.spans == [[(5, 10), (20, 29)], [(5, 10)]]
+    assert chats.is_batch
+    left_open = ChatFormatter(PLAIN + "{{ end }}").render(
+        CHAT, continue_final_message=True, variables={"end": "!"}
+    )
+    assert left_open.texts == ["user: Hello\nassistant: Hi  there"]
+    assert not left_open.is_batch
+    assert choose_template({"default": "d", "tool_use": "t"}, tools=[]) == "t"
 
 
 def test_without_a_template(tiny):

@@ -16,6 +16,7 @@ from gpt2x.storage.atomic import atomic_folder
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object, read_text
 from gpt2x.storage.loading import drop_model_options, take_where
+from gpt2x.tokenization.settings import KNOWN, OPTIONAL, SETTINGS
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS
 from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.vocabulary import (
@@ -84,13 +85,13 @@ def load(
         config = _read_config(model_files)
         model_files.check_unchanged()
         paths = _paths(cls, model_files.folder if gguf_file is None else None)
-    settings = {name: value for name, value in config.items() if name in cls.settings_names()}
+    settings = {name: value for name, value in config.items() if name in KNOWN}
     if vocabulary.template not in (None, Template()):
         settings.pop("add_bos_token", None)  # tokenizer.json says it, and more exactly
     tokenizer = cls.from_vocabulary(
         vocabulary, **{**settings, "name_or_path": str(name_or_path), **given}
     )
-    others = {k: v for k, v in config.items() if k not in cls.settings_names()}
+    others = {k: v for k, v in config.items() if k not in KNOWN}
     tokenizer.init_kwargs = {**others, **tokenizer.init_kwargs, **paths}
     return tokenizer
 
@@ -300,8 +301,8 @@ def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
         "truncation_side": tokenizer.truncation_side,
         "tokenizer_class": "GPT2Tokenizer",
     }
-    for name, default in tokenizer.optional_settings().items():
-        if getattr(tokenizer, name) != default:
+    for name in OPTIONAL:
+        if getattr(tokenizer, name) != SETTINGS[name]:
             settings[name] = getattr(tokenizer, name)
     others = tokenizer.other_arguments()
     return {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gpt2x.errors import InvalidInputError, check_choice, unknown_arguments
-
-logger = logging.getLogger(__name__)
+from gpt2x.tokenization.encoding import Encoding
 
 PADDING = ("longest", "max_length", "do_not_pad")
 TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
@@ -19,18 +17,8 @@ SIDES = ("right", "left")
 NO_MAX_LENGTH = int(1e30)
 
 
-class _Defaults(Protocol):
-    """What a tokenizer contributes to the options of a call."""
-
-    padding_side: str
-    truncation_side: str
-    model_max_length: int
-    split_special_tokens: bool
-    add_prefix_space: bool
-    model_input_names: list[str]
-    pad_token: str | None
-
-    def warn_once(self, topic: str, message: str) -> None: ...
+if TYPE_CHECKING:
+    from gpt2x.tokenization.row_api import RowAPI
 
 
 @dataclass(frozen=True)
@@ -112,6 +100,31 @@ class Truncation:
             return self._shortened("first", first, room - second), second
         return _share(first, second, room)
 
+    def _cut(self, ids: list[int], keep: int) -> tuple[list[int], list[int]]:
+        """Keep so many ids; return them, and those removed with `stride` kept ones beside them."""
+        if keep == len(ids):
+            return ids, []
+        if self.side == "right":
+            return ids[:keep], ids[max(keep - self.stride, 0) :]
+        removed = len(ids) - keep
+        return ids[removed:], ids[: removed + self.stride]
+
+    def cut_pair(
+        self, ids: list[int], pair_ids: list[int] | None
+    ) -> tuple[list[int], list[int] | None, list[int]]:
+        """Shorten ids to `max_length`; return both lists, and the removed ones.
+
+        Of a pair that was shortened longest first, no removed ones are returned.
+        """
+        n_second = None if pair_ids is None else len(pair_ids)
+        keep_first, keep_second = self.lengths(len(ids), n_second, special=0)
+        first, removed_first = self._cut(ids, keep_first)
+        if pair_ids is None:
+            return first, None, removed_first
+        second, removed_second = self._cut(pair_ids, keep_second or 0)
+        both = self.strategy == "longest_first"
+        return first, second, [] if both else removed_first + removed_second
+
     def _shortened(self, which: str, length: int, room: int) -> int:
         if room < 1:
             raise InvalidInputError(
@@ -156,23 +169,28 @@ class EncodeOptions:
 
     @classmethod
     def from_arguments(
-        cls, where: str, arguments: Mapping[str, Any], tokenizer: _Defaults
+        cls, where: str, arguments: Mapping[str, Any], tokenizer: RowAPI
     ) -> EncodeOptions:
-        """Take options by name. Names that are none are warned of, as in transformers."""
-        known = [option.name for option in fields(cls)]
-        unknown = sorted(name for name in arguments if name not in known)
+        """Take options by name. `tokenizer` warns of unknown names, as in transformers."""
+        unknown = sorted(name for name in arguments if name not in OPTIONS)
         if unknown and arguments.get("verbose", True):
-            message = unknown_arguments(where, unknown, known)
+            message = unknown_arguments(where, unknown, OPTIONS)
             tokenizer.warn_once(f"unknown {unknown}", f"{message} It has no effect.")
-        return cls(**{name: value for name, value in arguments.items() if name in known})
+        return cls(**{name: value for name, value in arguments.items() if name in OPTIONS})
 
-    def resolve(self, tokenizer: _Defaults) -> tuple[Padding, Truncation]:
+    def resolve(self, tokenizer: RowAPI) -> tuple[Padding, Truncation]:
         """Return how to pad and truncate, where an option is left open as `tokenizer` says.
 
         Raises:
             InvalidInputError: for a value that is not allowed, padding without a padding token,
                 and a truncation length that the padding would exceed.
+            NotImplementedError: for offsets of a tokenizer that does not know them.
         """
+        if self.return_offsets_mapping and not tokenizer.is_fast:
+            raise NotImplementedError(
+                "return_offsets_mapping=True needs GPT2TokenizerFast; GPT2Tokenizer does not "
+                "know the offsets of a text."
+            )
         padding = _strategy("padding", self.padding, PADDING, "longest", "do_not_pad")
         truncation = _strategy(
             "truncation", self.truncation, TRUNCATION, "longest_first", "do_not_truncate"
@@ -196,17 +214,10 @@ class EncodeOptions:
         if length is None and tokenizer.model_max_length < NO_MAX_LENGTH:
             length = tokenizer.model_max_length
         if length is None:
-            for verb, option, value in (
-                ("pad", "padding", padding),
-                ("truncate", "truncation", truncation),
-            ):
-                if value not in ("do_not_pad", "longest", "do_not_truncate"):
-                    self._warn(
-                        tokenizer,
-                        f"Asking-to-{verb}-to-max_length",
-                        f"{option}={value!r} has no effect: neither max_length nor the "
-                        "tokenizer's model_max_length is set.",
-                    )
+            if padding == "max_length":
+                self._warn_of_no_length(tokenizer, "pad", "padding", padding)
+            if truncation != "do_not_truncate":
+                self._warn_of_no_length(tokenizer, "truncate", "truncation", truncation)
             padding = "do_not_pad" if padding == "max_length" else padding
             truncation = "do_not_truncate"
         if padding != "do_not_pad" and tokenizer.pad_token is None:
@@ -215,13 +226,8 @@ class EncodeOptions:
                 "tokenizer.pad_token = tokenizer.eos_token"
             )
         multiple = self.pad_to_multiple_of
-        if (
-            multiple
-            and length
-            and length % multiple
-            and padding != "do_not_pad"
-            and truncation != "do_not_truncate"
-        ):
+        does_both = padding != "do_not_pad" and truncation != "do_not_truncate"
+        if multiple and length and length % multiple and does_both:
             raise InvalidInputError(
                 f"Texts would be truncated to {length} tokens, which is not a multiple of "
                 f"pad_to_multiple_of={multiple}. Choose a max_length that is."
@@ -231,9 +237,45 @@ class EncodeOptions:
             Truncation(truncation, length, self.stride, tokenizer.truncation_side),
         )
 
-    def _warn(self, tokenizer: _Defaults, topic: str, message: str) -> None:
+    def _warn_of_no_length(self, tokenizer: RowAPI, verb: str, option: str, value: str) -> None:
+        self._warn(
+            tokenizer,
+            f"Asking-to-{verb}-to-max_length",
+            f"{option}={value!r} has no effect: neither max_length nor the tokenizer's "
+            "model_max_length is set.",
+        )
+
+    def _warn(self, tokenizer: RowAPI, topic: str, message: str) -> None:
         if self.verbose:
             tokenizer.warn_once(topic, message)
+
+    def wants_attention_mask(self, model_input_names: Sequence[str]) -> bool:
+        """Say whether `attention_mask` is returned; by default if the model takes it."""
+        return either(self.return_attention_mask, "attention_mask" in model_input_names)
+
+    def entries(self, rows: list[Encoding], model_input_names: Sequence[str]) -> dict[str, Any]:
+        """Return the entries that were asked for, each a list with one item per row."""
+        entries: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+        if either(self.return_token_type_ids, "token_type_ids" in model_input_names):
+            entries["token_type_ids"] = [row.type_ids for row in rows]
+        if self.wants_attention_mask(model_input_names):
+            entries["attention_mask"] = [row.attention_mask for row in rows]
+        if self.return_special_tokens_mask:
+            entries["special_tokens_mask"] = [row.special_tokens_mask for row in rows]
+        if self.return_offsets_mapping:
+            entries["offset_mapping"] = [row.offsets for row in rows]
+        if self.return_length:
+            entries["length"] = [len(row) for row in rows]
+        return entries
+
+
+#: The names of all options.
+OPTIONS = tuple(option.name for option in fields(EncodeOptions))
+
+
+def either(asked: bool | None, default: bool) -> bool:
+    """Return what was asked for; the default if it was left open."""
+    return default if asked is None else asked
 
 
 def _strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str) -> str:

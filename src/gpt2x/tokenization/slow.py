@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpt2x.tokenization.base import END_OF_TEXT, GPT2TokenizerBase
-from gpt2x.tokenization.bpe import (
-    BytePairEncoder,
-    byte_to_unicode,
-    merge_pairs,
-    unicode_to_byte,
-)
-from gpt2x.tokenization.encoding import EncodedSequence
-from gpt2x.tokenization.options import EncodeOptions
-from gpt2x.tokenization.pretokenization import split_words
+from gpt2x.tokenization.base import GPT2TokenizerBase
+from gpt2x.tokenization.bpe import byte_to_unicode, merge_pairs, unicode_to_byte
+from gpt2x.tokenization.engine import RegexEngine
+from gpt2x.tokenization.settings import END_OF_TEXT
 from gpt2x.tokenization.special_tokens import Token
 from gpt2x.tokenization.vocabulary import PathLike, Vocabulary
 
@@ -47,6 +40,10 @@ class GPT2Tokenizer(GPT2TokenizerBase):
         CheckpointError: for files that cannot be read or do not fit together.
         InvalidInputError: for an unknown argument or a value that is not allowed.
     """
+
+    _engine_class = RegexEngine
+
+    _engine: RegexEngine
 
     def __init__(
         self,
@@ -84,53 +81,20 @@ class GPT2Tokenizer(GPT2TokenizerBase):
                 **settings,
             },
         )
-
-    def _start_engine(self) -> None:
-        self._words = BytePairEncoder(self._vocabulary.tokens, self._vocabulary.ranks())
         #: The results of `bpe`, by token.
         self.cache: dict[str, str] = {}
-
-    # Encoding -------------------------------------------------------------------------------------
-
-    def _encode_texts(
-        self, texts: Sequence[Sequence[str]], options: EncodeOptions
-    ) -> list[EncodedSequence]:
-        unk_token = self._special_tokens_map["unk_token"]
-        self._words.unknown_id = None if unk_token is None else self.token_to_id(str(unk_token))
-        return [
-            EncodedSequence(
-                self._encode_part(parts[0], options)
-                if len(parts) == 1
-                else list(chain.from_iterable(self._encode_part(part, options) for part in parts))
-            )
-            for parts in texts
-        ]
-
-    def _encode_part(self, text: str, options: EncodeOptions) -> list[int]:
-        """Encode a text, or one word of a list of words."""
-        prefix = self._prefixes_space(options)
-        ids: list[int] = []
-        for segment in self._added.split(text, ignore_special=self._ignores_special(options)):
-            if segment.token_id is not None:
-                ids.append(segment.token_id)
-                continue
-            plain = segment.text
-            if prefix and not plain.startswith(" "):
-                plain = " " + plain
-            ids += chain.from_iterable(map(self._words.__getitem__, split_words(plain)))
-        return ids
 
     # As in OpenAI's encoder.py --------------------------------------------------------------------
 
     @property
     def encoder(self) -> dict[str, int]:
         """The id of each token that was not added."""
-        return self._vocabulary.tokens
+        return self._table.vocabulary.tokens
 
     @property
     def decoder(self) -> dict[int, str]:
         """The token of each id that was not added."""
-        return self._tokens_by_id()
+        return self._table.vocabulary_by_id()
 
     @property
     def byte_encoder(self) -> dict[int, str]:
@@ -149,5 +113,5 @@ class GPT2Tokenizer(GPT2TokenizerBase):
         'Ġlower'
         """
         if token not in self.cache:
-            self.cache[token] = " ".join(merge_pairs(token, self._words.ranks))
+            self.cache[token] = " ".join(merge_pairs(token, self._engine.words.ranks))
         return self.cache[token]

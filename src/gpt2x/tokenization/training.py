@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, models, trainers
 
 from gpt2x.errors import InvalidInputError, unknown_arguments
-from gpt2x.tokenization.added_tokens import AddedTokens
 from gpt2x.tokenization.bpe import byte_to_unicode
-from gpt2x.tokenization.pipeline import pinned_pre_tokenizer
-from gpt2x.tokenization.special_tokens import (
-    ADDITIONAL,
-    NAMED_TOKENS,
-    SpecialTokensMixin,
-    Token,
-)
-from gpt2x.tokenization.vocabulary import Vocabulary, added_token, added_token_state, parse_merges
+from gpt2x.tokenization.library_engine import pinned_pre_tokenizer
+from gpt2x.tokenization.vocabulary import Vocabulary, parse_merges
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +50,7 @@ def train_vocabulary(
             f"tokens alone are {least}: that is how many tokens there will be."
         )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space=add_prefix_space)
+    tokenizer.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space)
     unknown = [name for name in trainer_options if name not in TRAINER_OPTIONS]
     if unknown:
         raise InvalidInputError(
@@ -77,83 +70,3 @@ def train_vocabulary(
         added_tokens={model["vocab"][token.content]: token for token in special_tokens},
         add_prefix_space=add_prefix_space,
     )
-
-
-class TrainMixin(SpecialTokensMixin):
-    """Training of a tokenizer like this one."""
-
-    _added: AddedTokens
-    add_prefix_space: bool
-    add_bos_token: bool
-    extra_special_tokens: dict[str, Token]
-    init_kwargs: dict[str, Any]
-
-    def other_arguments(self) -> dict[str, Any]:
-        """The constructor arguments that are neither settings nor files."""
-        raise NotImplementedError
-
-    def _as_added_token(self, token: Token, special: bool) -> AddedToken:
-        """Return a token with its options."""
-        raise NotImplementedError
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor arguments beside the vocabulary and special tokens."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_vocabulary(cls, vocabulary: Vocabulary, **settings: Any) -> Self:
-        """Make a tokenizer of a vocabulary."""
-        raise NotImplementedError
-
-    def train_new_from_iterator(
-        self,
-        text_iterator: Iterable[Any],
-        vocab_size: int,
-        length: int | None = None,
-        new_special_tokens: Sequence[Token] | None = None,
-        special_tokens_map: Mapping[str, str] | None = None,
-        **trainer_options: Any,
-    ) -> Self:
-        """Train a tokenizer with the settings and special tokens of this one on other texts.
-
-        Args:
-            text_iterator: texts, or batches of texts.
-            vocab_size: tokens of the new tokenizer, special ones included.
-            length: how many items `text_iterator` has, for the progress bar.
-            new_special_tokens: special tokens beside those of this tokenizer.
-            special_tokens_map: new texts of this tokenizer's special tokens, by their old texts.
-            **trainer_options: `min_frequency`, `max_token_length` and `show_progress`, as in
-                `tokenizers.trainers.BpeTrainer`.
-
-        Returns:
-            The new tokenizer. Its special tokens have the first ids; tokens that were added to
-            this one and are not special are gone.
-        """
-        new_names = special_tokens_map or {}
-
-        def renamed(token: Token) -> AddedToken:
-            state = added_token_state(self._as_added_token(token, special=True))
-            return added_token({**state, "content": new_names.get(str(token), str(token))})
-
-        roles: dict[str, Any] = {
-            role: [renamed(token) for token in value] if isinstance(value, list) else renamed(value)
-            for role, value in self.special_tokens_map_extended.items()
-        }
-        new = [self._as_added_token(token, special=True) for token in new_special_tokens or []]
-        roles[ADDITIONAL] = [*roles.get(ADDITIONAL, []), *new]
-        marked = [renamed(token) for token in self._added.by_id.values() if token.special]
-        vocabulary = train_vocabulary(
-            text_iterator,
-            vocab_size,
-            special_tokens=list({str(token): token for token in [*marked, *new]}.values()),
-            add_prefix_space=self.add_prefix_space,
-            length=length,
-            trainer_options=trainer_options,
-        )
-        roles["extra_special_tokens"] = {r: roles.pop(r) for r in self.extra_special_tokens}
-        new_tokenizer = self.from_vocabulary(
-            vocabulary,
-            **{**self.settings(), **dict.fromkeys(NAMED_TOKENS), **roles},
-        )
-        new_tokenizer.init_kwargs = {**self.other_arguments(), **new_tokenizer.init_kwargs}
-        return new_tokenizer

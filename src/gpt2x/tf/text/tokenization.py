@@ -20,8 +20,8 @@ from gpt2x.tf.text.padding import Layout
 from gpt2x.tf.text.text_decoder import TextDecoder
 from gpt2x.tf.text.text_encoder import TextEncoder
 from gpt2x.tokenization import GPT2Tokenizer, GPT2TokenizerFast
-from gpt2x.tokenization.base import END_OF_TEXT
 from gpt2x.tokenization.bpe import token_to_bytes
+from gpt2x.tokenization.settings import END_OF_TEXT
 from gpt2x.tokenization.vocabulary import (
     Vocabulary,
     added_token,
