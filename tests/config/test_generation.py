@@ -112,8 +112,7 @@ def test_fields_without_effect_are_named_in_a_warning_once(caplog):
         {"pad_token_id": -1},
     ):
         caplog.clear()
-        config_module._warn_once.cache_clear()
-        config_module._explain_once.cache_clear()
+        config_module._log_once.cache_clear()
         for _ in range(2):
             GenerationConfig(**fields)
         warning, explanation = caplog.records

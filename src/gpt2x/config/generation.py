@@ -115,8 +115,9 @@ class GenerationConfig(JSONConfig):
                 f"The generation config is invalid: {'; '.join(reasons.values())}."
             )
         if reasons:
-            _warn_once(f"These options of generation have no effect: {', '.join(reasons)}.")
-            _explain_once("; ".join(reasons.values()))
+            names = ", ".join(reasons)
+            _log_once(logging.WARNING, f"These options of generation have no effect: {names}.")
+            _log_once(logging.INFO, "; ".join(reasons.values()))
 
     def get_generation_mode(self, assistant_model: Any = None) -> str:
         """Return transformers' name of the strategy that the fields ask for.
@@ -322,13 +323,8 @@ def _hashable(value: Any) -> Any:
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
-
-
-@functools.cache
-def _explain_once(message: str) -> None:
-    logger.info(message)
+def _log_once(level: int, message: str) -> None:
+    logger.log(level, message)
 
 
 def _tokens(key: Any) -> Any:

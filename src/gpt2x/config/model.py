@@ -22,6 +22,7 @@ from gpt2x.config.model_fields import (
     COMMON_DEFAULTS,
     GENERATION_DEFAULTS,
     OPTIONAL_FIELDS,
+    SECOND_NAMES,
 )
 from gpt2x.errors import InvalidInputError, check_choice, did_you_mean
 from gpt2x.storage.json_files import read_object
@@ -51,8 +52,9 @@ class GPT2Config(JSONConfig):
     The arguments are those of transformers' `GPT2Config`, in its order; the common fields
     (`num_labels`, `add_cross_attention`, `tie_word_embeddings`, `dtype` ...) are keywords. Four
     fields have a second name each (`hidden_size` is `n_embd`, `num_hidden_layers` `n_layer`,
-    `num_attention_heads` `n_head`, `max_position_embeddings` `n_positions`). Unknown keywords are
-    kept as attributes and written back, so that a file loses nothing by passing through.
+    `num_attention_heads` `n_head`, `max_position_embeddings` `n_positions`), and older files have
+    `torch_dtype` for `dtype` and `n_ctx` for `n_positions`. Unknown keywords are kept as attributes
+    and written back, so that a file loses nothing by passing through.
 
     Args:
         vocab_size: rows of the token embedding (V).
@@ -200,7 +202,7 @@ class GPT2Config(JSONConfig):
     # --- attributes ---
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = ATTRIBUTE_MAP.get(name, name)
+        name = SECOND_NAMES.get(name, name)
         if name in CHECKS:
             value = CHECKS[name](name, value)
         super().__setattr__(name, value)
@@ -209,8 +211,8 @@ class GPT2Config(JSONConfig):
 
     def __getattr__(self, name: str) -> Any:
         # Python asks only for names that are not stored; second names never are.
-        if name in ATTRIBUTE_MAP:
-            return getattr(self, ATTRIBUTE_MAP[name])
+        if name in SECOND_NAMES:
+            return getattr(self, SECOND_NAMES[name])
         raise AttributeError(
             f"{type(self).__name__} has no attribute {name!r}.{did_you_mean(name, self.__dict__)}"
         )
@@ -239,24 +241,6 @@ class GPT2Config(JSONConfig):
     @name_or_path.setter
     def name_or_path(self, value: str | os.PathLike[str]) -> None:
         self._name_or_path = str(value)
-
-    @property
-    def torch_dtype(self) -> str | None:
-        """The older name of `dtype`."""
-        return self.dtype
-
-    @torch_dtype.setter
-    def torch_dtype(self, value: Any) -> None:
-        self.dtype = value
-
-    @property
-    def n_ctx(self) -> int:
-        """The older name of `n_positions`, alone in the oldest files."""
-        return self.n_positions
-
-    @n_ctx.setter
-    def n_ctx(self, value: int) -> None:
-        self.n_positions = value
 
     @property
     def use_return_dict(self) -> bool:
@@ -450,12 +434,11 @@ class GPT2Config(JSONConfig):
 
 def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` under the fields' first names, so that an override finds each field once."""
-    first_names = {**ATTRIBUTE_MAP, "torch_dtype": "dtype", "n_ctx": "n_positions"}
     # A value given under both names counts as given under the first.
     return {
-        first_names.get(name, name): value
+        SECOND_NAMES.get(name, name): value
         for name, value in values.items()
-        if name not in first_names or first_names[name] not in values
+        if SECOND_NAMES.get(name) not in values
     }
 
 

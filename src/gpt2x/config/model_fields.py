@@ -48,6 +48,9 @@ ATTRIBUTE_MAP = {
     "num_hidden_layers": "n_layer",
 }
 
+#: Every second name of a field: those, and the names that older files use.
+SECOND_NAMES = {**ATTRIBUTE_MAP, "torch_dtype": "dtype", "n_ctx": "n_positions"}
+
 #: Fields that are not GPT-2's own. They are written only where they differ from these defaults.
 COMMON_DEFAULTS: dict[str, Any] = {
     "output_hidden_states": False,

@@ -57,8 +57,7 @@ class ModelFiles:
         self._revision = revision
         self._cache_dir = cache_dir
         self._token = token
-        self._offline = local_files_only
-        self._local_files_only = local_files_only
+        self._local_files_only = self._offline = local_files_only
         self._force_download = force_download
         self._commit: str | None = None
         self._found: dict[str, Path | None] = {}
