@@ -20,9 +20,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gpt2x.checkpoint.conversion import DTYPES, TARGETS, convert
+from gpt2x.checkpoint.conversion import TARGETS, convert
 from gpt2x.config import GPT2Config
 from gpt2x.errors import WeightsError
+from gpt2x.formats.registry import all_formats
 from large_sources import MAKERS
 from loading import memory
 
@@ -62,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--from", dest="source", choices=MAKERS, help="default: all")
     parser.add_argument("--to", choices=STREAMED, help="default: all")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: the source's")
+    parser.add_argument(
+        "--dtype", choices=all_formats()["gguf"].dtypes, help="default: the source's"
+    )
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-xl")
     parser.add_argument("--layers", type=int, help="fewer, for a quicker run")
     parser.add_argument("--folder", type=Path, help="where there is room; default: as for tempfile")

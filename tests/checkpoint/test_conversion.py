@@ -14,21 +14,19 @@ import safetensors.numpy
 
 from gpt2x.checkpoint import convert, open_checkpoint, open_source
 from gpt2x.checkpoint.verify import largest_difference
-from gpt2x.checkpoint.writing import STYLES
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from gpt2x.formats import safetensors as safetensors_format
-from gpt2x.formats.gguf import reader as gguf
 from gpt2x.formats.gguf import writer as gguf_writer
-from gpt2x.storage.hub import ModelFiles
+from gpt2x.formats.registry import weights_formats
 from gpt2x.tokenization import GPT2TokenizerFast
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import FLAX, Head
 from support.golden_data import FILES, GOLDEN, SOURCE
 from support.hub_server import files_of, serve_hub
 
-TRANSFORMERS = list(STYLES)
-SHARDED = [to for to, style in STYLES.items() if style.in_shards]
+TRANSFORMERS = [format.name for format in weights_formats(read=False)]
+SHARDED = [format.name for format in weights_formats(read=False) if format.in_shards]
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
@@ -222,7 +220,7 @@ def test_gguf_is_quantised_by_pieces(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 2 * values.nbytes
-    with gguf.open(tmp_path / "x.gguf", ModelFiles(tmp_path)) as checkpoint:
+    with open_checkpoint(tmp_path / "x.gguf") as checkpoint:
         np.testing.assert_allclose(checkpoint["wte.weight"].read(), values, rtol=0, atol=0.03)
 
 

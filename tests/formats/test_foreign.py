@@ -14,7 +14,7 @@ import pytest
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.config import GPT2Config
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.known import sniff
+from gpt2x.formats.registry import recognise
 from gpt2x.formats.tokenizer_files import find_tokenizer_files, write_tokenizer_files
 from gpt2x.formats.torch import megatron
 from gpt2x.formats.torch import writer as torch_writer
@@ -395,7 +395,7 @@ def test_files_are_told_apart_by_content(tmp_path):
     pytest.importorskip("h5py")
     for name, (format, _, _) in CASES.items():
         if (path := FILES / name).is_file() and path.suffix != ".index":
-            assert sniff(Path(shutil.copy(path, tmp_path / "file"))) == format
+            assert recognise(Path(shutil.copy(path, tmp_path / "file"))).name == format
     (tmp_path / "file").write_bytes(b"something else")
     with pytest.raises(CheckpointError, match="of no known format"):
-        sniff(tmp_path / "file")
+        recognise(tmp_path / "file")

@@ -27,7 +27,7 @@ ARRAYS = {
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    tensors, metadata, close = ours.open_raw(path)
+    tensors, metadata, close = ours.open_file(path)
     try:
         return {name: tensor.read() for name, tensor in tensors.items()}, dict(metadata)
     finally:
@@ -78,7 +78,7 @@ def test_round_trip(tmp_path_factory, array):
 def test_rows_of_a_tensor(tmp_path):
     path = tmp_path / "model.safetensors"
     write(path, {"x": np.arange(100, dtype=np.float32).reshape(25, 4)})
-    tensors, _, close = ours.open_raw(path)
+    tensors, _, close = ours.open_file(path)
     tensor = tensors["x"]
     np.testing.assert_array_equal(tensor.rows(3, 5), tensor.read()[3:5])
     blocks = list(tensor.blocks(64))
@@ -138,7 +138,7 @@ TWICE = b'{"x":%s,"x":%s}' % tuple(
 )
 def test_a_bad_header_is_refused(tmp_path, header, data, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        ours.open_raw(file_with(tmp_path / "bad.safetensors", header, data))
+        ours.open_file(file_with(tmp_path / "bad.safetensors", header, data))
     assert "bad.safetensors" in str(caught.value)
 
 
@@ -146,7 +146,7 @@ def test_an_absurd_header_size_allocates_nothing(tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match="header would take"):
-        ours.open_raw(path)
+        ours.open_file(path)
     path.write_bytes(b"abc")
     with pytest.raises(CheckpointError, match="truncated"):
-        ours.open_raw(path)
+        ours.open_file(path)

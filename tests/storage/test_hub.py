@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import snapshot_download
 
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.formats.opening import open_model
+from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.storage.hub import ModelFiles, resolve_files
 from support.golden_data import GOLDEN
 from support.hub_server import HubServer, commit_of, files_of, serve_hub
@@ -172,10 +172,10 @@ def test_a_sharded_model_by_name(hub: HubServer):
     files = files_of(GOLDEN / "formats" / "safetensors_sharded")
     shards = sorted(name for name in files if name.endswith(".safetensors"))
     hub.add(NAME, files)
-    with open_model(NAME)[1] as checkpoint:
+    with fetch_checkpoint(NAME)[1] as checkpoint:
         assert checkpoint.config == json.loads(files["config.json"])
         assert [file.name for file in checkpoint.files] == shards
         assert checkpoint["wte.weight"].read().shape == checkpoint["wte.weight"].shape
     del files[shards[2]]
     with pytest.raises(CheckpointError, match=f"lacks 1 of the .* shards .*{shards[2]}"):
-        open_model(NAME)
+        fetch_checkpoint(NAME)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,54 +13,25 @@ from typing import Any
 
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.verify import Difference, largest_difference
-from gpt2x.checkpoint.writing import STYLES, Progress, plan_files, write_weights
+from gpt2x.checkpoint.writing import plan_files, write_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError, check_choice
-from gpt2x.formats.flax import orbax
-from gpt2x.formats.gguf import tokenizer as gguf_tokenizer
-from gpt2x.formats.gguf import writer as gguf_writer
-from gpt2x.formats.keras import model as keras_tf
-from gpt2x.formats.known import WEIGHTS_FILES
+from gpt2x.formats.base import Format, ModelToWrite, Progress, WeightsFormat, cast_tensors
+from gpt2x.formats.registry import all_formats, weights_formats
 from gpt2x.formats.shards import parse_size
 from gpt2x.formats.tokenizer_files import write_tokenizer_files
-from gpt2x.formats.torch import nanogpt
 from gpt2x.storage.atomic import atomic_file, atomic_folder
+from gpt2x.tokenization import GPT2Tokenizer
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import numpy_dtype, plan_load
 from gpt2x.weights.table import Head, parameter_shapes
 
-
-@dataclass(frozen=True)
-class SingleFile:
-    """How a format that is one file calls it in a folder, and how a destination ends that is it."""
-
-    name: str
-    suffixes: tuple[str, ...]
-
-
-_SINGLE_FILES: Mapping[str, SingleFile] = {
-    "nanogpt": SingleFile("ckpt.pt", (".pt",)),
-    "gguf": SingleFile("model.gguf", (".gguf",)),
-    "keras-tf": SingleFile("model.keras", (".keras", ".weights.h5")),
-}
-#: What `convert` writes: transformers' formats and Orbax's, in a folder, and those of one file.
-TARGETS = (*STYLES, *_SINGLE_FILES, "orbax")
-#: Types of tensors; q8_0 is GGUF's.
-DTYPES = ("float32", "float16", "bfloat16", "q8_0")
+#: What `convert` writes: transformers' formats, then the others.
+TARGETS = tuple(format.name for format in all_formats().values() if format.is_written)
 
 _SHARD_SIZE = "5GB"  # transformers' own default
-_GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 _Q8_0_BYTES = 34 / 32  # a block of 32 values is stored with its scale
-_FILE_SUFFIXES = (".bin", ".gguf", ".h5", ".keras", ".msgpack", ".pt", ".safetensors")
-
-# The weights that a model may be read from, of all formats, as patterns of names; indices last.
-_WEIGHTS = (
-    *(file.name.replace(".", "*.") + "*" for file in WEIGHTS_FILES),
-    *(file.name for file in _SINGLE_FILES.values()),
-    orbax.PARAMS_NAME,
-    *(file.name.replace(".", "*.") + ".index*.json" for file in WEIGHTS_FILES),
-)
 
 
 @dataclass
@@ -92,14 +65,7 @@ class Conversion:
     @property
     def is_file(self) -> bool:
         """Whether the destination is the one file and not a folder."""
-        return self.destination.name.endswith(_suffixes(self.target))
-
-    def cast(self) -> dict[str, LazyTensor]:
-        """The tensors in the dtypes that are written; not for GGUF, whose writer quantises."""
-        return {
-            name: tensor.astype(numpy_dtype(self.stored[name]))
-            for name, tensor in self.tensors.items()
-        }
+        return self.destination.name.endswith(all_formats()[self.target].suffixes)
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +101,8 @@ def convert(
         destination: folder to write; for nanogpt, gguf and keras-tf also the name of the one file.
         to: one of `TARGETS`; by default as the destination is called (``model.gguf``), or else
             safetensors.
-        dtype: one of `DTYPES`; by default the source's own (GGUF: float16 for float32).
+        dtype: float32, float16, bfloat16, or for GGUF q8_0; by default the source's own (GGUF:
+            float16 for float32).
         max_shard_size: bytes of a file at most, or a string such as "5GB"; by default 5GB for
             the formats that can be split, and any size for the others.
         overwrite: allow a destination that exists.
@@ -167,41 +134,44 @@ def _plan(
     max_shard_size: int | str | None,
     overwrite: bool,
 ) -> Conversion:
-    to = to or next((t for t in _SINGLE_FILES if destination.name.endswith(_suffixes(t))), None)
-    to = to or TARGETS[0]
-    check_choice("to", to, TARGETS)
+    target = _target(destination, to)
     if dtype is not None:
-        check_choice("dtype", dtype, DTYPES if to == "gguf" else DTYPES[:-1])
-    _check_destination(destination, to, overwrite)
-    if to == "nanogpt":
-        nanogpt.check_expressible(source.config)
+        check_choice("dtype", dtype, target.dtypes)
+    _check_destination(destination, target, overwrite)
     tensors = _planned_tensors(source)
-    if to == "gguf":
-        gguf_writer.check_expressible(source.config, tensors)
-        stored = _stored_in_gguf(tensors, _gguf_type(dtype, tensors))
-    else:
-        if to == "keras-tf" and len({tensor.dtype for tensor in tensors.values()}) > 1:
-            dtype = dtype or "float32"  # a Keras model has one dtype
-        stored = {name: dtype or tensor.dtype.name for name, tensor in tensors.items()}
+    target.check(source.config, tensors)
+    stored = target.stored(tensors, dtype)
+    read_as = source.checkpoint.format
     plan = Conversion(
-        source.checkpoint.format, to, destination, source.config, source.head, tensors, stored
+        read_as, target.name, destination, source.config, source.head, tensors, stored
     )
     plan.tokenizer = sorted(source.tokenizer)
-    if to in STYLES:
+    plan.files = _planned_files(plan, target, max_shard_size)
+    return plan
+
+
+def _target(destination: Path, to: str | None) -> Format:
+    """The format to write: as asked, or as the destination is called, or safetensors."""
+    if to is None:
+        written = [format for format in all_formats().values() if format.is_written]
+        named = [format for format in written if destination.name.endswith(format.suffixes)]
+        return (named or written)[0]
+    check_choice("to", to, TARGETS)
+    return all_formats()[to]
+
+
+def _planned_files(plan: Conversion, target: Format, max_shard_size: int | str | None) -> list[str]:
+    if isinstance(target, WeightsFormat):
         size = _SHARD_SIZE if max_shard_size is None else max_shard_size
-        plan.files = plan_files(plan.cast(), plan.config, plan.head, to, size).files
-        return plan
+        tensors = cast_tensors(plan.tensors, plan.stored)
+        return plan_files(tensors, plan.config, plan.head, target.name, size).files
     if max_shard_size is not None and plan.nbytes > parse_size(max_shard_size):
         raise InvalidInputError(
-            f"{to} would take {plan.nbytes / 1e6:,.1f} MB, more than max_shard_size="
+            f"{target.name} would take {plan.nbytes / 1e6:,.1f} MB, more than max_shard_size="
             f"{max_shard_size!r}, and cannot be split. Leave max_shard_size out, or choose one of "
-            f"{', '.join(STYLES)}."
+            f"{', '.join(format.name for format in weights_formats(read=False))}."
         )
-    if to in _SINGLE_FILES:
-        plan.files = [destination.name if plan.is_file else _SINGLE_FILES[to].name]
-    else:
-        plan.files = [orbax.PARAMS_NAME]
-    return plan
+    return [plan.destination.name if plan.is_file else target.weights]
 
 
 def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
@@ -216,20 +186,22 @@ def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
     return plan_load(source.checkpoint, source.config, source.head, name=source.files.name).tensors
 
 
-def _suffixes(to: str) -> tuple[str, ...]:
-    return _SINGLE_FILES[to].suffixes if to in _SINGLE_FILES else ()
-
-
-def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
-    if destination.name.endswith(_suffixes(to)):
+def _check_destination(destination: Path, target: Format, overwrite: bool) -> None:
+    file_suffixes = tuple(
+        suffix
+        for format in all_formats().values()
+        for suffix in (*format.suffixes, Path(format.weights).suffix)
+        if suffix
+    )
+    if destination.name.endswith(target.suffixes):
         if destination.is_dir():
             raise InvalidInputError(f"{str(destination)!r} is a folder; name a file or another.")
     elif destination.is_file() or (
-        destination.name.endswith(_FILE_SUFFIXES) and not destination.is_dir()
+        destination.name.endswith(file_suffixes) and not destination.is_dir()
     ):
         raise InvalidInputError(
-            f"{str(destination)!r} is the name of a file, and {to} is written as a folder; name a "
-            "folder."
+            f"{str(destination)!r} is the name of a file, and {target.name} is written as a "
+            "folder; name a folder."
         )
     occupied = destination.is_file() or (destination.is_dir() and any(destination.iterdir()))
     if occupied and not overwrite:
@@ -248,40 +220,89 @@ def _write(
     verify: bool,
     progress: Progress,
 ) -> None:
-    config = GPT2Config.from_dict(made.config.to_dict())
-    config.architectures = [made.head.architecture]
-    if made.target != "gguf":  # whose types go beyond dtypes
-        config.dtype = made.stored["wte.weight"]
+    target = all_formats()[made.target]
+    model = _model_to_write(source, made, dtype, progress)
     if made.is_file:
         with atomic_file(made.destination) as path:
-            _write_file(path, source, made, config, dtype, progress)
+            _write_weights(path, target, model, max_shard_size)
             made.difference = _verified(path, made) if verify else None
         return
-    with atomic_folder(made.destination, replaces=_WEIGHTS if overwrite else ()) as folder:
-        if made.target in _SINGLE_FILES:
-            _write_file(folder / made.files[0], source, made, config, dtype, progress)
-        else:
-            if made.target == "orbax":
-                orbax.write(folder, made.cast(), prefix=made.head is not Head.NONE)
-                progress(made.nbytes)
-            else:
-                write_weights(
-                    folder,
-                    made.cast(),
-                    config,
-                    made.head,
-                    made.target,
-                    _SHARD_SIZE if max_shard_size is None else max_shard_size,
-                    progress=progress,
-                )
-            config.save_pretrained(folder)
-            generation = source.files.find(GENERATION_CONFIG_NAME)
-            if generation is not None:
-                shutil.copyfile(generation, folder / GENERATION_CONFIG_NAME)
+    with atomic_folder(made.destination, replaces=_weights_names() if overwrite else ()) as folder:
+        path = folder / target.file.name if target.file else folder
+        _write_weights(path, target, model, max_shard_size)
+        if target.file is None:
+            model.config.save_pretrained(folder)
+            if model.generation_config is not None:
+                shutil.copyfile(model.generation_config, folder / GENERATION_CONFIG_NAME)
         write_tokenizer_files(folder, source.tokenizer)
         if verify:  # before anything is replaced, which may be the source
-            inside = folder / made.files[0] if made.target in _SINGLE_FILES else folder
-            made.difference = _verified(inside, made)
+            made.difference = _verified(path, made)
+
+
+def _model_to_write(
+    source: Source, made: Conversion, dtype: str | None, progress: Progress
+) -> ModelToWrite:
+    config = GPT2Config.from_dict(made.config.to_dict())
+    config.architectures = [made.head.architecture]
+    if made.stored["wte.weight"] != "q8_0":  # which is not a dtype of a model
+        config.dtype = made.stored["wte.weight"]
+    return ModelToWrite(
+        config=config,
+        head=made.head,
+        tensors=made.tensors,
+        stored=made.stored,
+        dtype=dtype,
+        name=Path(source.files.name).name or "gpt2",
+        generation_config=source.files.find(GENERATION_CONFIG_NAME),
+        tokenizer=lambda: _load_tokenizer(source.tokenizer),
+        progress=progress,
+    )
+
+
+def _write_weights(
+    path: Path, target: Format, model: ModelToWrite, max_shard_size: int | str | None
+) -> None:
+    """Write the weights into a folder, or into the one file of a format."""
+    if isinstance(target, WeightsFormat):
+        size = _SHARD_SIZE if max_shard_size is None else max_shard_size
+        tensors, progress = model.cast(), model.progress
+        write_weights(path, tensors, model.config, model.head, target.name, size, progress=progress)
+    else:
+        assert target.write is not None
+        target.write(path, model)
+
+
+def _weights_names() -> tuple[str, ...]:
+    """The weights that a model may be read from, of all formats, as patterns; indices last."""
+    weights = weights_formats()
+    return (
+        *(format.filename.replace(".", "*.") + "*" for format in weights),
+        *(format.weights for format in all_formats().values() if format.write is not None),
+        *(format.filename.replace(".", "*.") + ".index*.json" for format in weights),
+    )
+
+
+def _load_tokenizer(sources: Mapping[str, Path | bytes]) -> GPT2Tokenizer | None:
+    """Return the tokenizer that transformers' files make; None where they hold no vocabulary.
+
+    Args:
+        sources: file name -> path or contents.
+
+    Raises:
+        CheckpointError: if they cannot be read, or are not of GPT-2's kind of tokenizer.
+    """
+    if "tokenizer.json" not in sources and not {"vocab.json", "merges.txt"} <= sources.keys():
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer_files(Path(folder), sources)
+        try:
+            return GPT2Tokenizer.from_pretrained(folder)
+        except CheckpointError as error:
+            message = str(error).replace(f"{folder}{os.sep}", "")
+            raise CheckpointError(
+                f"GGUF cannot hold the tokenizer: {message} Without the tokenizer's files, the "
+                "weights are converted alone."
+            ) from error
 
 
 def _verified(path: Path, made: Conversion) -> Difference:
@@ -294,42 +315,3 @@ def _verified(path: Path, made: Conversion) -> Difference:
             f"{difference.largest:.3g} in {difference.name!r}; the storage is not to be trusted."
         )
     return difference
-
-
-def _write_file(
-    path: Path,
-    source: Source,
-    made: Conversion,
-    config: GPT2Config,
-    dtype: str | None,
-    progress: Progress,
-) -> None:
-    if made.target == "nanogpt":
-        nanogpt.write(path, config, made.cast(), progress)
-    elif made.target == "keras-tf":
-        generation = source.files.find(GENERATION_CONFIG_NAME)
-        keras_tf.write(path, config, made.head, made.cast(), generation)
-        progress(made.nbytes)
-    else:
-        gguf_writer.write(
-            path,
-            config,
-            made.tensors,
-            type=_gguf_type(dtype, made.tensors),
-            tokenizer=gguf_tokenizer.load(source.tokenizer),
-            name=Path(source.files.name).name or "gpt2",
-            progress=progress,
-        )
-
-
-def _gguf_type(dtype: str | None, tensors: Mapping[str, LazyTensor]) -> str:
-    if dtype is not None:
-        return _GGUF_TYPES[dtype]
-    return "bf16" if tensors["wte.weight"].dtype.name == "bfloat16" else "f16"
-
-
-def _stored_in_gguf(tensors: Mapping[str, LazyTensor], type: str) -> dict[str, str]:
-    names = {gguf_type: dtype for dtype, gguf_type in _GGUF_TYPES.items()}
-    return {
-        name: names[gguf_writer.stored_type(name, tensor, type)] for name, tensor in tensors.items()
-    }

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2x.config import GPT2Config
 from gpt2x.formats.base import Checkpoint
-from gpt2x.formats.opening import open_model
+from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.formats.tokenizer_files import find_tokenizer_files
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.infer import infer_config
@@ -68,7 +68,7 @@ def open_source(
     Raises:
         CheckpointError: if it cannot be found or read.
     """
-    files, checkpoint = open_model(
+    files, checkpoint = fetch_checkpoint(
         name_or_path,
         format=format,
         revision=revision,

@@ -5,45 +5,19 @@ Any number of shards, with transformers' index; one tensor in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.formats import safetensors
-from gpt2x.formats.flax import msgpack as flax_msgpack
-from gpt2x.formats.known import FLAX, PYTORCH, SAFETENSORS, WeightsFile
+from gpt2x.formats.base import Progress, WeightsFormat
+from gpt2x.formats.registry import weights_format
 from gpt2x.formats.shards import Shard, index_json, parse_size, plan_shards
-from gpt2x.formats.torch import writer as torch_writer
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.names import from_canonical
-from gpt2x.weights.table import FLAX as FLAX_SPELLING
-from gpt2x.weights.table import PYTORCH as PYTORCH_SPELLING
-from gpt2x.weights.table import Head, Spelling
-
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one of transformers' formats names its files and tensors."""
-
-    file: WeightsFile
-    spelling: Spelling
-    separator: str  # of the parts of a name
-    keeps_tied_head: bool = False
-    in_shards: bool = True
-
-
-#: Format -> how transformers writes it.
-STYLES: Mapping[str, Style] = {
-    "safetensors": Style(SAFETENSORS, PYTORCH_SPELLING, "."),
-    "pytorch": Style(PYTORCH, PYTORCH_SPELLING, ".", keeps_tied_head=True),
-    "flax-msgpack": Style(FLAX, FLAX_SPELLING, "/"),
-    "flax-safetensors": Style(SAFETENSORS, FLAX_SPELLING, ".", in_shards=False),
-}
+from gpt2x.weights.table import Head
 
 
 @dataclass(frozen=True)
@@ -83,19 +57,19 @@ def plan_files(
 
     Raises InvalidInputError for several files of a format that transformers reads from one alone.
     """
-    style = STYLES[format]
+    style = weights_format(format)
     with_prefix = head is not Head.NONE if prefix is None else prefix
     named, aliases = _spelled(tensors, config, head, style, with_prefix)
     named |= others
     sizes = {name: tensor.nbytes for name, tensor in named.items()}
-    plan = plan_shards(sizes, parse_size(max_shard_size), style.file.single(variant))
+    plan = plan_shards(sizes, parse_size(max_shard_size), style.single(variant))
     if len(plan) > 1 and not style.in_shards:
         raise InvalidInputError(
             f"{format} would need {len(plan)} files of at most {max_shard_size}, but transformers "
             "reads it from one file alone. Allow a larger max_shard_size, or write flax-msgpack, "
             "which may come in shards."
         )
-    return WritePlan(named, aliases, plan, style.file.index(variant) if len(plan) > 1 else None)
+    return WritePlan(named, aliases, plan, style.index(variant) if len(plan) > 1 else None)
 
 
 def write_weights(
@@ -118,7 +92,7 @@ def write_weights(
         tensors: canonical name -> tensor in canonical layout.
         config: of the model; says whether the output layer is tied.
         head: which model class; a body alone is written without the prefix ``transformer``.
-        format: a name of `STYLES`.
+        format: the name of one of transformers' formats.
         max_shard_size: bytes of a file at most, or a string such as "5GB".
         variant: put into the files' names.
         progress: called with each tensor's bytes once they are written.
@@ -128,17 +102,12 @@ def write_weights(
     plan = plan_files(
         tensors, config, head, format, max_shard_size, variant=variant, others=others, prefix=prefix
     )
+    write_file = weights_format(format).write_file
+    assert write_file is not None
     for shard in plan.shards:
         part = {name: plan.tensors[name] for name in shard.names}
-        path = folder / shard.file
-        if format == "pytorch":
-            inside = {alias: name for alias, name in plan.aliases.items() if name in part}
-            torch_writer.write(path, part, inside, progress)
-        elif format == "flax-msgpack":
-            flax_msgpack.write(path, part, progress)
-        else:
-            framework = "pt" if format == "safetensors" else "flax"
-            safetensors.write(path, part, {"format": framework}, progress)
+        aliases = {alias: name for alias, name in plan.aliases.items() if name in part}
+        write_file(folder / shard.file, part, aliases, progress)
     if plan.index is not None:
         size = sum(tensor.nbytes for tensor in plan.tensors.values())
         parameters = sum(tensor.size for tensor in plan.tensors.values())
@@ -147,7 +116,11 @@ def write_weights(
 
 
 def _spelled(
-    tensors: Mapping[str, LazyTensor], config: GPT2Config, head: Head, style: Style, prefix: bool
+    tensors: Mapping[str, LazyTensor],
+    config: GPT2Config,
+    head: Head,
+    style: WeightsFormat,
+    prefix: bool,
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Tensors by their names in the file, and names that stand for another's values."""
     spelling = style.spelling

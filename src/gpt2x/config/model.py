@@ -443,9 +443,9 @@ def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_gguf(path: Path, gguf_file: str | None, where: Mapping[str, Any]) -> dict[str, Any]:
-    from gpt2x.formats.opening import open_model
+    from gpt2x.formats.opening import fetch_checkpoint
 
-    _, checkpoint = open_model(path, file=gguf_file, **where)
+    _, checkpoint = fetch_checkpoint(path, file=gguf_file, **where)
     with checkpoint:
         return dict(checkpoint.config or {})
 

@@ -22,7 +22,7 @@ from gpt2x.errors import InvalidInputError, MissingBackendError
 from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.formats.flax.orbax import PARAMS_NAME, open_arrays
-from gpt2x.formats.known import WEIGHTS_FILES
+from gpt2x.formats.registry import weights_formats
 from gpt2x.generation import GenerationConfig
 from gpt2x.models.saving import warn_of_weights_read_first
 from gpt2x.storage.atomic import atomic_folder
@@ -49,7 +49,7 @@ def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -
     else:
         with atomic_folder(path) as work:
             _write(model, work)
-    warn_of_weights_read_first(path, WEIGHTS_FILES)
+    warn_of_weights_read_first(path, weights_formats())
 
 
 def _write(model: FlaxGPT2PreTrainedModel, path: FilePath) -> None:

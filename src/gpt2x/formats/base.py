@@ -1,19 +1,49 @@
-"""What every format's reader returns: named tensors that are read one at a time."""
+"""What a format is, and what reading a file of it gives: tensors that are read one at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
-from gpt2x.weights.lazy import LazyTensor
+from gpt2x.errors import CheckpointError, WeightsError
+from gpt2x.storage.budget import Budget
+from gpt2x.storage.hub import ModelFiles
+from gpt2x.weights.lazy import LazyTensor, check_name
+from gpt2x.weights.load_plan import numpy_dtype
+from gpt2x.weights.names import Rename, to_canonical
+from gpt2x.weights.table import Head, Spelling
+
+if TYPE_CHECKING:
+    from gpt2x.config import GPT2Config
+    from gpt2x.tokenization import GPT2Tokenizer
+
+Answer = TypeVar("Answer")
+
+
+class Closable(Protocol):
+    """An open file."""
+
+    @property
+    def close(self) -> Callable[[], None]:
+        """Close it."""
+        ...
+
+
+Open = TypeVar("Open", bound=Closable)
+
+#: Called with each tensor's bytes once they are written.
+Progress = Callable[[int], None]
 
 
 class Checkpoint(Mapping[str, LazyTensor]):
     """An open checkpoint: canonical name (see `gpt2x.weights.table`) -> tensor in canonical layout.
 
-    A context manager; tensors cannot be read once it is closed.
+    A context manager; tensors cannot be read once it is closed. A format's reader is given one
+    that is empty, and fills it.
 
     Attributes:
         format: the format's name, as ``gpt2x convert --to`` spells it.
@@ -28,32 +58,18 @@ class Checkpoint(Mapping[str, LazyTensor]):
             own file (GGUF).
     """
 
-    def __init__(
-        self,
-        format: str,
-        path: Path,
-        tensors: Mapping[str, LazyTensor],
-        *,
-        config: dict[str, Any] | None = None,
-        ignored: Mapping[str, str] | None = None,
-        source_names: Mapping[str, str] | None = None,
-        quantised: Mapping[str, str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        files: Iterable[Path] = (),
-        tokenizer_files: Mapping[str, bytes] | None = None,
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, format: str, path: Path) -> None:
         self.format = format
-        self.path = Path(path)
-        self.config = config
-        self.ignored = dict(ignored or {})
-        self.source_names = dict(source_names or {})
-        self.quantised = dict(quantised or {})
-        self.metadata = dict(metadata or {})
-        self.files = tuple(files) or (self.path,)
-        self.tokenizer_files = dict(tokenizer_files or {})
-        self._tensors = dict(tensors)
-        self._close = close
+        self.path = path
+        self.config: dict[str, Any] | None = None
+        self.ignored: dict[str, str] = {}
+        self.source_names: dict[str, str] = {}
+        self.quantised: dict[str, str] = {}
+        self.metadata: dict[str, Any] = {}
+        self.files: tuple[Path, ...] = (path,)
+        self.tokenizer_files: dict[str, bytes] = {}
+        self._tensors: dict[str, LazyTensor] = {}
+        self._held = ExitStack()
 
     def __getitem__(self, name: str) -> LazyTensor:
         return self._tensors[name]
@@ -64,6 +80,30 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def hold(self, file: Open) -> Open:
+        """Return an open file, which is closed with the checkpoint."""
+        self._held.callback(file.close)
+        return file
+
+    def add(self, canonical: str, source: str, tensor: LazyTensor) -> None:
+        """Add one tensor; raises CheckpointError if another stood for the same parameter."""
+        if canonical in self._tensors:
+            raise CheckpointError(
+                f"{str(self.path)!r} holds the parameter {canonical!r} twice, as "
+                f"{self.source_names[canonical]!r} and as {source!r}; remove one of them."
+            )
+        self._tensors[canonical] = tensor
+        self.source_names[canonical] = source
+
+    def add_renamed(self, tensors: Mapping[str, LazyTensor], rename: Rename) -> None:
+        """Add a file's tensors under canonical names, in canonical layout, without the buffers."""
+        for source, tensor in tensors.items():
+            place = rename(check_name(self.path, source))
+            if place is None:
+                self.ignored[source] = "causal-mask buffer"
+            else:
+                self.add(place.name, source, to_canonical(tensor, place.layout))
+
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """Put tensors in the place of those of the same names."""
         self._tensors |= tensors
@@ -73,7 +113,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     def close(self) -> None:
         """Close the files; calling it again does nothing."""
-        self._close()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +127,221 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.close()
 
 
-class RawFile(NamedTuple):
-    """The tensors of one file under the file's own names."""
+class TensorFile(NamedTuple):
+    """The tensors of one open file under the file's own names."""
 
     tensors: Mapping[str, LazyTensor]
     metadata: Mapping[str, Any]
     close: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class UnknownFile:
+    """A file that each format is shown, to say whether it is its own.
+
+    Attributes:
+        path: where it is.
+        start: its first 16 bytes, or all if it has fewer.
+    """
+
+    path: Path
+    start: bytes
+    _answers: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def ask(self, question: Callable[[Path], Answer]) -> Answer:
+        """Return what `question` says of the file; several formats may ask, it is read once."""
+        if question not in self._answers:
+            self._answers[question] = question(self.path)
+        return self._answers[question]
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """How a format that is one file calls it in a folder, and how a destination ends that is it."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelToWrite:
+    """What a format's writer is given.
+
+    Attributes:
+        config: the model's, with `architectures` and `dtype` set.
+        head: which model class.
+        tensors: canonical name -> tensor in canonical layout, in the source's dtype.
+        stored: canonical name -> dtype that it has in what is written.
+        dtype: the dtype that was asked for.
+        name: the model's name, for people.
+        generation_config: its file, if the source has one.
+        tokenizer: returns the model's tokenizer; None if the source has no vocabulary.
+        progress: called with each tensor's bytes once they are written.
+    """
+
+    config: GPT2Config
+    head: Head
+    tensors: Mapping[str, LazyTensor]
+    stored: Mapping[str, str]
+    dtype: str | None
+    name: str
+    generation_config: Path | None
+    tokenizer: Callable[[], GPT2Tokenizer | None]
+    progress: Progress
+
+    def cast(self) -> dict[str, LazyTensor]:
+        """The tensors in the dtypes that are written."""
+        return cast_tensors(self.tensors, self.stored)
+
+
+def cast_tensors(
+    tensors: Mapping[str, LazyTensor], dtypes: Mapping[str, str]
+) -> dict[str, LazyTensor]:
+    """Convert tensors, as they are read, to the dtypes of these names."""
+    return {name: tensor.astype(numpy_dtype(dtypes[name])) for name, tensor in tensors.items()}
+
+
+def stored_dtypes(tensors: Mapping[str, LazyTensor], dtype: str | None) -> dict[str, str]:
+    """The dtype of each tensor in what is written: the one that was asked for, or its own."""
+    return {name: dtype or tensor.dtype.name for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One file format. Its module holds it as `FORMAT`, where `gpt2x.formats.registry` finds it.
+
+    Attributes:
+        name: as ``gpt2x convert --to`` spells it.
+        rank: its place in the order in which formats look at folders and files; no two share one.
+        patterns: what its files are called, where a folder has none of transformers' names; in the
+            order of looking.
+        find: returns the file that identifies a checkpoint in a folder where names do not tell.
+        recognises: whether a file is of this format; formats of lower rank have said no.
+        read: fills a checkpoint, whose `path` is the file that identifies it; further files are
+            found through `ModelFiles`.
+        write: writes into a file, or into a folder for a format that is not one file.
+        file: the one file that it is, if it is one; such a file holds the config too.
+        folder: otherwise, the folder inside a model's folder that it writes.
+        dtypes: what its tensors may be converted to.
+        stored: returns the dtype that each tensor gets for the dtype asked for.
+        check: raises WeightsError for a config, or for tensors, that it has no place for.
+    """
+
+    name: str
+    rank: int
+    patterns: tuple[str, ...] = ()
+    find: Callable[[Path], Path | None] = lambda folder: None
+    recognises: Callable[[UnknownFile], bool] = lambda file: False
+    read: Callable[[Checkpoint, ModelFiles], None] | None = None
+    write: Callable[[Path, ModelToWrite], None] | None = None
+    file: SingleFile | None = None
+    folder: str = ""
+    dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
+    stored: Callable[[Mapping[str, LazyTensor], str | None], dict[str, str]] = stored_dtypes
+    check: Callable[[GPT2Config, Iterable[str]], None] = lambda config, tensors: None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether checkpoints of it can be opened."""
+        return self.read is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether models can be converted to it."""
+        return self.write is not None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """How a destination ends that is its one file; nothing for a format that is a folder."""
+        return self.file.suffixes if self.file else ()
+
+    @property
+    def weights(self) -> str:
+        """The file or folder of the weights inside a model's folder."""
+        return self.file.name if self.file else self.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFormat(Format):
+    """A format of transformers: its weights are one file, or shards that an index lists.
+
+    Attributes:
+        filename: transformers' name of the one file.
+        place: in transformers' order of looking for these names.
+        open_file: opens one file; a budget is that of all shards, if there are several.
+        rename: returns what reads the names in files that say this of themselves.
+        write_file: writes one file: its path, tensors, aliases (further name -> name of a tensor),
+            progress.
+        spelling: how it spells names and lays out tensors.
+        separator: of the parts of a name in the file.
+        keeps_tied_head: whether a tied output layer is written too.
+        in_shards: whether transformers reads it in shards.
+    """
+
+    filename: str
+    place: int
+    open_file: Callable[[Path, Budget], TensorFile] | None = None
+    rename: Callable[[Mapping[str, Any]], Rename] | None = None
+    write_file: (
+        Callable[[Path, Mapping[str, LazyTensor], Mapping[str, str], Progress], None] | None
+    ) = None
+    spelling: Spelling
+    separator: str = "."
+    keeps_tied_head: bool = False
+    in_shards: bool = True
+
+    @property
+    def is_read(self) -> bool:
+        """Whether checkpoints of it can be opened."""
+        return self.open_file is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether models can be converted to it."""
+        return self.write_file is not None
+
+    @property
+    def weights(self) -> str:
+        """The file of the weights inside a model's folder."""
+        return self.filename
+
+    def single(self, variant: str | None) -> str:
+        """The file's name; a variant such as "fp16" stands before the last dot."""
+        return _with_variant(self.filename, variant)
+
+    def index(self, variant: str | None) -> str:
+        """The name of the index of its shards."""
+        return _with_variant(f"{self.filename}.index.json", variant)
+
+    def names(self, variant: str | None = None) -> tuple[str, str]:
+        """The names to look for: of the one file, then of the index."""
+        return self.single(variant), self.index(variant)
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{variant}{dot}{suffix}" if variant else name
+
+
+@contextmanager
+def reading(path: Path, kind: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn the errors that damage makes into one CheckpointError that names the file.
+
+    Args:
+        path: the file, whose name is put before errors that lack it.
+        kind: what the file should be, such as "GGUF file".
+        damage: exceptions that mean damage, beside CheckpointError.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, CheckpointError) and str(path) in str(error)
+        if told or not isinstance(error, (CheckpointError, *damage)):
+            raise
+        raise CheckpointError(f"{str(path)!r} is not a sound {kind}: {error}.") from error
+
+
+def check_fields(owner: str, config: GPT2Config, expressible: Mapping[str, bool]) -> None:
+    """Raise WeightsError for the config's fields (name -> whether it can) that `owner` lacks."""
+    if found := [f"{name}={getattr(config, name)}" for name, can in expressible.items() if not can]:
+        raise WeightsError(f"{owner} with {', '.join(found)}.")

@@ -1,52 +1,32 @@
-"""Opening the checkpoint that a folder, a file or a repository of the hub holds."""
+"""Opening the checkpoint that a folder, a file or a repository of the hub holds.
+
+`open_checkpoint` takes a path; `fetch_checkpoint` also takes a model of the hub, and says where the
+model's other files are. (`gpt2x.checkpoint.open_source` adds the model's config and tokenizer.)
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gpt2x.errors import CheckpointError, check_choice, listed
 from gpt2x.formats import shards
-from gpt2x.formats.base import Checkpoint, RawFile
-from gpt2x.formats.known import (
-    MODULES,
-    SAFETENSORS,
-    SHARDED,
-    WEIGHTS_FILES,
-    WeightsFile,
-    find_foreign,
-    sniff,
+from gpt2x.formats.base import Checkpoint, Format, WeightsFormat
+from gpt2x.formats.registry import (
+    all_formats,
+    find_announced,
+    read_formats,
+    recognise,
+    weights_formats,
 )
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.names import Rename, name_tensors
+from gpt2x.weights.names import Rename
 
 CONFIG_NAME = "config.json"
-
-
-class ShardedFormat(Protocol):
-    """A module that reads one of transformers' formats, in one file or in shards of it."""
-
-    def open_raw(self, path: Path, budget: Budget | None = None) -> RawFile:
-        """Open one file; `budget` is that of all shards, if there are several."""
-        ...
-
-    def rename(self, metadata: Mapping[str, Any]) -> Rename:
-        """Return what reads the names in files that say this of themselves."""
-        ...
-
-
-class SingleFormat(Protocol):
-    """A module that reads a format which says itself how it is split, if it is."""
-
-    def open(self, path: Path, files: ModelFiles) -> Checkpoint:
-        """Open a checkpoint by the file that identifies it, with `files` to find others."""
-        ...
 
 
 def open_checkpoint(
@@ -77,13 +57,11 @@ def open_checkpoint(
     path = _existing(path)
     if not path.exists():
         raise CheckpointError(f"There is no file or folder {str(path)!r}.")
-    _, checkpoint = open_model(
-        path, variant=variant, use_safetensors=use_safetensors, format=format
-    )
-    return checkpoint
+    options: dict[str, Any] = {"variant": variant, "use_safetensors": use_safetensors}
+    return fetch_checkpoint(path, format=format, **options)[1]
 
 
-def open_model(
+def fetch_checkpoint(
     name_or_path: str | Path,
     *,
     variant: str | None = None,
@@ -108,7 +86,7 @@ def open_model(
         Where the model's other files are, and its weights.
     """
     if format is not None:
-        check_choice("format", format, MODULES)
+        check_choice("format", format, read_formats())
     path = _existing(name_or_path)
     if path.is_file():
         files = ModelFiles(path.parent)
@@ -119,14 +97,18 @@ def open_model(
     found = files.find(file)
     if found is None:
         raise CheckpointError(f"{files.name!r} has no file {file!r}.")
-    return files, _open_file(found, format or sniff(found), files)
+    return files, _open(_chosen(format, found), found, files)
+
+
+def _chosen(format: str | None, path: Path) -> Format:
+    return recognise(path) if format is None else all_formats()[format]
 
 
 def _open_index_or_file(path: Path, format: str | None, files: ModelFiles) -> Checkpoint:
-    for file in WEIGHTS_FILES:
-        if path.name.startswith(f"{file.name}.index.") and path.suffix == ".json":
-            return _with_config(_open_shards(file.format, path, _find_shards(files, path)), files)
-    return _open_file(path, format or sniff(path), files)
+    for weights in weights_formats():
+        if path.name.startswith(f"{weights.filename}.index.") and path.suffix == ".json":
+            return _open(weights, path, files, is_index=True)
+    return _open(_chosen(format, path), path, files)
 
 
 def _existing(path: str | Path) -> Path:
@@ -144,63 +126,62 @@ def _open_weights(
     first: str | None,
 ) -> Checkpoint:
     candidates = [
-        file
-        for file in sorted(WEIGHTS_FILES, key=lambda file: file.format != first)
-        if format in (None, file.format)
-        and (use_safetensors is None or use_safetensors == (file is SAFETENSORS))
+        candidate
+        for candidate in sorted(weights_formats(), key=lambda candidate: candidate.name != first)
+        if format in (None, candidate.name)
+        and use_safetensors in (None, candidate.name == "safetensors")
     ]
     for candidate in candidates:
-        if (path := files.find(candidate.single(variant))) is not None:
-            return _open_file(path, candidate.format, files)
-        if (index := files.find(candidate.index(variant))) is not None:
-            checkpoint = _open_shards(candidate.format, index, _find_shards(files, index))
-            return _with_config(checkpoint, files)
+        for name in candidate.names(variant):
+            if (path := files.find(name)) is not None:
+                return _open(candidate, path, files, is_index=name == candidate.index(variant))
     if use_safetensors is None and variant is None:
-        path = find_foreign(files)
-        found = None if path is None else sniff(path)
-        if path is not None and found is not None and format in (None, found):
-            return _open_file(path, found, files)
+        path = find_announced(files)
+        found = None if path is None else recognise(path)
+        if path is not None and found is not None and format in (None, found.name):
+            return _open(found, path, files)
     raise CheckpointError(_nothing_found(files, candidates, variant, format))
 
 
 def _nothing_found(
-    files: ModelFiles, candidates: list[WeightsFile], variant: str | None, format: str | None
+    files: ModelFiles, candidates: list[WeightsFormat], variant: str | None, format: str | None
 ) -> str:
-    tried = [name for file in candidates for name in (file.single(variant), file.index(variant))]
+    tried = [name for candidate in candidates for name in candidate.names(variant)]
     looked = f" looked for {', '.join(tried)}" if tried else f" of the format {format!r}"
     message = f"{files.name!r} holds no weights;{looked}."
-    plain = [file.name for file in candidates if variant and files.find(file.name)]
+    plain = [c.filename for c in candidates if variant and files.find(c.filename)]
     if plain:
         message += f" It does hold {plain[0]!r}: leave out variant={variant!r}."
     return message
 
 
-def _module(format: str) -> Any:
-    return importlib.import_module(MODULES[format])
-
-
-def _open_file(path: Path, format: str, files: ModelFiles) -> Checkpoint:
-    if format in SHARDED:
-        return _with_config(_open_shards(format, path, {path.name: path}), files)
-    single: SingleFormat = _module(format)
-    return _with_config(single.open(path, files), files)
-
-
-def _with_config(checkpoint: Checkpoint, files: ModelFiles) -> Checkpoint:
-    """Add the config that stands beside the weights, where they bring none themselves."""
+def _open(format: Format, path: Path, files: ModelFiles, *, is_index: bool = False) -> Checkpoint:
+    """Open a checkpoint by the file that identifies it, with `files` to find others."""
+    checkpoint = Checkpoint(format.name, path)
     try:
-        path = files.find(CONFIG_NAME)
-        if checkpoint.config is None and path is not None:
-            checkpoint.config = read_object(path)
-        of_tensorflow = checkpoint.format == "tf-h5" or checkpoint.metadata.get("format") == "tf"
-        if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
-            # transformers' TensorFlow models tie the output layer, whatever their config says.
-            checkpoint.config["tie_word_embeddings"] = True
+        if isinstance(format, WeightsFormat):
+            paths = _find_shards(files, path) if is_index else {path.name: path}
+            _read_weights(format, checkpoint, paths, is_index)
+        else:
+            assert format.read is not None
+            format.read(checkpoint, files)
+        _add_config(checkpoint, files)
         files.check_unchanged()
     except BaseException:
         checkpoint.close()
         raise
     return checkpoint
+
+
+def _add_config(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Add the config that stands beside the weights, where they bring none themselves."""
+    path = files.find(CONFIG_NAME)
+    if checkpoint.config is None and path is not None:
+        checkpoint.config = read_object(path)
+    of_tensorflow = checkpoint.format == "tf-h5" or checkpoint.metadata.get("format") == "tf"
+    if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
+        # transformers' TensorFlow models tie the output layer, whatever their config says.
+        checkpoint.config["tie_word_embeddings"] = True
 
 
 def _find_shards(files: ModelFiles, index: Path) -> dict[str, Path]:
@@ -215,36 +196,27 @@ def _find_shards(files: ModelFiles, index: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None}
 
 
-def _open_shards(format: str, path: Path, files: Mapping[str, Path]) -> Checkpoint:
-    """Open one file, or the shards of the index at `path`, as one checkpoint."""
-    module: ShardedFormat = _module(format)
-    with ExitStack() as stack:
-        tensors: dict[str, LazyTensor] = {}
-        metadata: dict[str, Any] = {}
-        held: dict[str, list[str]] = {}
-        budget = Budget(str(path))
-        for name, file in files.items():
-            raw = module.open_raw(file, budget)
-            stack.callback(raw.close)
-            if twice := tensors.keys() & raw.tensors.keys():
-                raise CheckpointError(f"Two shards of {str(path)!r} hold {min(twice)!r}.")
-            tensors |= raw.tensors
-            metadata |= raw.metadata
-            held[name] = list(raw.tensors)
-        rename = module.rename(metadata)
-        if list(files.values()) != [path]:
-            _check_shards(path, held, rename)
-        names = name_tensors(path, tensors, rename)
-        return Checkpoint(
-            format,
-            path,
-            names.tensors,
-            ignored=names.ignored,
-            source_names=names.source_names,
-            metadata=metadata,
-            files=files.values(),
-            close=stack.pop_all().close,
-        )
+def _read_weights(
+    format: WeightsFormat, checkpoint: Checkpoint, paths: Mapping[str, Path], is_index: bool
+) -> None:
+    """Read one file, or the shards of an index, into a checkpoint."""
+    assert format.open_file is not None
+    assert format.rename is not None
+    tensors: dict[str, LazyTensor] = {}
+    held: dict[str, list[str]] = {}
+    budget = Budget(str(checkpoint.path))
+    for name, path in paths.items():
+        shard = checkpoint.hold(format.open_file(path, budget))
+        if twice := tensors.keys() & shard.tensors.keys():
+            raise CheckpointError(f"Two shards of {str(checkpoint.path)!r} hold {min(twice)!r}.")
+        tensors |= shard.tensors
+        checkpoint.metadata |= shard.metadata
+        held[name] = list(shard.tensors)
+    rename = format.rename(checkpoint.metadata)
+    if is_index:
+        _check_shards(checkpoint.path, held, rename)
+    checkpoint.add_renamed(tensors, rename)
+    checkpoint.files = tuple(paths.values())
 
 
 def _check_shards(index: Path, held: Mapping[str, list[str]], rename: Rename) -> None:

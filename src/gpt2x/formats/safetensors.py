@@ -9,7 +9,7 @@ writer is our own too: the package's takes all tensors at once, ours one after a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.formats.base import RawFile
+from gpt2x.formats.base import Progress, TensorFile, WeightsFormat
 from gpt2x.formats.binary import BinaryFile, check_shape
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.json_files import load_json
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor
 from gpt2x.weights.names import Rename, flax_name, pytorch_name, tensorflow_name
+from gpt2x.weights.table import PYTORCH
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors package
 _ALIGNMENT = 8
@@ -48,7 +49,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
+def open_file(path: Path, budget: Budget | None = None) -> TensorFile:
     """Open one safetensors file.
 
     Raises CheckpointError unless the header is sound and the tensors fill the file exactly.
@@ -59,10 +60,10 @@ def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
     except BaseException:
         file.close()
         raise
-    return RawFile(tensors, metadata, file.close)
+    return TensorFile(tensors, metadata, file.close)
 
 
-def rename(metadata: Mapping[str, Any]) -> Rename:
+def _rename(metadata: Mapping[str, Any]) -> Rename:
     """How to read names: ``metadata["format"]`` tells which framework's they are."""
     return {"tf": tensorflow_name, "flax": flax_name}.get(str(metadata.get("format")), pytorch_name)
 
@@ -112,7 +113,7 @@ def write(
     path: Path,
     tensors: Mapping[str, LazyTensor],
     metadata: Mapping[str, str],
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Write one safetensors file, holding one tensor in memory at a time.
 
@@ -142,3 +143,19 @@ def write(
                 little = block.astype(block.dtype.newbyteorder("<"), order="C", copy=False)
                 stream.write(little.reshape(-1).view(np.uint8).data)
             progress(tensors[name].nbytes)
+
+
+FORMAT = WeightsFormat(
+    name="safetensors",
+    rank=110,
+    place=1,
+    filename="model.safetensors",
+    patterns=("*.safetensors",),
+    recognises=lambda file: file.start[8:9] == b"{",
+    open_file=open_file,
+    rename=_rename,
+    write_file=lambda path, tensors, aliases, progress: write(
+        path, tensors, {"format": "pt"}, progress
+    ),
+    spelling=PYTORCH,
+)

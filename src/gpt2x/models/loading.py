@@ -29,10 +29,7 @@ from gpt2x.config.generation import GENERATION_CONFIG_NAME, GenerationConfig
 from gpt2x.config.model_fields import dtype_name
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.formats.base import Checkpoint
-from gpt2x.formats.known import FLAX as FLAX_FILE
-from gpt2x.formats.known import SAFETENSORS as SAFETENSORS_FILE
-from gpt2x.formats.known import TENSORFLOW as TENSORFLOW_FILE
-from gpt2x.formats.opening import open_model
+from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.loading import drop_model_options, take_where
 from gpt2x.weights.infer import infer_config
@@ -137,12 +134,11 @@ def resolve(
         "local_files_only": local_files_only,
         "force_download": force_download,
     }
-    first = TENSORFLOW_FILE if from_tf else FLAX_FILE if from_flax else SAFETENSORS_FILE
-    files, checkpoint = open_model(
+    files, checkpoint = fetch_checkpoint(
         os.fspath(name_or_path),
         variant=variant,
         use_safetensors=use_safetensors,
-        first=first.format,
+        first="tf-h5" if from_tf else "flax-msgpack" if from_flax else None,
         file=gguf_file,
         subfolder=subfolder,
         **where,

@@ -14,9 +14,8 @@ import numpy as np
 
 from gpt2x.checkpoint.writing import write_weights
 from gpt2x.config import GPT2Config
-from gpt2x.formats.known import PYTORCH as PYTORCH_FILE
-from gpt2x.formats.known import SAFETENSORS as SAFETENSORS_FILE
-from gpt2x.formats.known import WeightsFile
+from gpt2x.formats.base import WeightsFormat
+from gpt2x.formats.registry import weights_format
 from gpt2x.storage.atomic import atomic_folder
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import plan_load
@@ -68,19 +67,19 @@ def save_folder(
     plan_load(lazy, config, head, name="the model to save", strict=True)
     if generation_config is not None:
         generation_config.check_before_saving()
-    file = SAFETENSORS_FILE if safe_serialization else PYTORCH_FILE
+    format = weights_format("safetensors" if safe_serialization else "pytorch")
     written = copy.deepcopy(config)
     written.architectures = [architecture or head.architecture]
     written.dtype = lazy["wte.weight"].dtype.name
-    stem, _, suffix = file.single(variant).rpartition(".")
-    stale = (f"{stem}-*-of-*.{suffix}", file.single(variant), file.index(variant))
+    stem, _, suffix = format.single(variant).rpartition(".")
+    stale = (f"{stem}-*-of-*.{suffix}", *format.names(variant))
     with atomic_folder(path, replaces=stale) as folder:
         write_weights(
             folder,
             lazy,
             config,
             head,
-            file.format,
+            format.name,
             max_shard_size,
             variant=variant,
             others=others,
@@ -91,14 +90,14 @@ def save_folder(
             generation_config.save_pretrained(folder)
     if not safe_serialization:
         # A model's `save_pretrained` calls by `PretrainedMixin._save_folder`.
-        warn_of_weights_read_first(Path(path), (SAFETENSORS_FILE,), variant, stacklevel=5)
+        warn_of_weights_read_first(Path(path), [weights_format("safetensors")], variant, stacklevel=5)
 
 
 def warn_of_weights_read_first(
-    path: Path, files: Iterable[WeightsFile], variant: str | None = None, *, stacklevel: int = 3
+    path: Path, formats: Iterable[WeightsFormat], variant: str | None = None, *, stacklevel: int = 3
 ) -> None:
     """Warn if a folder that was saved to holds weights that a reader takes for those just saved."""
-    for name in (name for file in files for name in (file.single(variant), file.index(variant))):
+    for name in (name for format in formats for name in format.names(variant)):
         if (path / name).is_file():
             warnings.warn(
                 f"{str(path)!r} also holds {name}, which is read first; delete it if it is older.",

@@ -120,10 +120,10 @@ def _tokenizer_folder(
         yield ModelFiles(str(name_or_path), **where)
         return
     # Not above: checkpoints are not needed for a folder's tokenizer.
-    from gpt2x.formats.opening import open_model
+    from gpt2x.formats.opening import fetch_checkpoint
     from gpt2x.formats.tokenizer_files import write_tokenizer_files
 
-    _, checkpoint = open_model(str(name_or_path), file=gguf_file, **where)
+    _, checkpoint = fetch_checkpoint(str(name_or_path), file=gguf_file, **where)
     with checkpoint, tempfile.TemporaryDirectory() as folder:
         if not checkpoint.tokenizer_files:
             raise CheckpointError(f"{str(checkpoint.path)!r} holds no tokenizer.")

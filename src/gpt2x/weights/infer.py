@@ -48,7 +48,6 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
             f"cannot be of {max(layers) + 1} blocks."
         )
     inner = tensors["h.0.mlp.c_fc.weight"].shape[1]
-    end_of_text = _OPENAI_END_OF_TEXT if vocab_size > _OPENAI_END_OF_TEXT else None
     config: dict[str, Any] = {
         "vocab_size": vocab_size,
         "n_positions": tensors["wpe.weight"].shape[0],
@@ -56,8 +55,7 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
         "n_layer": max(layers) + 1,
         "n_head": n_head or width // HEAD_DIM,
         "n_inner": None if inner == 4 * width else inner,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **end_of_text_ids(vocab_size),
     }
     if any(".crossattention." in name for name in tensors):
         config["add_cross_attention"] = True
@@ -72,6 +70,12 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
         if head in tensors:
             config["num_labels"] = tensors[head].shape[0]
     return config
+
+
+def end_of_text_ids(vocab_size: int) -> dict[str, int | None]:
+    """The config's ids of start and end: OpenAI's token, where the vocabulary has it."""
+    end_of_text = _OPENAI_END_OF_TEXT if vocab_size > _OPENAI_END_OF_TEXT else None
+    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
 
 
 def same_values(one: LazyTensor, other: LazyTensor) -> bool:

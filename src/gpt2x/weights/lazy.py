@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are read, and their collection by name."""
+"""Tensors that stay in their file until they are read."""
 
 from __future__ import annotations
 
@@ -123,27 +123,3 @@ def check_name(path: Path, name: str) -> str:
             f"{str(path)!r} holds a name of {len(name)} characters; {MAX_NAME} are allowed."
         )
     return name
-
-
-@dataclass
-class CanonicalNames:
-    """Collects a file's tensors under canonical names; refuses a name that comes twice."""
-
-    path: Path
-    tensors: dict[str, LazyTensor] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
-    source_names: dict[str, str] = field(default_factory=dict)
-
-    def add(self, canonical: str, source: str, tensor: LazyTensor) -> None:
-        """Add one tensor; raises CheckpointError if another stood for the same parameter."""
-        if canonical in self.tensors:
-            raise CheckpointError(
-                f"{str(self.path)!r} holds the parameter {canonical!r} twice, as "
-                f"{self.source_names[canonical]!r} and as {source!r}; remove one of them."
-            )
-        self.tensors[canonical] = tensor
-        self.source_names[canonical] = source
-
-    def ignore(self, source: str, why: str) -> None:
-        """Note a name of the file that is not a weight of the model."""
-        self.ignored[source] = why

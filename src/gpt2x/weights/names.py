@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.weights.lazy import CanonicalNames, LazyTensor, check_name
+from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import (
     BODY_PREFIX,
     FLAX,
@@ -87,6 +86,11 @@ def is_projection(name: str) -> bool:
     return kind_of(name) is Kind.CONV1D and name.endswith(".weight")
 
 
+def out_in(name: str) -> Layout:
+    """The layout of formats that store a block's projections (out, in), as `nn.Linear` does."""
+    return Layout.TRANSPOSED if is_projection(name) else Layout.SAME
+
+
 def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
     """The tensor in canonical layout, changed as it is read."""
     if layout is Layout.TRANSPOSED and len(tensor.shape) == 2:
@@ -94,18 +98,6 @@ def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
     if layout is Layout.ROW:
         return tensor.reshaped(tensor.size)
     return tensor
-
-
-def name_tensors(path: Path, tensors: Mapping[str, LazyTensor], rename: Rename) -> CanonicalNames:
-    """Bring a file's tensors to canonical names and layouts; buffers are set aside."""
-    names = CanonicalNames(path)
-    for source, tensor in tensors.items():
-        place = rename(check_name(path, source))
-        if place is None:
-            names.ignore(source, "causal-mask buffer")
-        else:
-            names.add(place.name, source, to_canonical(tensor, place.layout))
-    return names
 
 
 def from_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:

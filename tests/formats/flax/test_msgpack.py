@@ -29,7 +29,7 @@ def one(value: bytes) -> bytes:
 
 def read(path, data: bytes):
     path.write_bytes(data)
-    raw = flax_msgpack.open_raw(path)
+    raw = flax_msgpack.open_file(path)
     try:
         return {name: tensor.read() for name, tensor in raw.tensors.items()}
     finally:

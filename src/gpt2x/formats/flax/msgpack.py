@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import RawFile
+from gpt2x.formats.base import Progress, TensorFile, UnknownFile, WeightsFormat, reading
 from gpt2x.formats.binary import MAX_DIMENSIONS, BinaryFile, check_shape
 from gpt2x.storage.budget import VALUE, Budget
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor
-from gpt2x.weights.names import Rename, flax_name
+from gpt2x.weights.names import flax_name
+from gpt2x.weights.table import FLAX
 
 _ARRAY, _SCALAR = 1, 3  # extension types; 2 is a complex number
 _CHUNKED = "__msgpack_chunked_array__"
@@ -32,29 +33,26 @@ _MAX_TEXT = 2**16
 _VALUE = 4 * VALUE  # what walking to a value costs, in memory and time
 
 
-def open_raw(path: Path, budget: Budget | None = None) -> RawFile:
+def open_file(path: Path, budget: Budget | None = None) -> TensorFile:
     """Open one file; raises CheckpointError if it is damaged or holds something else."""
     file = BinaryFile(path, budget)
     try:
-        tree, end = _Walker(file).value(0)
-        if end != file.size or not isinstance(tree, dict):
-            raise CheckpointError("it is not a single map of parameters")
-        tensors: dict[str, LazyTensor] = {}
-        _flatten(tree, "", tensors, file.budget)
-    except CheckpointError as error:
-        file.close()
-        if str(path) in str(error):
-            raise
-        raise CheckpointError(f"{str(path)!r} is not a sound Flax checkpoint: {error}.") from error
+        with reading(path, "Flax checkpoint"):
+            tree, end = _Walker(file).value(0)
+            if end != file.size or not isinstance(tree, dict):
+                raise CheckpointError("it is not a single map of parameters")
+            tensors: dict[str, LazyTensor] = {}
+            _flatten(tree, "", tensors, file.budget)
     except BaseException:
         file.close()
         raise
-    return RawFile(tensors, {}, file.close)
+    return TensorFile(tensors, {}, file.close)
 
 
-def rename(metadata: Mapping[str, Any]) -> Rename:
-    """How to read names."""
-    return flax_name
+def _recognises(file: UnknownFile) -> bool:
+    """Whether it starts with a map."""
+    first = file.start[0] if file.start else 0
+    return first & 0xF0 == 0x80 or first in (0xDE, 0xDF)
 
 
 def _flatten(tree: Any, path: str, tensors: dict[str, LazyTensor], budget: Budget) -> None:
@@ -222,7 +220,7 @@ def _dtype(name: Any) -> np.dtype[Any]:
 def write(
     path: Path,
     tensors: Mapping[str, LazyTensor],
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Write parameters by their paths (``transformer/wte/embedding``), one in memory at a time."""
     tree: dict[str, Any] = {}
@@ -236,7 +234,7 @@ def write(
         _write_tree(stream, tree, progress)
 
 
-def _write_tree(stream: BinaryIO, tree: Any, progress: Callable[[int], None]) -> None:
+def _write_tree(stream: BinaryIO, tree: Any, progress: Progress) -> None:
     if isinstance(tree, dict):
         stream.write(struct.pack(">BI", 0xDF, len(tree)))
         for name, branch in tree.items():
@@ -276,3 +274,18 @@ def _write_array(stream: BinaryIO, array: np.ndarray) -> None:
 def _packed_text(text: str) -> bytes:
     data = text.encode("utf-8")
     return struct.pack(">BI", 0xDB, len(data)) + data
+
+
+FORMAT = WeightsFormat(
+    name="flax-msgpack",
+    rank=120,
+    place=4,
+    filename="flax_model.msgpack",
+    patterns=("*.msgpack",),
+    recognises=_recognises,
+    open_file=open_file,
+    rename=lambda metadata: flax_name,
+    write_file=lambda path, tensors, aliases, progress: write(path, tensors, progress),
+    spelling=FLAX,
+    separator="/",
+)

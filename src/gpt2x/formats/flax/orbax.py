@@ -21,14 +21,14 @@ from gpt2x import backends
 from gpt2x.backends import require_library
 from gpt2x.errors import CheckpointError
 from gpt2x.formats import shards
-from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.base import Checkpoint, Format, ModelToWrite
 from gpt2x.formats.binary import check_shape
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.names import Place, flax_name, from_canonical, name_tensors
-from gpt2x.weights.table import FLAX
+from gpt2x.weights.names import Place, flax_name, from_canonical
+from gpt2x.weights.table import FLAX, Head
 
 PARAMS_NAME = "params"
 METADATA_NAME = "_METADATA"
@@ -37,7 +37,7 @@ _DATABASE_NAME = "manifest.ocdbt"
 _ARRAY = 20_000  # bytes of an open array of tensorstore's
 
 
-def find_params(folder: Path) -> Path | None:
+def _find_params(folder: Path) -> Path | None:
     """The file that lists the parameters of a checkpoint folder, or of its folder ``params``."""
     for inside in (folder / PARAMS_NAME, folder):
         if (inside / METADATA_NAME).is_file():
@@ -45,24 +45,18 @@ def find_params(folder: Path) -> Path | None:
     return None
 
 
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a checkpoint by its ``_METADATA``.
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a checkpoint by its ``_METADATA``.
 
     Raises CheckpointError if it is damaged, MissingBackendError without tensorstore.
     """
-    folder = path.parent
+    folder = checkpoint.path.parent
+    checkpoint.path, checkpoint.files = folder, (folder,)
     tensors = {"/".join(keys): tensor for keys, tensor in open_arrays(folder).items()}
-    names = name_tensors(folder, tensors, _rename)
+    checkpoint.add_renamed(tensors, _rename)
     beside = folder.parent / _CONFIG_NAME
-    has_config = folder.name == PARAMS_NAME and beside.is_file()
-    return Checkpoint(
-        "orbax",
-        folder,
-        names.tensors,
-        config=read_object(beside) if has_config else None,
-        ignored=names.ignored,
-        source_names=names.source_names,
-    )
+    if folder.name == PARAMS_NAME and beside.is_file():
+        checkpoint.config = read_object(beside)
 
 
 def _rename(source: str) -> Place | None:
@@ -147,21 +141,26 @@ def _damaged(what: str, error: Exception) -> CheckpointError:
     return CheckpointError(f"{what} is not a sound array of an Orbax checkpoint: {first_line:.300}")
 
 
-def write(folder: Path, tensors: Mapping[str, LazyTensor], *, prefix: bool) -> None:
-    """Write the folder ``params`` of a checkpoint folder.
-
-    Args:
-        folder: the checkpoint's.
-        tensors: canonical name -> tensor in canonical layout. All are in memory at once.
-        prefix: whether the body stands under ``transformer``, as in models with a head.
+def _write(folder: Path, model: ModelToWrite) -> None:
+    """Write the folder ``params`` of a checkpoint folder; all tensors are in memory at once.
 
     Raises MissingBackendError without JAX and Flax.
     """
     backend = backends.load("flax", "Writing Orbax checkpoints", module="orbax")
-    params = {
-        tuple(FLAX.spell(name, prefix=prefix).split("/")): from_canonical(
-            tensor, FLAX.layout(name)
-        ).read()
-        for name, tensor in tensors.items()
-    }
+    params = {}
+    for name, tensor in model.cast().items():
+        keys = FLAX.spell(name, prefix=model.head is not Head.NONE).split("/")
+        params[tuple(keys)] = from_canonical(tensor, FLAX.layout(name)).read()
     backend.save_params(folder / PARAMS_NAME, params)
+    model.progress(sum(array.nbytes for array in params.values()))
+
+
+FORMAT = Format(
+    name="orbax",
+    rank=90,
+    find=_find_params,
+    recognises=lambda file: file.path.name == METADATA_NAME,
+    read=_read,
+    write=_write,
+    folder=PARAMS_NAME,
+)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.base import Checkpoint, reading
 from gpt2x.formats.binary import BinaryFile, check_shape
-from gpt2x.formats.gguf import tokenizer as gguf_tokenizer
+from gpt2x.formats.gguf import tokenizer
 from gpt2x.formats.gguf.layout import (
     ALIGNMENT,
     ARCHITECTURE,
@@ -39,8 +39,8 @@ from gpt2x.formats.gguf.layout import (
 from gpt2x.storage.budget import TENSOR, VALUE, Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.infer import same_values
-from gpt2x.weights.lazy import CanonicalNames, LazyTensor
-from gpt2x.weights.names import is_projection
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.names import out_in, to_canonical
 from gpt2x.weights.table import Shape
 
 _CANONICAL = {theirs: ours for ours, theirs in MODULES.items()}
@@ -95,38 +95,22 @@ class _Cursor:
         return [self.text() for _ in range(count)]
 
 
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a GGUF file; raises CheckpointError if it is damaged or of another architecture."""
-    file = BinaryFile(path)
-    try:
+def read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a GGUF file; raises CheckpointError if it is damaged or of another architecture."""
+    path, file = checkpoint.path, checkpoint.hold(BinaryFile(checkpoint.path))
+    with reading(path, "GGUF file", (struct.error, ValueError)):
         pairs, table, start = _read_header(file)
-        _check_kind(path, pairs)
-        names = CanonicalNames(path)
-        quantised = {}
-        for source, shape, kind, offset in table:
-            name = _read_name(source)
-            if kind == Q8_0:
-                quantised[name or source] = "q8_0"
-            tensor = _tensor(file, source, shape, kind, start + offset)
-            transposed = name is not None and is_projection(name) and len(shape) == 2
-            names.add(name or source, source, tensor.transposed() if transposed else tensor)
-        config = _config(path, pairs, names)
-        tokenizer_files = _tokenizer_files(file, pairs)
-    except BaseException:
-        file.close()
-        raise
-    return Checkpoint(
-        "gguf",
-        path,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        quantised=quantised,
-        metadata={k: v for k, v in pairs.items() if not isinstance(v, list | np.ndarray)},
-        tokenizer_files=tokenizer_files,
-        close=file.close,
-    )
+    _check_kind(path, pairs)
+    for source, shape, kind, offset in table:
+        name = _read_name(source) or source
+        if kind == Q8_0:
+            checkpoint.quantised[name] = "q8_0"
+        tensor = _tensor(file, source, shape, kind, start + offset)
+        checkpoint.add(name, source, to_canonical(tensor, out_in(name)))
+    checkpoint.config = _config(path, pairs, checkpoint)
+    checkpoint.metadata = {k: v for k, v in pairs.items() if not isinstance(v, list | np.ndarray)}
+    with reading(path, "GGUF file"):
+        checkpoint.tokenizer_files = tokenizer.to_files(pairs, file.budget)
 
 
 _Table = list[tuple[str, Shape, int, int]]  # name, shape, type, offset
@@ -135,36 +119,33 @@ _Table = list[tuple[str, Shape, int, int]]  # name, shape, type, offset
 def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
     """Return the pairs, the table of tensors, and where the data start."""
     file.read(0, 24)  # a shorter file has no header
-    try:
-        with (
-            file.path.open("rb") as stream,
-            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            cursor = _Cursor(data, file.budget)
-            if cursor.take(4) != MAGIC:
-                raise CheckpointError("it does not start with GGUF")
-            if (version := cursor.number("<I")) not in (2, VERSION):
-                raise CheckpointError(f"it is of version {version}; 2 and 3 are read")
-            tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
-            pairs: dict[str, Any] = {}
-            for _ in range(pair_count):
-                file.budget.charge(VALUE, "pairs")
-                key = cursor.text()
-                pairs[key] = cursor.value(cursor.number("<I"))
-            table: _Table = []
-            for _ in range(tensor_count):
-                file.budget.charge(TENSOR, "tensors")
-                name, rank = cursor.text(), cursor.number("<I")
-                sizes = [cursor.number("<Q") for _ in range(min(rank, 8))]
-                shape = check_shape(sizes[::-1], f"tensor {name!r}")
-                table.append((name, shape, cursor.number("<I"), cursor.number("<Q")))
-            end = cursor.at
-        alignment = pairs.get("general.alignment", ALIGNMENT)
-        if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
-            raise CheckpointError(f"its alignment is {alignment!r:.40}")
-        return pairs, table, -(-end // alignment) * alignment
-    except (CheckpointError, struct.error, ValueError) as error:
-        raise _unsound(file.path, error) from error
+    with (
+        file.path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        cursor = _Cursor(data, file.budget)
+        if cursor.take(4) != MAGIC:
+            raise CheckpointError("it does not start with GGUF")
+        if (version := cursor.number("<I")) not in (2, VERSION):
+            raise CheckpointError(f"it is of version {version}; 2 and 3 are read")
+        tensor_count, pair_count = cursor.number("<Q"), cursor.number("<Q")
+        pairs: dict[str, Any] = {}
+        for _ in range(pair_count):
+            file.budget.charge(VALUE, "pairs")
+            key = cursor.text()
+            pairs[key] = cursor.value(cursor.number("<I"))
+        table: _Table = []
+        for _ in range(tensor_count):
+            file.budget.charge(TENSOR, "tensors")
+            name, rank = cursor.text(), cursor.number("<I")
+            sizes = [cursor.number("<Q") for _ in range(min(rank, 8))]
+            shape = check_shape(sizes[::-1], f"tensor {name!r}")
+            table.append((name, shape, cursor.number("<I"), cursor.number("<Q")))
+        end = cursor.at
+    alignment = pairs.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or not 0 < alignment <= 2**20:
+        raise CheckpointError(f"its alignment is {alignment!r:.40}")
+    return pairs, table, -(-end // alignment) * alignment
 
 
 def _check_kind(path: Path, pairs: Mapping[str, Any]) -> None:
@@ -208,7 +189,9 @@ def _tensor(file: BinaryFile, name: str, shape: Shape, kind: int, offset: int) -
     )
 
 
-def _config(path: Path, pairs: Mapping[str, Any], names: CanonicalNames) -> dict[str, Any]:
+def _config(
+    path: Path, pairs: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
+) -> dict[str, Any]:
     fields = {
         "n_layer": "block_count",
         "n_positions": "context_length",
@@ -223,26 +206,13 @@ def _config(path: Path, pairs: Mapping[str, Any], names: CanonicalNames) -> dict
         fields[name] for name, value in config.items() if type(value) is not kinds[name]
     ]:
         raise CheckpointError(f"{str(path)!r} lacks {', '.join(lacking)} in its header.")
-    output, embedding = (names.tensors.get(name) for name in ("lm_head.weight", "wte.weight"))
+    output, embedding = (tensors.get(name) for name in ("lm_head.weight", "wte.weight"))
     if embedding is not None and len(embedding.shape) == 2:
         config["vocab_size"] = embedding.shape[0]
     if embedding is not None and output is not None:
         config["tie_word_embeddings"] = same_values(output, embedding)
-    for ours, key in gguf_tokenizer.CONFIG_IDS.items():
+    for ours, key in tokenizer.CONFIG_IDS.items():
         config[ours] = pairs.get(key)
     epsilon = config["layer_norm_epsilon"]
     config["layer_norm_epsilon"] = float(f"{epsilon:.7g}")  # stored as float32: 1e-5 comes back
     return config
-
-
-def _tokenizer_files(file: BinaryFile, pairs: Mapping[str, Any]) -> dict[str, bytes]:
-    try:
-        return gguf_tokenizer.to_files(pairs, file.budget)
-    except CheckpointError as error:
-        raise _unsound(file.path, error) from error
-
-
-def _unsound(path: Path, error: Exception) -> CheckpointError:
-    if isinstance(error, CheckpointError) and str(path) in str(error):
-        return error
-    return CheckpointError(f"{str(path)!r} is not a sound GGUF file: {error}.")

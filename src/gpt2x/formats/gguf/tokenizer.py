@@ -9,18 +9,14 @@ unused ids, which fill the list up to the model's rows. Source: llama.cpp's
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats.gguf.layout import ARCHITECTURE, ARRAY, BOOL, INT32, STRING, UINT32
-from gpt2x.formats.tokenizer_files import write_tokenizer_files
 from gpt2x.storage.budget import VALUE, Budget
 
 if TYPE_CHECKING:
@@ -47,31 +43,6 @@ CONFIG_IDS = {
 
 
 # Writing ------------------------------------------------------------------------------------------
-
-
-def load(sources: Mapping[str, Path | bytes]) -> GPT2Tokenizer | None:
-    """Return the tokenizer that transformers' files make; None where they hold no vocabulary.
-
-    Args:
-        sources: file name -> path or contents.
-
-    Raises:
-        CheckpointError: if they cannot be read, or are not of GPT-2's kind of tokenizer.
-    """
-    if "tokenizer.json" not in sources and not {"vocab.json", "merges.txt"} <= sources.keys():
-        return None
-    from gpt2x.tokenization import GPT2Tokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer_files(Path(folder), sources)
-        try:
-            return GPT2Tokenizer.from_pretrained(folder)
-        except CheckpointError as error:
-            message = str(error).replace(f"{folder}{os.sep}", "")
-            raise CheckpointError(
-                f"GGUF cannot hold the tokenizer: {message} Without the tokenizer's files, the "
-                "weights are converted alone."
-            ) from error
 
 
 def to_pairs(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, tuple[int, Any]]:

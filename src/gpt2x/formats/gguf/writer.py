@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2x.errors import WeightsError, check_choice
+from gpt2x.formats.base import Progress, check_fields
 from gpt2x.formats.gguf.layout import (
     ALIGNMENT,
     ARCHITECTURE,
@@ -62,7 +63,7 @@ def write(
     type: str = "f16",
     tokenizer: GPT2Tokenizer | None = None,
     name: str = "gpt2",
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Write a GGUF file that llama.cpp runs.
 
@@ -81,7 +82,7 @@ def write(
         WeightsError: for a model that llama.cpp's gpt2 cannot express.
     """
     check_choice("type", type, TYPES)
-    check_expressible(config, tensors)
+    check(config, tensors)
     if config.tie_word_embeddings:
         tensors = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
     types = {name: number for name, (number, _) in TYPES.items()}
@@ -108,18 +109,17 @@ def write(
             progress(size)
 
 
-def check_expressible(config: GPT2Config, names: Iterable[str]) -> None:
+def check(config: GPT2Config, tensors: Iterable[str]) -> None:
     """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 has no place for."""
-    obstacles = {
+    expressible = {
         "activation_function": config.activation_function
-        not in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
-        "add_cross_attention": config.add_cross_attention,
-        "scale_attn_weights": not config.scale_attn_weights,
-        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+        in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+        "add_cross_attention": not config.add_cross_attention,
+        "scale_attn_weights": config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": not config.scale_attn_by_inverse_layer_idx,
     }
-    if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
-        raise WeightsError(f"llama.cpp has no GPT-2 with {', '.join(found)}.")
-    if strange := [name for name in names if _module(name) not in MODULES]:
+    check_fields("llama.cpp has no GPT-2", config, expressible)
+    if strange := [name for name in tensors if _module(name) not in MODULES]:
         raise WeightsError(f"llama.cpp's GPT-2 has no place for {', '.join(strange)}.")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2x.errors import CheckpointError
+from gpt2x.formats.base import UnknownFile, reading
 from gpt2x.formats.binary import BinaryFile
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.json_files import load_json
@@ -38,7 +39,7 @@ def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
 
     Raises CheckpointError if it is damaged, or its entries are compressed, which Keras leaves out.
     """
-    try:
+    with reading(path, ".keras file", _DAMAGE):
         budget = Budget(str(path), path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
             saved = load_json(_read(archive, CONFIG_ENTRY), budget)
@@ -51,19 +52,26 @@ def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
             header = file.read(weights.header_offset, 30)
         start = weights.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         return KerasArchive(saved, _Part(path, start, weights.file_size), contents)
-    except _DAMAGE as error:
-        if isinstance(error, CheckpointError) and str(path) in str(error):
-            raise
-        raise CheckpointError(f"{str(path)!r} is not a sound .keras file: {error}.") from error
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a zip archive is a model of Keras 3."""
+def module_in(file: UnknownFile) -> str | None:
+    """The Python module of the model in a ``.keras`` file; None if the file is not one.
+
+    Raises CheckpointError if it is damaged.
+    """
+    return file.ask(_module) if file.start[:2] == b"PK" else None
+
+
+def _module(path: Path) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return WEIGHTS_ENTRY in archive.namelist()
+        with zipfile.ZipFile(path) as zipped:
+            if WEIGHTS_ENTRY not in zipped.namelist():
+                return None
     except _DAMAGE:
-        return False
+        return None
+    archive = open_archive(path)
+    archive.weights.close()
+    return str(archive.saved.get("module"))
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -81,7 +89,6 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 _DAMAGE = (
-    CheckpointError,
     zipfile.BadZipFile,
     struct.error,
     OSError,

@@ -11,19 +11,19 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from gpt2x.errors import CheckpointError, listed
 from gpt2x.formats import shards
-from gpt2x.formats.base import Checkpoint
-from gpt2x.formats.keras.archive import open_archive
-from gpt2x.formats.tensorflow import h5 as tf_h5
+from gpt2x.formats.base import Checkpoint, Format, UnknownFile
+from gpt2x.formats.keras.archive import module_in, open_archive
+from gpt2x.formats.tensorflow.hdf5 import is_functional, open_file
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
-from gpt2x.weights.lazy import CanonicalNames, LazyTensor, concatenated
+from gpt2x.weights.infer import end_of_text_ids, infer_config
+from gpt2x.weights.lazy import LazyTensor, concatenated
 
 CONFIG_NAME = "config.json"
 SHARDS_NAME = "model.weights.json"
@@ -50,43 +50,35 @@ _PATH = re.compile(r"(?:.*/)?layers/([^/]+)/(?:(.+)/)?vars/([01])")
 _DECODER = re.compile(r"transformer_decoder(?:_(\d{1,9}))?")
 
 
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a ``.weights.h5`` or ``.keras`` file, or the ``model.weights.json`` of a preset.
+def _recognises(file: UnknownFile) -> bool:
+    if file.path.name == SHARDS_NAME or is_functional(file):
+        return True
+    return (module_in(file) or "").startswith("keras_hub")
+
+
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a ``.weights.h5`` or ``.keras`` file, or the ``model.weights.json`` of a preset.
 
     The config is the one in the ``.keras`` file, or else the preset's config.json beside.
     """
-    with ExitStack() as stack:
-        config, tokenizer, stream = None, {}, None
-        if zipfile.is_zipfile(path):
-            archive = open_archive(path, tuple(_ASSETS))
-            stream = archive.weights
-            stack.callback(stream.close)
-            config = _config(path, _backbone(archive.saved))
-            tokenizer = {_ASSETS[name]: data for name, data in archive.assets.items()}
-        paths = _shards(path, files) if path.name == SHARDS_NAME else [path]
-        tensors: dict[str, LazyTensor] = {}
-        budget = Budget(str(path))
-        for shard in paths:
-            raw = tf_h5.open_raw(shard, budget, stream=stream)
-            stack.callback(raw.close)
-            tensors |= raw.tensors
-        names = _name_tensors(path, tensors)
-        beside = files.find(CONFIG_NAME)
-        if config is None and beside is not None:
-            config = _config(beside, read_object(beside))
-        if config is None:
-            config = _sizes(names, tensors)
-        return Checkpoint(
-            "keras-hub",
-            path,
-            names.tensors,
-            config=config,
-            ignored=names.ignored,
-            source_names=names.source_names,
-            files=paths,
-            tokenizer_files=tokenizer,
-            close=stack.pop_all().close,
-        )
+    path, stream = checkpoint.path, None
+    if zipfile.is_zipfile(path):
+        archive = open_archive(path, tuple(_ASSETS))
+        stream = checkpoint.hold(archive.weights)
+        checkpoint.config = _config(path, _backbone(archive.saved))
+        checkpoint.tokenizer_files = {_ASSETS[n]: data for n, data in archive.assets.items()}
+    if path.name == SHARDS_NAME:
+        checkpoint.files = tuple(_shards(path, files))
+    tensors: dict[str, LazyTensor] = {}
+    budget = Budget(str(path))
+    for shard in checkpoint.files:
+        tensors |= checkpoint.hold(open_file(shard, budget, stream=stream)).tensors
+    _add_tensors(checkpoint, tensors)
+    beside = files.find(CONFIG_NAME)
+    if checkpoint.config is None and beside is not None:
+        checkpoint.config = _config(beside, read_object(beside))
+    if checkpoint.config is None:
+        checkpoint.config = infer_config(checkpoint, _heads(tensors))
 
 
 def _shards(path: Path, files: ModelFiles) -> list[Path]:
@@ -105,7 +97,7 @@ def _shards(path: Path, files: ModelFiles) -> list[Path]:
     return [shard for shard in found.values() if shard is not None]
 
 
-def is_preset_config(config: Mapping[str, Any]) -> bool:
+def _is_preset(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is KerasHub's and not transformers'."""
     return config.get("class_name") == "GPT2Backbone" and isinstance(config.get("config"), dict)
 
@@ -117,7 +109,7 @@ def _backbone(saved: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _config(path: Path, preset: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not is_preset_config(preset):
+    if not _is_preset(preset):
         return None
     backbone = preset["config"]
     try:
@@ -131,64 +123,66 @@ def _config(path: Path, preset: Mapping[str, Any]) -> dict[str, Any] | None:
         }
     except KeyError as error:
         raise CheckpointError(f"{str(path)!r} lacks {error} of a GPT2Backbone.") from error
-    end_of_text = 50256 if config["vocab_size"] > 50256 else None
     rate = backbone.get("dropout", 0.1)
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), rate)
-    return {**config, **dropout, "bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    return {**config, **dropout, **end_of_text_ids(config["vocab_size"])}
 
 
-def _sizes(names: CanonicalNames, tensors: Mapping[str, LazyTensor]) -> dict[str, Any] | None:
-    """Infer the config without a preset; here the number of heads is in the shapes."""
-    from gpt2x.weights.infer import infer_config
-
-    kernels = [t for name, t in tensors.items() if name.endswith("query_dense/vars/0")]
-    heads = kernels[0].shape[1] if kernels and len(kernels[0].shape) == 3 else None
-    return infer_config(names.tensors, heads)
+def _heads(tensors: Mapping[str, LazyTensor]) -> int | None:
+    """The number of heads, which the shapes of this format tell."""
+    queries = [t for name, t in tensors.items() if name.endswith("query_dense/vars/0")]
+    return queries[0].shape[1] if queries and len(queries[0].shape) == 3 else None
 
 
-def _name_tensors(path: Path, tensors: Mapping[str, LazyTensor]) -> CanonicalNames:
-    names = CanonicalNames(path)
-    fused: dict[tuple[str, str], dict[str, tuple[str, LazyTensor]]] = {}
+def _add_tensors(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor]) -> None:
+    attention: dict[str, dict[str, tuple[str, LazyTensor]]] = {}
     for source, tensor in tensors.items():
         match = _PATH.fullmatch(source)
         if match is None:
-            names.ignore(source, "no weight of the model (optimizer or state)")
+            checkpoint.ignored[source] = "no weight of the model (optimizer or state)"
             continue
         layer, module, leaf = match[1], match[2] or "", _LEAVES[match[3]]
         decoder = _DECODER.fullmatch(layer)
-        if layer in _EMBEDDINGS:
-            names.add(_EMBEDDINGS[layer], source, tensor)
-        elif layer == "layer_normalization":
-            names.add(f"ln_f.{leaf}", source, tensor)
-        elif decoder is None:
-            names.add(source, source, tensor)  # reported as left over
+        projection = module.rpartition("/")[2]
+        if decoder and projection in _QUERY_KEY_VALUE:
+            parts = attention.setdefault(f"h.{int(decoder[1] or 0)}.attn.c_attn.{leaf}", {})
+            parts[projection] = source, _joined_heads(tensor, leaf, first=False)
         else:
-            block = f"h.{int(decoder[1] or 0)}"
-            projection = module.rpartition("/")[2]
-            if projection in _QUERY_KEY_VALUE:
-                parts = fused.setdefault((block, leaf), {})
-                parts[projection] = source, _flat_heads(tensor, leaf, fuse_last=True)
-            elif module in _NORMS:
-                names.add(f"{block}.{_NORMS[module]}.{leaf}", source, tensor)
-            elif module in _DENSE:
-                flat = _flat_heads(tensor, leaf, fuse_last=False)
-                names.add(f"{block}.{_DENSE[module]}.{leaf}", source, flat)
-            else:
-                names.add(source, source, tensor)
-    for (block, leaf), parts in fused.items():
+            name = _canonical_name(layer, module, leaf)
+            if decoder and module in _DENSE:
+                tensor = _joined_heads(tensor, leaf, first=True)
+            checkpoint.add(name or source, source, tensor)  # without a name, left over
+    for name, parts in attention.items():
         if lacking := [p for p in _QUERY_KEY_VALUE if p not in parts]:
-            raise CheckpointError(f"{str(path)!r}: {block} lacks {', '.join(lacking)}.")
-        ordered = [parts[p] for p in _QUERY_KEY_VALUE]
-        joined = concatenated([tensor for _, tensor in ordered], axis=-1)
-        names.add(f"{block}.attn.c_attn.{leaf}", ordered[0][0], joined)
-    return names
+            block = name.partition(".attn")[0]
+            raise CheckpointError(f"{str(checkpoint.path)!r}: {block} lacks {', '.join(lacking)}.")
+        sources, ordered = zip(*(parts[p] for p in _QUERY_KEY_VALUE), strict=True)
+        checkpoint.add(name, sources[0], concatenated(ordered, axis=-1))
 
 
-def _flat_heads(tensor: LazyTensor, leaf: str, *, fuse_last: bool) -> LazyTensor:
-    """Join the axes of heads and head width: the last two, or for the output the first two."""
+def _canonical_name(layer: str, module: str, leaf: str) -> str | None:
+    if layer in _EMBEDDINGS:
+        return _EMBEDDINGS[layer]
+    if layer == "layer_normalization":
+        return f"ln_f.{leaf}"
+    decoder, ours = _DECODER.fullmatch(layer), {**_NORMS, **_DENSE}.get(module)
+    return f"h.{int(decoder[1] or 0)}.{ours}.{leaf}" if decoder and ours else None
+
+
+def _joined_heads(tensor: LazyTensor, leaf: str, *, first: bool) -> LazyTensor:
+    """Join the axes of heads and head width: the first two of the output's, else the last two."""
     if leaf == "bias":
         return tensor.reshaped(tensor.size)
     if len(tensor.shape) != 3:
         return tensor
-    first, middle, last = tensor.shape
-    return tensor.reshaped(*((first, middle * last) if fuse_last else (first * middle, last)))
+    a, b, c = tensor.shape
+    return tensor.reshaped(*((a * b, c) if first else (a, b * c)))
+
+
+FORMAT = Format(
+    name="keras-hub",
+    rank=20,
+    patterns=(SHARDS_NAME,),
+    recognises=_recognises,
+    read=_read,
+)

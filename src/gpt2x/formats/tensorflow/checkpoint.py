@@ -24,18 +24,20 @@ from typing import Any
 import numpy as np
 
 from gpt2x.errors import CheckpointError, listed
-from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.base import Checkpoint, Format, UnknownFile, reading
 from gpt2x.formats.binary import BinaryFile, check_shape
 from gpt2x.formats.tensorflow.crc32c import crc32c, masked
 from gpt2x.storage.budget import TENSOR, Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
-from gpt2x.weights.lazy import BFLOAT16, CanonicalNames, LazyTensor, check_name
+from gpt2x.weights.infer import end_of_text_ids
+from gpt2x.weights.lazy import BFLOAT16, LazyTensor, check_name
 from gpt2x.weights.names import Place, tensorflow_name, to_canonical
 from gpt2x.weights.table import Layout, Shape
 
 HPARAMS_NAME = "hparams.json"
 
+_INDEX = "index of a TensorFlow checkpoint"
 _FOOTER_BYTES = 48
 _TABLE_MAGIC = 0xDB4775248B80FB57
 _MAX_BLOCK = 2**26
@@ -59,43 +61,37 @@ _VARIABLE = re.compile(
 )
 
 
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a checkpoint by its ``.index`` file or by the ``checkpoint`` file that names it."""
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a checkpoint by its ``.index`` file or by the ``checkpoint`` file that names it."""
+    path = checkpoint.path
     prefix = _latest(path) if path.name == "checkpoint" else path.name.removesuffix(".index")
     index = files.find(f"{prefix}.index")
     if index is None:
         raise CheckpointError(f"{files.name!r} names the checkpoint {prefix!r} but has no index.")
+    checkpoint.path = index
     budget = Budget(str(index))
     entries, shard_count = _read_index(index, budget)
-    data = _open_data(files, prefix, shard_count, budget)
-    try:
-        names = CanonicalNames(index)
-        for variable, entry in entries.items():
-            place = _place(check_name(index, variable))
-            if place is None:
-                names.ignore(variable, "no weight of the model (optimizer slot or counter)")
-                continue
-            name, layout = place
-            tensor = entry.tensor(data, variable)
-            if name.endswith(".weight") and len(tensor.shape) == 3 and tensor.shape[0] == 1:
-                tensor = tensor.reshaped(*tensor.shape[1:])
-            names.add(name, variable, to_canonical(tensor, layout))
-        hparams = files.find(HPARAMS_NAME)
-        config = None if hparams is None else _config(hparams)
-    except BaseException:
-        _close(data)
-        raise
-    return Checkpoint(
-        "tf-checkpoint",
-        index,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        metadata={"format": "tf"} if hparams is None else {},
-        files=[index, *(file.path for file in data)],
-        close=lambda: _close(data),
-    )
+    paths = _find_data(files, prefix, shard_count)
+    data = [checkpoint.hold(BinaryFile(path, budget)) for path in paths]
+    checkpoint.files = (index, *paths)
+    for variable, entry in entries.items():
+        place = _place(check_name(index, variable))
+        if place is None:
+            checkpoint.ignored[variable] = "no weight of the model (optimizer slot or counter)"
+            continue
+        tensor = entry.tensor(data, variable)
+        if place.name.endswith(".weight") and len(tensor.shape) == 3 and tensor.shape[0] == 1:
+            tensor = tensor.reshaped(*tensor.shape[1:])
+        checkpoint.add(place.name, variable, to_canonical(tensor, place.layout))
+    hparams = files.find(HPARAMS_NAME)
+    if hparams is None:
+        checkpoint.metadata["format"] = "tf"
+    else:
+        checkpoint.config = _config(hparams)
+
+
+def _recognises(file: UnknownFile) -> bool:
+    return file.path.name == "checkpoint" or file.path.suffix == ".index"
 
 
 def _latest(path: Path) -> str:
@@ -135,25 +131,15 @@ def _config(path: Path) -> dict[str, Any]:
     known = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
     if missing := [name for name in known if not isinstance(config.get(name), int)]:
         raise CheckpointError(f"{str(path)!r} lacks {', '.join(missing)}.")
-    end_of_text = 50256 if config["vocab_size"] > 50256 else None
-    return {
-        **{name: config[name] for name in known},
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-    }
+    return {name: config[name] for name in known} | end_of_text_ids(config["vocab_size"])
 
 
-def _open_data(files: ModelFiles, prefix: str, count: int, budget: Budget) -> list[BinaryFile]:
+def _find_data(files: ModelFiles, prefix: str, count: int) -> list[Path]:
     names = [f"{prefix}.data-{number:05d}-of-{count:05d}" for number in range(count)]
     paths = {name: files.find(name) for name in names}
     if missing := [name for name, path in paths.items() if path is None]:
         raise CheckpointError(f"{files.name!r} lacks {listed(missing)}.")
-    return [BinaryFile(path, budget) for path in paths.values() if path is not None]
-
-
-def _close(data: list[BinaryFile]) -> None:
-    for file in data:
-        file.close()
+    return [path for path in paths.values() if path is not None]
 
 
 @dataclass(frozen=True)
@@ -197,8 +183,8 @@ class _Entry:
 
 def _read_index(path: Path, budget: Budget) -> tuple[dict[str, _Entry], int]:
     """Return the entries by name and the number of data files."""
-    file = BinaryFile(path, budget)
-    try:
+    damage = (ValueError, IndexError, TypeError)
+    with BinaryFile(path, budget) as file, reading(path, _INDEX, damage):
         pairs = dict(_read_table(file))
         header = dict(_fields(pairs.pop(b"", b"")))
         count = header.get(1, 1)
@@ -207,14 +193,6 @@ def _read_index(path: Path, budget: Budget) -> tuple[dict[str, _Entry], int]:
         if not isinstance(count, int) or not 0 < count <= 10_000:
             raise CheckpointError("its number of data files is impossible")
         return {name.decode("utf-8"): _entry(value) for name, value in pairs.items()}, count
-    except (CheckpointError, ValueError, IndexError, TypeError) as error:
-        if isinstance(error, CheckpointError) and str(path) in str(error):
-            raise
-        raise CheckpointError(
-            f"{str(path)!r} is not a sound index of a TensorFlow checkpoint: {error}."
-        ) from error
-    finally:
-        file.close()
 
 
 def _read_table(file: BinaryFile) -> Iterator[tuple[bytes, bytes]]:
@@ -302,7 +280,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 def _entry(data: bytes) -> _Entry:
     fields = dict(_fields(data))
     if 7 in fields:
-        raise CheckpointError("it holds partitioned variables, which GPT-2 has none of")
+        raise CheckpointError("it holds partitioned variables, and GPT-2 has none")
     sizes = [
         dict(_fields(dimension)).get(1, 0)
         for number, dimension in _fields(fields.get(2, b""))
@@ -316,3 +294,12 @@ def _entry(data: bytes) -> _Entry:
         fields.get(5, 0),
         fields.get(6),
     )
+
+
+FORMAT = Format(
+    name="tf-checkpoint",
+    rank=10,
+    patterns=("checkpoint", "*.index"),
+    recognises=_recognises,
+    read=_read,
+)

@@ -8,16 +8,16 @@ vocabulary to a multiple of 128 are dropped.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.base import Checkpoint, Format
 from gpt2x.formats.binary import BinaryFile
 from gpt2x.storage.hub import ModelFiles
-from gpt2x.weights.lazy import BFLOAT16, CanonicalNames
-from gpt2x.weights.names import is_projection
+from gpt2x.weights.infer import end_of_text_ids
+from gpt2x.weights.lazy import BFLOAT16
+from gpt2x.weights.names import out_in, to_canonical
 from gpt2x.weights.table import Shape
 
 MAGIC = 20240326
@@ -26,51 +26,35 @@ _DTYPES = {3: np.dtype("<f4"), 5: BFLOAT16}
 _MAX_SIZE = 2**24
 
 
-def recognises(start: bytes) -> bool:
-    """Whether a file's first bytes are llm.c's."""
-    return int.from_bytes(start[:4], "little") == MAGIC
-
-
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a model file of llm.c; raises CheckpointError if its size is not what it says."""
-    file = BinaryFile(path)
-    try:
-        header = np.frombuffer(file.read(0, _HEADER_INTS * 4), "<i4").tolist()
-        magic, version, positions, vocab, layers, heads, width, padded = header[:8]
-        if magic != MAGIC or version not in _DTYPES:
-            raise CheckpointError(
-                f"{str(path)!r} is of llm.c's version {version}; 3 (float32) and 5 (bfloat16) are "
-                "read. Write it again with llm.c's train_gpt2.py."
-            )
-        sizes = (positions, vocab, layers, heads, width, padded)
-        if not all(0 < size <= _MAX_SIZE for size in sizes) or padded < vocab or width % heads:
-            raise CheckpointError(f"{str(path)!r} has an impossible header: {sizes}.")
-        names = _tensors(file, _DTYPES[version], positions, vocab, layers, width, padded)
-    except BaseException:
-        file.close()
-        raise
-    end_of_text = 50256 if vocab > 50256 else None
-    config = {
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a model file of llm.c; raises CheckpointError if its size is not what it says."""
+    path, file = checkpoint.path, checkpoint.hold(BinaryFile(checkpoint.path))
+    header = np.frombuffer(file.read(0, _HEADER_INTS * 4), "<i4").tolist()
+    magic, version, positions, vocab, layers, heads, width, padded = header[:8]
+    if magic != MAGIC or version not in _DTYPES:
+        raise CheckpointError(
+            f"{str(path)!r} is of llm.c's version {version}; 3 (float32) and 5 (bfloat16) are "
+            "read. Write it again with llm.c's train_gpt2.py."
+        )
+    sizes = (positions, vocab, layers, heads, width, padded)
+    if not all(0 < size <= _MAX_SIZE for size in sizes) or padded < vocab or width % heads:
+        raise CheckpointError(f"{str(path)!r} has an impossible header: {sizes}.")
+    _add_tensors(checkpoint, file, _DTYPES[version], layers, vocab, _parameters(*sizes))
+    if padded > vocab:
+        checkpoint.ignored[f"rows {vocab} to {padded - 1} of wte"] = "padding of the vocabulary"
+    checkpoint.config = {
         "n_layer": layers,
         "n_head": heads,
         "n_embd": width,
         "n_positions": positions,
         "vocab_size": vocab,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **end_of_text_ids(vocab),
     }
-    return Checkpoint(
-        "llm.c",
-        path,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        close=file.close,
-    )
 
 
-def _parameters(width: int, positions: int, padded: int) -> dict[str, Shape]:
+def _parameters(
+    positions: int, vocab: int, layers: int, heads: int, width: int, padded: int
+) -> dict[str, Shape]:
     """Canonical name -> stored shape; ``*`` stands for every layer."""
     return {
         "wte.weight": (padded, width),
@@ -92,17 +76,15 @@ def _parameters(width: int, positions: int, padded: int) -> dict[str, Shape]:
     }
 
 
-def _tensors(
+def _add_tensors(
+    checkpoint: Checkpoint,
     file: BinaryFile,
     dtype: np.dtype,
-    positions: int,
-    vocab: int,
     layers: int,
-    width: int,
-    padded: int,
-) -> CanonicalNames:
-    names, offset = CanonicalNames(file.path), _HEADER_INTS * 4
-    parameters = _parameters(width, positions, padded)
+    vocab: int,
+    parameters: dict[str, Shape],
+) -> None:
+    offset = _HEADER_INTS * 4
     total = offset + dtype.itemsize * sum(
         math.prod(shape) * (layers if "*" in name else 1) for name, shape in parameters.items()
     )
@@ -114,11 +96,15 @@ def _tensors(
     for pattern, shape in parameters.items():
         for layer in range(layers if "*" in pattern else 1):
             name = pattern.replace("*", str(layer))
-            rows = (vocab, width) if name == "wte.weight" else shape
-            tensor = file.tensor(offset, rows, dtype)
-            tensor = tensor.transposed() if is_projection(name) else tensor
-            names.add(name, f"bytes from {offset}", tensor)
+            rows = (vocab, *shape[1:]) if name == "wte.weight" else shape
+            tensor = to_canonical(file.tensor(offset, rows, dtype), out_in(name))
+            checkpoint.add(name, f"bytes from {offset}", tensor)
             offset += math.prod(shape) * dtype.itemsize
-    if padded > vocab:
-        names.ignore(f"rows {vocab} to {padded - 1} of wte", "padding of the vocabulary")
-    return names
+
+
+FORMAT = Format(
+    name="llm.c",
+    rank=60,
+    recognises=lambda file: int.from_bytes(file.start[:4], "little") == MAGIC,
+    read=_read,
+)

@@ -26,17 +26,18 @@ from typing import Any
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import Checkpoint
+from gpt2x.formats.base import Checkpoint, Format
 from gpt2x.formats.binary import BinaryFile
-from gpt2x.formats.torch import pickle as torch_pickle
 from gpt2x.formats.torch.pickle_machine import Inert
+from gpt2x.formats.torch.serialization import load, saved_in
 from gpt2x.storage.budget import VALUE, Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
-from gpt2x.weights.lazy import CanonicalNames, LazyTensor, concatenated
+from gpt2x.weights.infer import infer_config
+from gpt2x.weights.lazy import LazyTensor, concatenated
 
-FILES = ("model_optim_rng.pt", "model_rng.pt")
-TRACKER = "latest_checkpointed_iteration.txt"
+_FILES = ("model_optim_rng.pt", "model_rng.pt")
+_TRACKER = "latest_checkpointed_iteration.txt"
 
 _GPT2_VOCABULARY = 50257
 _VOCABULARY_MULTIPLE = 128
@@ -62,77 +63,58 @@ _MODULES: Mapping[str, tuple[str, int | None]] = {
 }
 _LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)[._](weight|bias)")
 _CORE_EMBEDDING = "embedding.word_embeddings.weight"
-_NO_WEIGHTS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq")
+_BUFFERS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq")
 
 
-def find_ranks(folder: Path) -> Path | None:
+def _find_ranks(folder: Path) -> Path | None:
     """The first rank's file of a checkpoint folder, its newest iteration or one rank's folder."""
-    tracker = folder / TRACKER
+    tracker = folder / _TRACKER
     if tracker.is_file():
         with tracker.open(errors="replace") as text:
             latest = text.read(64).strip()
         name = f"iter_{int(latest):07d}" if latest.isdecimal() else "release"
         folder = folder / name
     for inside in (folder / "mp_rank_00", folder / "mp_rank_00_000", folder):
-        for name in FILES:
+        for name in _FILES:
             if (inside / name).is_file():
                 return inside / name
     return None
 
 
-def recognises(saved: Any) -> bool:
-    """Whether an object that was read from a PyTorch file is such a checkpoint."""
-    return isinstance(saved, dict) and _language_model(saved) is not None
-
-
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a checkpoint by its first rank's file; the other ranks' are found beside it."""
-    paths = _rank_files(path)
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a checkpoint by its first rank's file; the other ranks' are found beside it."""
+    path = checkpoint.path
+    checkpoint.files = tuple(_rank_files(path))
     budget = Budget(str(path))
-    opened = [BinaryFile(rank, budget) for rank in paths]
-    try:
-        saved = [torch_pickle.load(file) for file in opened]
-        if not all(map(recognises, saved)):
-            raise CheckpointError(f"{str(path)!r} holds no language_model of Megatron-LM.")
-        arguments = _arguments(saved[0])
-        expected = _size(arguments.get("tensor_model_parallel_size")) or len(paths)
-        if expected != len(paths):
-            raise CheckpointError(
-                f"{str(path)!r} is one of {expected} tensor-parallel ranks, of which {len(paths)} "
-                "are here; put their mp_rank_ folders side by side."
-            )
-        if arguments.get("pipeline_model_parallel_size", 1) != 1:
-            raise CheckpointError(
-                f"{str(path)!r} is split by pipeline stages, which is not supported; merge them "
-                "with Megatron-LM's tools first."
-            )
-        names = CanonicalNames(path)
-        ranks = [_flat(_language_model(rank), budget) for rank in saved]
-        heads = _heads(arguments, ranks[0], path)
-        version = saved[0].get("checkpoint_version", 0)
-        if not isinstance(version, int | float):
-            raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is not a number.")
-        _name_tensors(names, ranks, heads, version)
-        _trim_vocabulary(names, arguments, len(ranks), files)
-        config = _config(arguments, names, heads)
-    except BaseException:
-        _close(opened)
-        raise
-    return Checkpoint(
-        "megatron",
-        path,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        files=paths,
-        close=lambda: _close(opened),
-    )
+    opened = [checkpoint.hold(BinaryFile(rank, budget)) for rank in checkpoint.files]
+    saved = [load(file) for file in opened]
+    models = [model for rank in saved if (model := _language_model(rank)) is not None]
+    if len(models) != len(saved):
+        raise CheckpointError(f"{str(path)!r} holds no language_model of Megatron-LM.")
+    arguments = _arguments(saved[0])
+    _check_ranks(path, arguments, len(saved))
+    version = saved[0].get("checkpoint_version", 0)
+    if not isinstance(version, int | float):
+        raise CheckpointError(f"{str(path)!r} has a checkpoint_version that is not a number.")
+    ranks = [_flat(model, budget) for model in models]
+    heads = _heads(arguments, ranks[0], path)
+    _add_tensors(checkpoint, ranks, heads, version)
+    _trim_vocabulary(checkpoint, arguments, len(ranks), files)
+    checkpoint.config = _config(arguments, checkpoint, heads)
 
 
-def _close(files: list[BinaryFile]) -> None:
-    for file in files:
-        file.close()
+def _check_ranks(path: Path, arguments: Mapping[str, Any], found: int) -> None:
+    expected = _size(arguments.get("tensor_model_parallel_size")) or found
+    if expected != found:
+        raise CheckpointError(
+            f"{str(path)!r} is one of {expected} tensor-parallel ranks, of which {found} are here; "
+            "put their mp_rank_ folders side by side."
+        )
+    if arguments.get("pipeline_model_parallel_size", 1) != 1:
+        raise CheckpointError(
+            f"{str(path)!r} is split by pipeline stages, which is not supported; merge them with "
+            "Megatron-LM's tools first."
+        )
 
 
 def _rank_files(path: Path) -> list[Path]:
@@ -198,30 +180,30 @@ def _heads(arguments: Mapping[str, Any], rank: Mapping[str, LazyTensor], path: P
     return width // 64
 
 
-def _name_tensors(
-    names: CanonicalNames, ranks: list[dict[str, LazyTensor]], heads: int, version: float
+def _add_tensors(
+    checkpoint: Checkpoint, ranks: list[dict[str, LazyTensor]], heads: int, version: float
 ) -> None:
     for source in ranks[0]:
-        if source.endswith(_NO_WEIGHTS):
-            names.ignore(source, "causal-mask buffer or other state")
+        if source.endswith(_BUFFERS):
+            checkpoint.ignored[source] = "causal-mask buffer or other state"
             continue
         parts = [rank.get(source) for rank in ranks]
         present = [part for part in parts if part is not None]
         if len(present) != len(ranks):
-            raise CheckpointError(f"{str(names.path)!r}: some ranks lack {source!r}.")
+            raise CheckpointError(f"{str(checkpoint.path)!r}: some ranks lack {source!r}.")
         if source.endswith("word_embeddings.weight"):
-            names.add("wte.weight", source, _joined(present, 0))
+            checkpoint.add("wte.weight", source, _joined(present, 0))
         elif source == "output_layer.weight":
-            names.add("lm_head.weight", source, _joined(present, 0))
+            checkpoint.add("lm_head.weight", source, _joined(present, 0))
         elif source.endswith("position_embeddings.weight"):
-            names.add("wpe.weight", source, present[0])
+            checkpoint.add("wpe.weight", source, present[0])
         elif match := re.search(r"final_layernorm\.(weight|bias)$", source):
-            names.add(f"ln_f.{match[1]}", source, present[0])
+            checkpoint.add(f"ln_f.{match[1]}", source, present[0])
         elif (match := _LAYER.search(source)) and match[2] in _MODULES:
             name, tensor = _layer_tensor(match, present, heads, version)
-            names.add(name, source, tensor)
+            checkpoint.add(name, source, tensor)
         else:
-            names.ignore(source, "no weight of a GPT-2")
+            checkpoint.ignored[source] = "no weight of a GPT-2"
 
 
 def _joined(parts: list[LazyTensor], axis: int) -> LazyTensor:
@@ -275,25 +257,22 @@ def _query_key_value(parts: list[LazyTensor], heads: int, version: float) -> Laz
 
 
 def _trim_vocabulary(
-    names: CanonicalNames, arguments: Mapping[str, Any], ranks: int, files: ModelFiles
+    checkpoint: Checkpoint, arguments: Mapping[str, Any], ranks: int, files: ModelFiles
 ) -> None:
     """Drop the rows that Megatron-LM adds so that the vocabulary divides among the ranks."""
-    if "wte.weight" not in names.tensors:
+    if "wte.weight" not in checkpoint:
         return
-    padded = names.tensors["wte.weight"].shape[0]
+    padded = checkpoint["wte.weight"].shape[0]
     multiple = _size(arguments.get("make_vocab_size_divisible_by")) or _VOCABULARY_MULTIPLE
     multiple *= ranks
     sizes = (_tokenizer_size(files), _size(arguments.get("vocab_size")), _GPT2_VOCABULARY)
     vocabulary = next((n for n in sizes if n and -(-n // multiple) * multiple == padded), padded)
     if vocabulary == padded:
         return
-    for name in ("wte.weight", "lm_head.weight"):
-        if name in names.tensors:
-            whole = names.tensors[name]
-            names.tensors[name] = whole.mapped(
-                (vocabulary, *whole.shape[1:]), lambda array: array[:vocabulary]
-            )
-    names.ignore(f"rows {vocabulary} to {padded - 1}", "padding of the vocabulary")
+    for name in {"wte.weight", "lm_head.weight"} & checkpoint.keys():
+        shape = (vocabulary, *checkpoint[name].shape[1:])
+        checkpoint.replace({name: checkpoint[name].mapped(shape, lambda rows: rows[:vocabulary])})
+    checkpoint.ignored[f"rows {vocabulary} to {padded - 1}"] = "padding of the vocabulary"
 
 
 def _tokenizer_size(files: ModelFiles) -> int | None:
@@ -303,13 +282,23 @@ def _tokenizer_size(files: ModelFiles) -> int | None:
     return max(ids) + 1 if ids and all(type(number) is int for number in ids) else None
 
 
-def _config(arguments: Mapping[str, Any], names: CanonicalNames, heads: int) -> dict[str, Any]:
-    from gpt2x.weights.infer import infer_config
-
-    config = infer_config(names.tensors, heads)
+def _config(
+    arguments: Mapping[str, Any], tensors: Mapping[str, LazyTensor], heads: int
+) -> dict[str, Any]:
+    config = infer_config(tensors, heads)
     if isinstance(arguments.get("layernorm_epsilon"), float):
         config["layer_norm_epsilon"] = arguments["layernorm_epsilon"]
     # Both options of Megatron-LM are the tanh approximation; without either it is the exact GELU.
     if arguments and not (arguments.get("bias_gelu_fusion") or arguments.get("openai_gelu")):
         config["activation_function"] = "gelu"
     return config
+
+
+FORMAT = Format(
+    name="megatron",
+    rank=80,
+    patterns=_FILES,
+    find=_find_ranks,
+    recognises=lambda file: _language_model(saved_in(file)) is not None,
+    read=_read,
+)

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2x.errors import CheckpointError, WeightsError
-from gpt2x.formats.base import Checkpoint
+from gpt2x.errors import CheckpointError
+from gpt2x.formats.base import Checkpoint, Format, Progress, SingleFile, check_fields
 from gpt2x.formats.binary import BinaryFile
-from gpt2x.formats.torch import pickle as torch_pickle
-from gpt2x.formats.torch import writer as torch_writer
+from gpt2x.formats.torch.pytorch_model import state_dict
+from gpt2x.formats.torch.serialization import load, saved_in
+from gpt2x.formats.torch.writer import write_object
 from gpt2x.storage.budget import TENSOR, Budget
 from gpt2x.storage.hub import ModelFiles
-from gpt2x.weights.lazy import CanonicalNames, LazyTensor, check_name
-from gpt2x.weights.names import is_projection, kind_of
+from gpt2x.weights.infer import end_of_text_ids
+from gpt2x.weights.lazy import LazyTensor
+from gpt2x.weights.names import Place, from_canonical, kind_of, out_in
 from gpt2x.weights.table import PYTORCH, Kind, canonical_pytorch_name
 
 if TYPE_CHECKING:
@@ -33,42 +35,27 @@ _ACTIVATION = "gelu"
 _BIASED = (Kind.LAYER_NORM, Kind.CONV1D)
 
 
-def recognises(saved: Any) -> bool:
-    """Whether an object that was read from a PyTorch file is such a checkpoint."""
+def _is_nanogpt(saved: Any) -> bool:
     return isinstance(saved, dict) and {"model", "model_args"} <= saved.keys()
 
 
-def open(path: Path, files: ModelFiles) -> Checkpoint:
-    """Open a ``ckpt.pt``; optimizer state is left unread, missing biases are zeros."""
-    file = BinaryFile(path)
-    try:
-        saved = torch_pickle.load(file)
-        if not recognises(saved):
-            raise CheckpointError(f"{str(path)!r} has no 'model' and 'model_args' of nanoGPT.")
-        names = CanonicalNames(path)
-        for source, tensor in torch_pickle.state_dict(saved, path).items():
-            name = canonical_pytorch_name(check_name(path, source))
-            if name is None:
-                names.ignore(source, "causal-mask buffer")
-            else:
-                names.add(name, source, tensor.transposed() if is_projection(name) else tensor)
-        config = _config(path, saved["model_args"])
-        if not saved["model_args"].get("bias", True):
-            _add_zero_biases(names, file.budget)
-        for key in saved.keys() & {"optimizer", "optimizer_state"}:
-            names.ignore(key, "optimizer state")
-    except BaseException:
-        file.close()
-        raise
-    return Checkpoint(
-        "nanogpt",
-        path,
-        names.tensors,
-        config=config,
-        ignored=names.ignored,
-        source_names=names.source_names,
-        close=file.close,
-    )
+def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
+    """Read a ``ckpt.pt``; optimizer state is left unread, missing biases are zeros."""
+    path, file = checkpoint.path, checkpoint.hold(BinaryFile(checkpoint.path))
+    saved = load(file)
+    if not _is_nanogpt(saved):
+        raise CheckpointError(f"{str(path)!r} has no 'model' and 'model_args' of nanoGPT.")
+    checkpoint.add_renamed(state_dict(saved, path), _rename)
+    checkpoint.config = _config(path, saved["model_args"])
+    if not saved["model_args"].get("bias", True):
+        _add_zero_biases(checkpoint, file.budget)
+    for key in saved.keys() & {"optimizer", "optimizer_state"}:
+        checkpoint.ignored[key] = "optimizer state"
+
+
+def _rename(source: str) -> Place | None:
+    name = canonical_pytorch_name(source)
+    return None if name is None else Place(name, out_in(name))
 
 
 def _config(path: Path, arguments: Any) -> dict[str, Any]:
@@ -79,7 +66,6 @@ def _config(path: Path, arguments: Any) -> dict[str, Any]:
         raise CheckpointError(f"{str(path)!r}: model_args lacks some of {', '.join(needed)}.")
     dropout = arguments.get("dropout")
     dropout = dropout if isinstance(dropout, float) else 0.0
-    end_of_text = 50256 if arguments["vocab_size"] > 50256 else None
     return {
         "n_layer": arguments["n_layer"],
         "n_head": arguments["n_head"],
@@ -88,50 +74,48 @@ def _config(path: Path, arguments: Any) -> dict[str, Any]:
         "vocab_size": arguments["vocab_size"],
         "activation_function": _ACTIVATION,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **end_of_text_ids(arguments["vocab_size"]),
     }
 
 
-def _add_zero_biases(names: CanonicalNames, budget: Budget) -> None:
-    for name, weight in list(names.tensors.items()):
+def _add_zero_biases(checkpoint: Checkpoint, budget: Budget) -> None:
+    for name, weight in list(checkpoint.items()):
         bias = f"{name.removesuffix('.weight')}.bias"
-        if kind_of(name) in _BIASED and bias not in names.tensors:
+        if kind_of(name) in _BIASED and bias not in checkpoint:
             width, dtype = weight.shape[-1:], weight.dtype
             budget.charge(TENSOR + math.prod(width) * dtype.itemsize, "tensors")
             zeros = LazyTensor(width, dtype, lambda w=width, d=dtype: np.zeros(w, d))  # type: ignore[misc]
-            names.add(bias, f"(no bias in the file: zeros of {name})", zeros)
+            checkpoint.add(bias, f"(no bias in the file: zeros of {name})", zeros)
 
 
-def check_expressible(config: GPT2Config) -> None:
+def _check(config: GPT2Config, tensors: Iterable[str] = ()) -> None:
     """Raise WeightsError for what nanoGPT cannot express.
 
     That is an untied output layer, another width of the MLP, cross-attention, scaled attention,
     another epsilon.
     """
-    obstacles = {
-        "n_inner": config.n_inner not in (None, 4 * config.n_embd),
-        "tie_word_embeddings": not config.tie_word_embeddings,
-        "add_cross_attention": config.add_cross_attention,
-        "scale_attn_weights": not config.scale_attn_weights,
-        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
-        "layer_norm_epsilon": config.layer_norm_epsilon != 1e-5,
+    expressible = {
+        "n_inner": config.n_inner in (None, 4 * config.n_embd),
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "add_cross_attention": not config.add_cross_attention,
+        "scale_attn_weights": config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": not config.scale_attn_by_inverse_layer_idx,
+        "layer_norm_epsilon": config.layer_norm_epsilon == 1e-5,
     }
-    if found := [f"{name}={getattr(config, name)}" for name, bad in obstacles.items() if bad]:
-        raise WeightsError(f"nanoGPT has no model with {', '.join(found)}.")
+    check_fields("nanoGPT has no model", config, expressible)
 
 
 def write(
     path: Path,
     config: GPT2Config,
     tensors: Mapping[str, LazyTensor],
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Write a ``ckpt.pt`` that nanoGPT's ``sample.py`` reads; it has no optimizer state.
 
-    Raises WeightsError as `check_expressible` does.
+    Raises WeightsError for a model that nanoGPT cannot express.
     """
-    check_expressible(config)
+    _check(config)
     if config.activation_function != _ACTIVATION:
         warnings.warn(
             f"nanoGPT computes the exact GELU, the model {config.activation_function}: its outputs "
@@ -139,7 +123,7 @@ def write(
             stacklevel=2,
         )
     state = {
-        PYTORCH.spell(name): tensor.transposed() if is_projection(name) else tensor
+        PYTORCH.spell(name): from_canonical(tensor, out_in(name))
         for name, tensor in tensors.items()
         if name != "lm_head.weight"
     }
@@ -159,4 +143,16 @@ def write(
         "best_val_loss": 1e9,
         "config": {},
     }
-    torch_writer.write_object(path, saved, progress)
+    write_object(path, saved, progress)
+
+
+FORMAT = Format(
+    name="nanogpt",
+    rank=70,
+    patterns=("ckpt.pt",),
+    recognises=lambda file: _is_nanogpt(saved_in(file)),
+    read=_read,
+    write=lambda path, model: write(path, model.config, model.cast(), model.progress),
+    file=SingleFile("ckpt.pt", (".pt",)),
+    check=_check,
+)

@@ -1,7 +1,8 @@
 """Writing files that ``torch.load(weights_only=True)`` reads, without torch.
 
-The zip archive described in `gpt2x.formats.torch.pickle`. Its pickle names torch's functions,
-which Python's own pickler would want to import; so the few opcodes needed are written here.
+The zip archive described in `gpt2x.formats.torch.serialization`. Its pickle names torch's
+functions, which Python's own pickler would want to import; so the few opcodes needed are written
+here.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
+from gpt2x.formats.base import Progress
 from gpt2x.formats.torch.tensors import STORAGE_OF_DTYPE
 from gpt2x.weights.lazy import LazyTensor
 
@@ -29,7 +31,7 @@ def write(
     path: Path,
     tensors: Mapping[str, LazyTensor],
     aliases: Mapping[str, str] | None = None,
-    progress: Callable[[int], None] = lambda nbytes: None,
+    progress: Progress = lambda nbytes: None,
 ) -> None:
     """Write a state dict. `aliases` are names of tensors that repeat another, sharing its storage.
 
@@ -40,9 +42,7 @@ def write(
     write_object(path, state, progress)
 
 
-def write_object(
-    path: Path, saved: Any, progress: Callable[[int], None] = lambda nbytes: None
-) -> None:
+def write_object(path: Path, saved: Any, progress: Progress = lambda nbytes: None) -> None:
     """Write dicts, lists, tuples, strings, numbers, booleans and None, with `LazyTensor` in them.
 
     A tensor that occurs twice is stored once.

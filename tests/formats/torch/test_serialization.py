@@ -12,7 +12,7 @@ import pytest
 from gpt2x.checkpoint import open_checkpoint
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats.binary import BinaryFile
-from gpt2x.formats.torch import pickle as torch_pickle
+from gpt2x.formats.torch import serialization
 from gpt2x.formats.torch import writer as torch_writer
 from gpt2x.formats.torch.pickle_machine import Inert
 from gpt2x.weights.lazy import LazyTensor
@@ -26,7 +26,7 @@ LEGACY = GOLDEN / "formats" / "bin_legacy" / "pytorch_model.bin"
 def load(path: Path):
     file = BinaryFile(path)
     try:
-        return torch_pickle.load(file)
+        return serialization.load(file)
     finally:
         file.close()
 
@@ -194,7 +194,7 @@ def test_what_is_no_file_of_torch(tmp_path):
 def test_the_reader_reads_what_the_writer_writes(tmp_path):
     torch_writer.write_object(tmp_path / "x.pt", SAVED)
     file = BinaryFile(tmp_path / "x.pt")
-    loaded = torch_pickle.load(file)
+    loaded = serialization.load(file)
     for name, array in ARRAYS.items():
         got = loaded["model"][name].read()
         assert got.dtype == array.dtype

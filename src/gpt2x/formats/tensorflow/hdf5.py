@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import numpy as np
 
 from gpt2x.backends import require_library
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import RawFile
+from gpt2x.formats.base import TensorFile, UnknownFile, WeightsFormat, reading
 from gpt2x.formats.binary import check_shape
 from gpt2x.storage.budget import ALLOWANCE, TENSOR, Budget
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor, check_name
-from gpt2x.weights.names import Rename, tensorflow_name
+from gpt2x.weights.names import tensorflow_name
+from gpt2x.weights.table import TENSORFLOW
 
 _OPAQUE = np.dtype("V2")  # what HDF5 makes of bfloat16, which Keras names in an attribute
 _MAX_DEPTH = 32
@@ -36,45 +36,70 @@ _CHECKSUM_BYTES = 4  # what fletcher32 adds
 _MAX_INFLATION = 1032  # bytes of which deflate makes one, at most
 
 
-def open_raw(
+def open_file(
     path: Path, budget: Budget | None = None, *, stream: io.RawIOBase | None = None
-) -> RawFile:
+) -> TensorFile:
     """Open one HDF5 file, or an open stream of one that is part of the file at `path`.
 
     Raises CheckpointError for a file that is damaged, or whose tensors lie outside of it or would
     take more memory than `budget` allows; MissingBackendError without h5py.
     """
-    h5py = require_library("h5py", "Reading HDF5 weights")
+    file = _open(path, stream)
     try:
-        file = h5py.File(stream or path, "r")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error
-    try:
-        collector = _Collector(h5py, file, path, budget)
-        collector.collect(collector.root())
-        tensors = collector.tensors
-    except BaseException as error:
+        with reading(path, "HDF5 file", _DAMAGE):
+            collector = _Collector(_h5py(), file, path, budget)
+            collector.collect(collector.root())
+        if not collector.tensors:
+            raise CheckpointError(f"{str(path)!r} holds no weights.")
+    except BaseException:
         file.close()
-        if isinstance(error, CheckpointError) or not isinstance(error, _DAMAGE):
-            raise
-        raise CheckpointError(f"{str(path)!r} is not a sound HDF5 file: {error}.") from error
-    if not tensors:
-        file.close()
-        raise CheckpointError(f"{str(path)!r} holds no weights.")
-    return RawFile(tensors, {}, file.close)
+        raise
+    return TensorFile(collector.tensors, {}, file.close)
 
 
-def rename(metadata: Mapping[str, Any]) -> Rename:
-    """How to read names."""
-    return tensorflow_name
+def _h5py() -> Any:
+    return require_library("h5py", "Reading HDF5 weights")
 
 
-def has_link(file: Any, name: str) -> bool:
+def _open(path: Path, stream: io.RawIOBase | None = None) -> Any:
+    h5py = _h5py()
+    with reading(path, "HDF5 file", (OSError, ValueError)):
+        return h5py.File(stream or path, "r")
+
+
+def _has_link(file: Any, name: str) -> bool:
     """Whether an h5py file has a link of this name at its root.
 
     ``name in file`` would open what the link leads to, which may be another file.
     """
     return file.id.links.exists(name.encode())
+
+
+def is_from_keras_2(file: UnknownFile) -> bool:
+    """Whether it is an HDF5 file that Keras 2 wrote; it lists layers in an attribute."""
+    return _is_hdf5(file) and file.ask(_writer) == "Keras 2"
+
+
+def is_functional(file: UnknownFile) -> bool:
+    """Whether it is an HDF5 file of Keras 3 with a functional model, as KerasHub's are."""
+    return _is_hdf5(file) and file.ask(_writer) == "functional"
+
+
+def is_subclassed(file: UnknownFile) -> bool:
+    """Whether it is an HDF5 file of Keras 3 with a model of another kind."""
+    return _is_hdf5(file) and file.ask(_writer) == "subclassed"
+
+
+def _is_hdf5(file: UnknownFile) -> bool:
+    return file.start[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+def _writer(path: Path) -> str:
+    with reading(path, "HDF5 file", _DAMAGE), _open(path) as file:
+        if "layer_names" in file.attrs or _has_link(file, _MODEL):
+            return "Keras 2"
+        functional = any(_has_link(file, name) for name in ("layers", "_backbone", "backbone"))
+        return "functional" if functional else "subclassed"
 
 
 _DAMAGE = (
@@ -105,7 +130,7 @@ class _Collector:
 
     def root(self) -> Any:
         """The group that holds the weights: of a whole model, one of its groups."""
-        if not has_link(self._file, _MODEL):
+        if not _has_link(self._file, _MODEL):
             return self._file
         group = self._member(self._file, _MODEL)
         if not isinstance(group, self._h5py.Group):
@@ -231,3 +256,16 @@ def _is_bfloat16(dataset: Any) -> bool:
     if "dtype" not in dataset.attrs or dataset.attrs.get_id("dtype").shape != ():
         return False
     return dataset.attrs["dtype"] == "bfloat16"
+
+
+FORMAT = WeightsFormat(
+    name="tf-h5",
+    rank=40,
+    place=3,
+    filename="tf_model.h5",
+    patterns=("*.h5",),
+    recognises=is_from_keras_2,
+    open_file=open_file,
+    rename=lambda metadata: tensorflow_name,
+    spelling=TENSORFLOW,
+)
