@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from gpt2x.errors import CheckpointError, WeightsError
@@ -58,7 +58,12 @@ class Checkpoint(Mapping[str, LazyTensor]):
             own file (GGUF).
     """
 
-    def __init__(self, format: str, path: Path) -> None:
+    def __init__(
+        self,
+        format: str,
+        path: Path,
+        tensors: Mapping[str, LazyTensor] = MappingProxyType({}),
+    ) -> None:
         self.format = format
         self.path = path
         self.config: dict[str, Any] | None = None
@@ -68,7 +73,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
         self.metadata: dict[str, Any] = {}
         self.files: tuple[Path, ...] = (path,)
         self.tokenizer_files: dict[str, bytes] = {}
-        self._tensors: dict[str, LazyTensor] = {}
+        self._tensors = dict(tensors)
         self._held = ExitStack()
 
     def __getitem__(self, name: str) -> LazyTensor:

@@ -90,7 +90,9 @@ def save_folder(
             generation_config.save_pretrained(folder)
     if not safe_serialization:
         # A model's `save_pretrained` calls by `PretrainedMixin._save_folder`.
-        warn_of_weights_read_first(Path(path), [weights_format("safetensors")], variant, stacklevel=5)
+        warn_of_weights_read_first(
+            Path(path), [weights_format("safetensors")], variant, stacklevel=5
+        )
 
 
 def warn_of_weights_read_first(
