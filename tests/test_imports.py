@@ -121,8 +121,6 @@ def test_a_module_uses_what_stands_below_its_folder(path):
     folder = path.with_suffix("").parts[0]
     used = {names[1] for names in names_imported(path) if names[0] == "gpt2x" and names[1:]}
     used -= {folder, "__version__"}
-    if path == Path("formats/gguf/tokenizer.py"):
-        used.discard("tokenization")
     assert {name for name in used if PLACE[name] <= PLACE[folder]} == set()
 
 
