@@ -9,7 +9,7 @@ H heads, S key length, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -59,11 +59,6 @@ class ModelOutput:
     # Compared and hashed as objects: comparing arrays has no single answer.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
-
-    @classmethod
-    def field_names(cls) -> tuple[str, ...]:
-        """Return the names of all fields, those that are None included."""
-        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
 
 
 @dataclass(eq=False, repr=False)

@@ -29,7 +29,7 @@ TYPES: Mapping[str, tuple[int, int]] = {
     "q8_0": (8, 7),
     "bf16": (30, 32),
 }
-F32, Q8_0 = 0, 8
+Q8_0 = 8
 DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 30: BFLOAT16}
 
 # The types of values in the header.
