@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +19,7 @@ from jax import Array
 from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
 from gpt2x.errors import InvalidInputError, MissingBackendError
-from gpt2x.flax.parameters import Path, check_params, flatten, unflatten
+from gpt2x.flax.parameters import ParameterPath, check_params, flatten, unflatten
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.formats.flax.orbax import PARAMS_NAME, open_arrays
 from gpt2x.formats.registry import weights_formats
@@ -39,7 +39,7 @@ def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -
         InvalidInputError: if the folder already contains parameters.
         MissingBackendError: if Orbax is not installed.
     """
-    path = FilePath(folder).expanduser().absolute()
+    path = Path(folder).expanduser().absolute()
     if (path / PARAMS_NAME).exists():
         raise InvalidInputError(
             f"{str(path)!r} already contains parameters; choose another folder."
@@ -52,7 +52,7 @@ def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -
     warn_of_weights_read_first(path, weights_formats())
 
 
-def _write(model: FlaxGPT2PreTrainedModel, path: FilePath) -> None:
+def _write(model: FlaxGPT2PreTrainedModel, path: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = [model.head.architecture]
     config.dtype = model.param_dtype.name
@@ -84,7 +84,7 @@ def load_orbax(
         InvalidInputError: if the parameters do not match the class and the config.
         MissingBackendError: if Orbax is not installed.
     """
-    path = FilePath(folder).expanduser().absolute()
+    path = Path(folder).expanduser().absolute()
     model = kind(GPT2Config.from_pretrained(path), _do_init=False, **options)
     if model.can_generate() and (path / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)
@@ -102,7 +102,7 @@ def load_orbax(
         return model.with_params(checkpointer.restore(path / PARAMS_NAME, wanted))
 
 
-def save_params(folder: FilePath, params: Mapping[Path, Array | np.ndarray]) -> None:
+def save_params(folder: Path, params: Mapping[ParameterPath, Array | np.ndarray]) -> None:
     """Write a folder of parameters by path; it appears whole or not at all.
 
     Raises MissingBackendError if Orbax is not installed.

@@ -22,7 +22,8 @@ from flax import nnx
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
-Path = tuple[str, ...]
+#: See the module.
+ParameterPath = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _floating(name: str, dtype: Any) -> np.dtype[Any]:
     return found
 
 
-def variables_of(module: nnx.Module) -> tuple[list[tuple[Path, nnx.Variable]], Any]:
+def variables_of(module: nnx.Module) -> tuple[list[tuple[ParameterPath, nnx.Variable]], Any]:
     """Return every variable of a module with its path, and the structure to unflatten others."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(
         module, is_leaf=lambda node: isinstance(node, nnx.Variable)
@@ -118,7 +119,9 @@ def _key_name(key: Any) -> str:
     return str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", None))))
 
 
-def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def flatten(
+    params: Mapping[Any, Any], path: ParameterPath = ()
+) -> Iterator[tuple[ParameterPath, Any]]:
     """Yield paths and arrays of a nested dict, FrozenDict or `nnx.State`; keys may be integers."""
     if not isinstance(params, Mapping):
         raise InvalidInputError(
@@ -133,7 +136,7 @@ def flatten(params: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, 
             yield here, value.get_value() if isinstance(value, nnx.Variable) else value
 
 
-def unflatten(arrays: Mapping[Path, Any], like: Any = None) -> Any:
+def unflatten(arrays: Mapping[ParameterPath, Any], like: Any = None) -> Any:
     """Return the nested dict of arrays that are given by path; a FrozenDict if `like` is one."""
     nested: dict[str, Any] = {}
     for path, array in arrays.items():
@@ -144,7 +147,9 @@ def unflatten(arrays: Mapping[Path, Any], like: Any = None) -> Any:
     return freeze(nested) if isinstance(like, FrozenDict) else nested
 
 
-def check_params(params: Mapping[Path, Any], expected: Mapping[Path, Any]) -> None:
+def check_params(
+    params: Mapping[ParameterPath, Any], expected: Mapping[ParameterPath, Any]
+) -> None:
     """Raise InvalidInputError unless params have the paths and shapes that a model expects."""
     missing = ["/".join(path) for path in expected if path not in params]
     unexpected = ["/".join(path) for path in params if path not in expected]
@@ -178,7 +183,7 @@ def cast_floating(params: Mapping[str, Any], dtype: Any, mask: Any) -> Any:
     if set(chosen) != set(arrays):
         raise InvalidInputError("mask must be a tree of booleans with the paths of params.")
 
-    def cast(path: Path, array: Any) -> Any:
+    def cast(path: ParameterPath, array: Any) -> Any:
         is_floating = jnp.issubdtype(array.dtype, jnp.floating)
         return array.astype(dtype) if chosen[path] and is_floating else array
 

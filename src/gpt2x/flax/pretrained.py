@@ -22,7 +22,7 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.parameters import (
-    Path,
+    ParameterPath,
     Precision,
     cast_floating,
     check_params,
@@ -151,7 +151,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
         """
         weights = dict(flatten(params)) if params is not None else {}
         std = self.config.initializer_range
-        drawn: dict[Path, dict[Path, float]] = {}
+        drawn: dict[ParameterPath, dict[ParameterPath, float]] = {}
         for path, variable in self._parameters().items():
             if path in weights:
                 continue
@@ -197,7 +197,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
     _params = params
 
     @property
-    def required_params(self) -> set[Path]:
+    def required_params(self) -> set[ParameterPath]:
         """The paths of all parameters."""
         return set(self._parameters())
 
@@ -234,10 +234,10 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
             [v.replace(arrays[path]) if path in parameters else v for path, v in variables]
         )
 
-    def _parameters(self) -> dict[Path, nnx.Param]:
+    def _parameters(self) -> dict[ParameterPath, nnx.Param]:
         return {path: v for path, v in variables_of(self)[0] if isinstance(v, nnx.Param)}
 
-    def _assign(self, arrays: Mapping[Path, Any]) -> None:
+    def _assign(self, arrays: Mapping[ParameterPath, Any]) -> None:
         parameters = self._parameters()
         check_params(arrays, parameters)
         for path, variable in parameters.items():
@@ -334,10 +334,10 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
             results = (*results, plan.info.as_dict())
         return results[0] if len(results) == 1 else results
 
-    def _read(self, plan: LoadPlan, dtype: str) -> dict[Path, Array]:
+    def _read(self, plan: LoadPlan, dtype: str) -> dict[ParameterPath, Array]:
         """Read the tensors of a plan and initialise the parameters it lacks."""
         self.config.dtype = dtype
-        params: dict[Path, Array] = {}
+        params: dict[ParameterPath, Array] = {}
         for name, array in plan.arrays(dtype):
             # A copy, since the file is closed afterwards.
             params[self._path(name)] = jnp.array(FLAX.layout(name).from_canonical(array))
@@ -345,7 +345,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
             params = dict(flatten(self.init_weights(self.key, params=unflatten(params))))
         return params
 
-    def _path(self, canonical: str) -> Path:
+    def _path(self, canonical: str) -> ParameterPath:
         return tuple(FLAX.spell(canonical, prefix=self.head is not Head.NONE).split("/"))
 
     @documented(SAVING)

@@ -15,15 +15,15 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.flax.parameters import Path, flatten, unflatten
+from gpt2x.flax.parameters import ParameterPath, flatten, unflatten
 
 #: Chooses the partition of a parameter by its path.
-Rule = Callable[[Path], PartitionSpec]
+Rule = Callable[[ParameterPath], PartitionSpec]
 
 _SPLIT_BY_OUTPUT = ("c_attn", "q_attn", "c_fc")
 
 
-def partition_rule(path: Path, axis: str = "model") -> PartitionSpec:
+def partition_rule(path: ParameterPath, axis: str = "model") -> PartitionSpec:
     """Return the partition of a parameter over the mesh axis `axis`.
 
     >>> partition_rule(("transformer", "h", "0", "mlp", "c_fc", "kernel"))
@@ -64,7 +64,7 @@ def param_shardings(params: Mapping[str, Any], mesh: Mesh, rule: Rule = partitio
     the shardings of intermediate arrays. Then call the model inside `jax.sharding.auto_axes`.
     """
 
-    def sharding(path: Path, array: Any) -> NamedSharding:
+    def sharding(path: ParameterPath, array: Any) -> NamedSharding:
         spec = rule(path)
         divided = [
             name if name is not None and size % mesh.shape[name] == 0 else None
