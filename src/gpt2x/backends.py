@@ -19,15 +19,15 @@ from gpt2x.errors import MissingBackendError, check_choice
 
 @dataclass(frozen=True)
 class Backend:
-    """One backend of gpt2x.
+    """A backend of gpt2x.
 
     Attributes:
         name: its short name, as in `return_tensors=` and `--backend`: pt, tf or flax.
-        title: the framework's name, for people.
+        title: the framework's name, for messages.
         module: the package that implements it.
-        requires: the top-level modules that it cannot do without.
+        requires: the top-level modules that it needs.
         extra: the extra of gpt2x that installs them.
-        prefix: what its class names begin with.
+        prefix: of its class names.
     """
 
     name: str
@@ -47,7 +47,7 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 
-# `return_tensors=` speaks of JAX arrays as transformers does.
+# In `return_tensors=` transformers' name for JAX arrays is used.
 _TENSORS = {"pt": "pt", "tf": "tf", "jax": "flax"}
 
 
@@ -55,14 +55,14 @@ def get(name: str) -> Backend:
     """Return the backend called `name`.
 
     Raises:
-        InvalidInputError: if there is none of that name.
+        InvalidInputError: if there is no backend of that name.
     """
     check_choice("backend", name, BACKENDS)
     return BACKENDS[name]
 
 
 def is_installed(name: str) -> bool:
-    """Say whether the modules that backend `name` needs are installed, without importing them."""
+    """Return whether the modules that backend `name` needs are installed; imports none."""
     return all(_is_findable(module) for module in get(name).requires)
 
 
@@ -75,7 +75,7 @@ def default() -> str:
     """Return the first backend that is installed.
 
     Raises:
-        MissingBackendError: if none is.
+        MissingBackendError: if none is installed.
     """
     for name in installed():
         return name
@@ -92,7 +92,7 @@ def require(name: str, wanted_by: str) -> None:
 
     Args:
         name: the backend.
-        wanted_by: what needs it; the error begins with it.
+        wanted_by: the name of what needs it, for the error.
 
     Raises:
         MissingBackendError: if the framework is missing or cannot be imported. The message names
@@ -136,7 +136,7 @@ def to_tensor(array: Any, kind: str) -> Any:
     """Return `array`, of integers, floats or booleans, as a tensor of `kind`.
 
     Args:
-        array: anything that numpy makes a rectangular array of.
+        array: anything that numpy can make a rectangular array of.
         kind: "np" (numpy), "pt" (torch.Tensor), "tf" (tf.Tensor) or "jax" (jax.Array). PyTorch
             gets int64 from integers, TensorFlow and JAX int32, as transformers' tokenizers give.
 

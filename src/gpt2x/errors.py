@@ -1,7 +1,7 @@
-"""The exceptions of gpt2x, and the wording that all of its messages share.
+"""The exceptions of gpt2x, and the wording that its messages share.
 
-Each derives from the built-in exception that transformers raises in the same place, so that code
-written for transformers catches it.
+Each derives from the built-in exception that transformers raises in its place, so that code for
+transformers catches it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def unknown_arguments(where: str, names: Iterable[str], allowed: Iterable[str]) -> str:
-    """Word the error for arguments that `where` does not have, naming the nearest that it has.
+    """Return the message for arguments that `where` does not have, with the nearest that it has.
 
     >>> unknown_arguments("generate", ["temprature"], ["temperature", "top_k"])
     "generate() got an unknown argument 'temprature'. Did you mean 'temperature'?"
@@ -55,6 +55,6 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
-    """The names with commas between them; of a great many, the first few."""
+    """Join names with commas; of many, only the first `limit`."""
     names = list(names)
     return ", ".join([*names[:limit], *(["..."] if len(names) > limit else [])])

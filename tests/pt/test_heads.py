@@ -198,7 +198,7 @@ def test_outputs_are_dicts_and_can_be_made_of_them():
     output.loss = None
     assert list(dict.items(output)) == list(output.items()) == items[1:]
     for change in (lambda: output.pop("logits"), lambda: output.update(loss=1), output.clear):
-        with pytest.raises(TypeError, match="none be added or taken away"):
+        with pytest.raises(TypeError, match="not added or removed"):
             change()
 
 

@@ -68,7 +68,7 @@ def choice(allowed: tuple[str, ...]) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """Check for None or what `check` allows."""
+    """Check for None or a value that `check` allows."""
 
     def check_unless_none(name: str, value: Any) -> Any:
         return None if value is None else check(name, value)
@@ -77,7 +77,7 @@ def optional(check: Check) -> Check:
 
 
 def token_ids(name: str, value: Any) -> int | list[int]:
-    """Check for one token id or several. The vocabulary is not asked: files with -1 exist."""
+    """Check for one token id or several; not against the vocabulary, since files with -1 exist."""
     if isinstance(value, list | tuple):
         return [integer()(name, token_id) for token_id in value]
     return integer()(name, value)

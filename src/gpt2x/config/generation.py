@@ -190,7 +190,7 @@ class GenerationConfig(JSONConfig):
 
     @classmethod
     def from_model_config(cls, model_config: GPT2Config) -> Self:
-        """Take the special tokens and the decoding options that a model's config holds."""
+        """Return a config with the special tokens and decoding options of a model's config."""
         fields = dict(model_config.generation_parameters())
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
             fields[name] = getattr(model_config, name, None)
@@ -207,7 +207,7 @@ class GenerationConfig(JSONConfig):
     # --- changing ---
 
     def update(self, **kwargs: Any) -> dict[str, Any]:
-        """Set those of `kwargs` that are fields, check the whole, and return the others."""
+        """Set the fields among `kwargs`, check the config, and return the other keywords."""
         unused = {}
         for name, value in kwargs.items():
             if name in self.__dict__ and not name.startswith("_"):
@@ -220,7 +220,7 @@ class GenerationConfig(JSONConfig):
     def with_defaults_of(self, other: GenerationConfig, tokens_only: bool = False) -> Self:
         """Return a copy whose fields at their defaults are those of `other`.
 
-        tokens_only: take over the ids of special tokens alone.
+        tokens_only: take only the ids of special tokens.
         """
         merged = copy.deepcopy(self)
         names = [name for name in DEFAULTS if name.endswith("_token_id") or not tokens_only]
@@ -261,7 +261,7 @@ class GenerationConfig(JSONConfig):
         if ignore_metadata:
             values = {name: value for name, value in values.items() if name not in self._origin}
         bias = values.get("sequence_bias")
-        if isinstance(bias, Mapping):  # JSON has no tuples as keys: the list form says the same
+        if isinstance(bias, Mapping):  # keys of JSON cannot be tuples, so it becomes a list
             values["sequence_bias"] = [[list(tokens), value] for tokens, value in bias.items()]
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
@@ -304,7 +304,7 @@ class GenerationConfig(JSONConfig):
         return {name: _listed(value) for name, value in fields if value is not None}
 
     def __hash__(self) -> int:
-        """The hash of what `__eq__` compares; it changes with the fields."""
+        """Hash the values that `__eq__` compares; the hash changes with the fields."""
         return hash(frozenset((name, _hashable(v)) for name, v in self._compared().items()))
 
     def __repr__(self) -> str:
@@ -312,7 +312,7 @@ class GenerationConfig(JSONConfig):
 
 
 def _listed(value: Any) -> Any:
-    """Return a field as JSON holds it: its tuples are lists there."""
+    """Return a field as in JSON: with lists instead of tuples."""
     if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
         return [[list(key), bias] for key, bias in value.items()]
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""The fields of a `GenerationConfig`: their defaults, and what those that are checked may hold.
+"""The fields of a `GenerationConfig`: their defaults and their checks.
 
 Source of names and defaults: transformers 4.57, `GenerationConfig`.
 """
@@ -89,7 +89,7 @@ DEFAULTS: dict[str, Any] = {
     "force_words_ids": None,
 }
 
-#: What `cache_implementation` may name in transformers. There is one cache here.
+#: The values of `cache_implementation` in transformers. gpt2x has a single cache.
 CACHE_IMPLEMENTATIONS = (
     "dynamic",
     "dynamic_full",
@@ -104,8 +104,8 @@ CACHE_IMPLEMENTATIONS = (
     "offloaded_hybrid_chunked",
 )
 
-#: Fields for which None means "off", where the default is not "off" or another value is as well.
-#: For every other field, None means its default.
+#: Fields for which None means "off", because the default or another value differs from "off".
+#: For every other field, None means the default.
 NONE_IS_OFF = frozenset({"temperature", "top_k", "top_p", "typical_p"})
 
 #: Fields that say how tokens are drawn.
@@ -121,8 +121,8 @@ SAMPLING_FIELDS = (
 
 OUTPUT_FLAGS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 
-#: Arguments of models that `generate` takes, as it is often given a whole batch, and leaves out of
-#: its calls: it decides itself which logits it needs, and no loss.
+#: Arguments of models that `generate` accepts, since callers often pass a whole batch, but does not
+#: use: it needs no loss and decides itself which logits it needs.
 UNUSED_ARGUMENTS = ("labels", "logits_to_keep")
 
 #: Arguments of `generate` that are not part of a config.
@@ -155,8 +155,8 @@ def strings(name: str, value: Any) -> str | list[str]:
     return value if isinstance(value, str) else list(items)
 
 
-#: The check of each field that has one. Those of the processors are made where they are built, so
-#: that a value which is not used cannot fail.
+#: The check of each field that has one. Options of processors are checked when the processors are
+#: built, so that an unused value cannot fail.
 CHECKS: dict[str, Check] = {
     "max_length": integer(1),
     "max_new_tokens": optional(integer(1)),

@@ -1,4 +1,4 @@
-"""What the fields of a `GenerationConfig` ask for together: what cannot be had, what has no effect.
+"""Rules across the fields of a `GenerationConfig`: contradictions, and options without effect.
 
 Source: transformers 4.57, `GenerationConfig.validate`.
 """
@@ -30,7 +30,7 @@ def refuse_impossible(config: Any) -> None:
 
 
 def without_effect(config: Any) -> dict[str, str]:
-    """Return the fields that are set and not used, each with the reason."""
+    """Return the fields that are set but not used, each with the reason."""
     groups: tuple[tuple[bool, Iterable[str], str], ...] = (
         (not config.do_sample, SAMPLING_FIELDS, "needs do_sample=True"),
         (config.num_beams == 1, _BEAMS, "needs num_beams > 1"),
@@ -45,5 +45,5 @@ def without_effect(config: Any) -> dict[str, str]:
                 reasons[name] = f"`{name}` is set to `{value}`, which {reason}"
     pad = config.pad_token_id
     if isinstance(pad, int) and pad < 0:
-        reasons["pad_token_id"] = f"`pad_token_id` is {pad}, which is taken for none"
+        reasons["pad_token_id"] = f"`pad_token_id` is {pad}, which means that there is none"
     return reasons

@@ -1,4 +1,4 @@
-"""`GPT2Config`: the description of a GPT-2 model, as transformers' config.json holds it.
+"""`GPT2Config`: the description of a GPT-2 model, in transformers' config.json.
 
 Reads the files of transformers 2 to 5 and writes what versions 4 and 5 read. Needs no framework;
 the dtype is kept by name. Source: transformers 4.57, `PretrainedConfig` and `GPT2Config`.
@@ -275,7 +275,7 @@ class GPT2Config(JSONConfig):
     def generation_parameters(self) -> dict[str, Any]:
         """Return the decoding options that differ from their defaults.
 
-        Files older than generation_config.json hold them here; `GenerationConfig` takes them over.
+        Files older than generation_config.json have them here; `GenerationConfig` reads them.
         """
         return {
             name: getattr(self, name)
@@ -286,10 +286,10 @@ class GPT2Config(JSONConfig):
     # --- changing ---
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
-        """Set several attributes, then check that the whole still agrees.
+        """Set several attributes, then check the config.
 
         Raises:
-            InvalidInputError: if it does not.
+            InvalidInputError: if the fields contradict each other.
         """
         for name, value in config_dict.items():
             setattr(self, name, value)
@@ -351,7 +351,7 @@ class GPT2Config(JSONConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what config.json holds, and the keywords that do not say where to find it."""
+        """Return the content of config.json, and the keywords that do not say where to find it."""
         where = take_where(kwargs)
         name_or_path = os.fspath(pretrained_model_name_or_path)
         path = Path(name_or_path)
@@ -377,7 +377,7 @@ class GPT2Config(JSONConfig):
         model_type = values.pop("model_type", None) or cls.model_type
         check_choice("model_type", model_type, [cls.model_type])
         if kwargs.get("id2label") is not None or kwargs.get("num_labels") is not None:
-            # New labels replace the file's altogether: the two may differ in number.
+            # New labels replace all of the file's: their numbers may differ.
             for name in ("num_labels", "id2label", "label2id"):
                 values.pop(name, None)
 
@@ -396,7 +396,7 @@ class GPT2Config(JSONConfig):
     # --- writing ---
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field, the defaults included, as values that JSON can hold."""
+        """Return every field, including defaults, as values for JSON."""
         return {
             **super().to_dict(),
             "model_type": self.model_type,
@@ -405,7 +405,7 @@ class GPT2Config(JSONConfig):
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return GPT-2's own fields, and of the common ones those that differ from the defaults."""
+        """Return GPT-2's own fields, and the common fields that differ from their defaults."""
         values = super().to_diff_dict()
         del values["_name_or_path"]
         return values
@@ -434,7 +434,7 @@ class GPT2Config(JSONConfig):
 
 def _field_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` under the fields' first names, so that an override finds each field once."""
-    # A value given under both names counts as given under the first.
+    # If a value is given under both names, the first counts.
     return {
         SECOND_NAMES.get(name, name): value
         for name, value in values.items()
@@ -451,7 +451,7 @@ def _read_gguf(path: Path, gguf_file: str | None, where: Mapping[str, Any]) -> d
 
 
 def _parse(name: str, text: str, current: Any) -> Any:
-    """Read `text` as the kind of value that field `name` holds now."""
+    """Parse `text` as the type of the present value of field `name`."""
     if isinstance(current, bool):
         if text.lower() in ("true", "1", "y", "yes"):
             return True
@@ -463,7 +463,7 @@ def _parse(name: str, text: str, current: Any) -> Any:
     try:
         if isinstance(current, int | float):
             return type(current)(text)
-        # A field that holds None now may hold a number or a name next; its own check decides.
+        # A field that is None may become a number or a name; its own check decides.
         return None if text in ("None", "none") else json.loads(text)
     except ValueError:
         if isinstance(current, int | float):

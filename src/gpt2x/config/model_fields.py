@@ -40,7 +40,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 SUMMARY_TYPES = ("last", "first", "mean", "cls_index", "attn")
 
-#: transformers' common names for GPT-2's; either is accepted wherever a field is named.
+#: transformers' common names of GPT-2's fields; both names are accepted everywhere.
 ATTRIBUTE_MAP = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -51,7 +51,7 @@ ATTRIBUTE_MAP = {
 #: Every second name of a field: those, and the names that older files use.
 SECOND_NAMES = {**ATTRIBUTE_MAP, "torch_dtype": "dtype", "n_ctx": "n_positions"}
 
-#: Fields that are not GPT-2's own. They are written only where they differ from these defaults.
+#: Fields that are not GPT-2's own. They are written only if they differ from these defaults.
 COMMON_DEFAULTS: dict[str, Any] = {
     "output_hidden_states": False,
     "output_attentions": False,
@@ -79,7 +79,7 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "use_bfloat16": False,
 }
 
-#: Decoding options that configs held before generation_config.json existed.
+#: Decoding options that were in configs before generation_config.json existed.
 GENERATION_DEFAULTS: dict[str, Any] = {
     "max_length": 20,
     "min_length": 0,
@@ -108,7 +108,7 @@ GENERATION_DEFAULTS: dict[str, Any] = {
     "diversity_penalty": 0.0,
 }
 
-#: Fields that the models read where they are present and that have no default of their own.
+#: Fields that the models read if they are present; they have no default.
 OPTIONAL_FIELDS = ("classifier_dropout", "hidden_dropout", "summary_last_dropout")
 
 
@@ -123,7 +123,7 @@ def dtype_name(name: str, value: Any) -> str:
 
 
 def pruned_heads(name: str, value: Any) -> dict[int, list[int]]:
-    """Check for head indices by layer. JSON turned the layers into strings: they are ints again."""
+    """Check for head indices by layer; layers that JSON made strings become ints again."""
     try:
         return {int(layer): [operator.index(head) for head in value[layer]] for layer in value}
     except (TypeError, ValueError, KeyError, IndexError):
@@ -133,7 +133,7 @@ def pruned_heads(name: str, value: Any) -> dict[int, list[int]]:
 
 
 def id2label(name: str, value: Any) -> dict[int, str]:
-    """Check for labels by id. JSON turned the ids into strings: they become ints again."""
+    """Check for labels by id; ids that JSON made strings become ints again."""
     try:
         labels = {int(index): value[index] for index in dict(value)}
         hash(tuple(labels.values()))  # they become keys of label2id
@@ -156,7 +156,7 @@ def label2id(name: str, value: Any) -> dict[str, int]:
 _probability = number(0, 1)
 _token = optional(token_ids)
 
-#: The check of each field that has one; the others hold whatever they are given.
+#: The check of each field that has one; other fields take any value.
 CHECKS: dict[str, Check] = {
     "vocab_size": integer(1),
     "n_positions": integer(1),

@@ -1,4 +1,4 @@
-"""What the package carries besides code.
+"""Files in the package besides code.
 
 `EMBEDDED_MODEL` is the folder of a small GPT-2 that was trained for gpt2x on Shakespeare and the
 King James Bible (its `README.md` says how). It loads like any other:

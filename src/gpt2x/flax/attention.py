@@ -56,8 +56,8 @@ def sdpa_attention(
 ) -> Array:
     """Attend by `jax.nn.dot_product_attention`, or, one token on a CPU, head by head.
 
-    Dropout of the weights, which that function has not, is computed eagerly; so is float16, of
-    which it has no product on a CPU.
+    That function has no dropout of the weights, and no product of float16 on a CPU; both are
+    computed eagerly.
     """
     if dropout is not None or query.dtype == jnp.float16:
         return eager_attention(query, key, value, mask, scaling=scaling, dropout=dropout)[0]
@@ -76,7 +76,7 @@ def sdpa_attention(
 _REGISTRY = AttentionRegistry(
     {
         "sdpa": sdpa_attention,
-        # For its result alone; the model calls `eager_attention` where the weights are wanted.
+        # Without weights; the model calls `eager_attention` if they are requested.
         "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
     }
 )
@@ -100,14 +100,14 @@ def self_attention_mask(
 ) -> Array | None:
     """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
 
-    None where there is nothing to mask: one query, and no key behind it.
+    None if there is nothing to mask: one query, and no key behind it.
 
     Args:
         attention_mask: None; [B, S], nonzero where a key may be seen; or rank 4, boolean (True
             where it may be seen) or additive. One of rank 4 with T rows replaces the causal order;
             with one row for all queries it is added to it.
         T: query length.
-        S: key length; more than `past` + T where a cache has room left.
+        S: key length; more than `past` + T if a cache has room left.
         past: positions before the queries.
         dtype: of the mask.
     """
@@ -119,13 +119,13 @@ def self_attention_mask(
     if not in_order and (T != 1 or room_left):
         mask = jnp.minimum(mask, causal_mask(T, S, past, dtype))
     elif room_left:
-        # Its order of tokens stands; only what is not filled yet has to be hidden.
+        # The mask decides the order of tokens; only unfilled positions must be hidden.
         mask = jnp.minimum(mask, causal_mask(1, S, past + T - 1, dtype))
     return raise_hidden_rows(mask)
 
 
 def _fit(mask: Array, S: int) -> Array:
-    """Cut or lengthen the last axis to S; what is added lies behind the last token."""
+    """Cut or extend the last axis to S; added columns are behind the last token."""
     if mask.shape[-1] == S:
         return mask
     mask = mask[..., :S]
@@ -143,17 +143,17 @@ def padding_mask(attention_mask: Array, dtype: Any) -> Array:
 
 
 def raise_hidden_rows(mask: Array) -> Array:
-    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+    """Raise each row of a mask that hides all keys, so that its highest entries are 0.
 
-    Softmax stays as it is, and precise: beside `finfo.min / 2` the scores would vanish.
+    This does not change softmax, but its precision: scores would vanish beside `finfo.min / 2`.
     """
     return mask - jnp.minimum(mask.max(axis=-1, keepdims=True), 0.0)
 
 
 def packed_mask(position_ids: Array, dtype: Any) -> Array:
-    """Return the mask [B, 1, T, T] that keeps packed texts apart.
+    """Return the mask [B, 1, T, T] that separates packed texts.
 
-    A new text starts wherever `position_ids` [B or 1, T] does not count on by one.
+    A new text starts where `position_ids` [B or 1, T] does not continue by one.
     """
     starts = jnp.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1
     text = starts.cumsum(axis=-1)  # [B, T]

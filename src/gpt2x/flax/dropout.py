@@ -10,7 +10,7 @@ from jax import Array
 def dropout(x: Array, *, rate: float, key: Array | None) -> Array:
     """Set each element to zero with probability `rate` and scale the others up by 1 / (1 - rate).
 
-    Without a key, or at rate 0, x comes back.
+    Without a key, or at rate 0, x is returned.
     """
     if key is None or rate == 0.0:
         return x

@@ -1,4 +1,4 @@
-"""The inputs of a Flax model: checked, brought to shape, read on the host where that is free.
+"""The inputs of a Flax model: checked, reshaped, and read on the host if that is free.
 
 B batch, T query length, S key length (past and new).
 """
@@ -25,7 +25,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     """Check the inputs of a body's call, as far as shapes, lengths and values are known.
 
     Raises:
-        InvalidInputError: for the first thing that is wrong.
+        InvalidInputError: for the first error.
     """
     for name, value in inputs.items():
         if value is not None and not hasattr(value, "dtype"):
@@ -46,7 +46,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     checks.check_model_inputs(
         config,
         host_values,
-        # Neither a traced length nor one beside symbolic sizes (`jax.export`) can be compared.
+        # A length that is traced, or beside symbolic sizes (`jax.export`), cannot be compared.
         past_length=past_length if is_known else None,
         past_key=None if cache is None else cache.key_spec,
         **given,
@@ -56,7 +56,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
 def _check_room(cache: KVCache, filled: Any, new: int, attention_mask: Any) -> Any:
     """Raise unless a static cache with `filled` positions (None: unknown) has room for `new` ones.
 
-    Returns the mask, or what stands for one of all slots in checks: one of the filled positions.
+    Returns the mask; for a mask of all slots, one of the filled positions, which can be checked.
     """
     end = new if filled is None else filled + new
     if end > cache.max_length:
@@ -78,7 +78,7 @@ def _check_room(cache: KVCache, filled: Any, new: int, attention_mask: Any) -> A
 
 
 def host_values(array: Any) -> np.ndarray | None:
-    """Return an array's values where reading them costs nothing: on the CPU, outside of tracing."""
+    """Return an array's values if reading them is free: on the CPU, outside of tracing."""
     if isinstance(array, np.ndarray):
         return array
     if not isinstance(array, Array) or isinstance(array, jax.core.Tracer):
@@ -96,9 +96,9 @@ def rows(array: Any) -> Array:
 def visible(attention_mask: Any, cache: KVCache | None) -> Any:
     """Return the mask to compute with: None if it is known to hide nothing.
 
-    Without a mask, the faster path is taken. Of a static cache the mask is lengthened to all slots
-    where that can be done on the host: what is not filled is masked all the same, but steps whose
-    masks differ in width would each be compiled.
+    Without a mask the faster path is used. For a static cache the mask is extended to all slots if
+    it is on the host. Unfilled slots are masked anyway, but a step with a mask of another width
+    would be compiled again.
     """
     if attention_mask is None or attention_mask.ndim == 4:
         return attention_mask
@@ -112,7 +112,7 @@ def visible(attention_mask: Any, cache: KVCache | None) -> Any:
 
 
 def is_counting_on(position_ids: Array) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
+    """Return whether positions [B, T] are known to increase by one in every row."""
     values = host_values(position_ids)
     return values is not None and bool((np.diff(values) == 1).all())
 
@@ -126,5 +126,5 @@ def positions(attention_mask: Array | None, past_length: int | Array, T: int) ->
     last = (attended == in_all).argmax(axis=-1, keepdims=True)  # [B, 1]
     window = lax.dynamic_slice_in_dim(attended, past_length, T, axis=1)
     columns = past_length + jnp.arange(T)
-    # Padding behind the last attended token counts on from it, as in transformers.
+    # Padding behind the last attended token continues its position, as in transformers.
     return jnp.maximum(window - 1, 0) + jnp.maximum(columns - last, 0)

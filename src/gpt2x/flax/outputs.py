@@ -41,7 +41,7 @@ __all__ = [
 
 class _Replaceable:
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed, as Flax's own dataclasses do."""
+        """Return a copy with some fields changed, as with Flax's own dataclasses."""
         return replace(self, **changes)  # type: ignore[type-var]
 
 
@@ -87,7 +87,7 @@ class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Replacea
     __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
 
 
-# The names that transformers had for these two.
+# Other names of these two in transformers.
 FlaxGreedySearchOutput = FlaxGenerateDecoderOnlyOutput
 FlaxSampleOutput = FlaxGenerateDecoderOnlyOutput
 FlaxBeamSearchOutput = FlaxGenerateBeamDecoderOnlyOutput
@@ -98,8 +98,8 @@ FlaxBeamSearchOutput = FlaxGenerateBeamDecoderOnlyOutput
 class FlaxGeneratedTokens(_Replaceable):
     """Token ids that `generate` returns, int32 [rows, length].
 
-    transformers' Flax models return an object with `sequences`, its other models an array, as all
-    of gpt2x does; this can be used as either. `numpy.asarray` and `jax.numpy` take it.
+    transformers' Flax models return an object with `sequences`; its other models, and those of
+    gpt2x, return an array. This can be used as either. `numpy.asarray` and `jax.numpy` take it.
 
     >>> tokens = FlaxGeneratedTokens(jax.numpy.array([[5, 6, 7]]))
     >>> tokens.sequences.shape == tokens.shape, tokens[0].tolist()
@@ -143,7 +143,7 @@ class FlaxGeneratedTokens(_Replaceable):
 
 
 def generation_output(output: Any) -> Any:
-    """Bring what the decoding core returns to Flax's classes."""
+    """Convert an output of the decoding core to Flax's classes."""
     for core, ours in (
         (GenerateDecoderOnlyOutput, FlaxGenerateDecoderOnlyOutput),
         (GenerateBeamDecoderOnlyOutput, FlaxGenerateBeamDecoderOnlyOutput),

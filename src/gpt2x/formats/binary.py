@@ -1,6 +1,6 @@
-"""Reading arrays at offsets of a file, with every size checked before anything is allocated.
+"""Reading arrays at offsets of a file; every size is checked before memory is allocated.
 
-Plain reads and not memory maps: a mapped page counts as the process's memory until it is unmapped,
+Files are read and not mapped: a mapped page counts as memory of the process until it is unmapped,
 which would double the peak while a model loads.
 """
 
@@ -40,15 +40,15 @@ def check_shape(shape: object, where: str) -> Shape:
 def _spelled(shape: object) -> str:
     try:
         return reprlib.repr(shape)
-    except ValueError:  # Python spells no integer of many thousand digits
+    except ValueError:  # Python does not print integers of many thousand digits
         return "of integers without end"
 
 
 class BinaryFile:
     """A file open for reading at offsets. `size` is its length in bytes.
 
-    `budget` is what reading it may cost: that of all files of a checkpoint if one is given, else
-    its own.
+    `budget` limits the memory of reading it: one budget for all files of a checkpoint, or by
+    default its own.
     """
 
     def __init__(self, path: Path, budget: Budget | None = None) -> None:
@@ -64,11 +64,11 @@ class BinaryFile:
             self.close()
             raise CheckpointError(
                 f"{str(path)!r} is a pointer that Git LFS left in place of the file; run "
-                "`git lfs pull` where it was cloned, or download the file."
+                "`git lfs pull` in the clone, or download the file."
             )
 
     def close(self) -> None:
-        """Close the file; tensors of it cannot be read any more."""
+        """Close the file; its tensors cannot be read afterwards."""
         self._stream.close()
 
     def __enter__(self) -> Self:
@@ -89,7 +89,7 @@ class BinaryFile:
     def tensor(
         self, offset: int, shape: Shape, dtype: np.dtype[Any], what: str = "a tensor"
     ) -> LazyTensor:
-        """The array stored row by row from `offset`; raises CheckpointError if it does not fit."""
+        """Return the array stored row by row at `offset`; raises CheckpointError if too long."""
         count = math.prod(shape) * dtype.itemsize
         self.check_range(offset, count, what)
         self.budget.charge(TENSOR + count, "tensors")
@@ -108,7 +108,7 @@ class BinaryFile:
     def array(
         self, offset: int, shape: Shape, dtype: np.dtype[Any], what: str = "a tensor"
     ) -> np.ndarray:
-        """Read the array stored row by row from `offset`, in this machine's byte order."""
+        """Read the array stored row by row at `offset`, in this machine's byte order."""
         count = math.prod(shape) * dtype.itemsize
         self.check_range(offset, count, what)
         array = np.empty(shape, dtype)

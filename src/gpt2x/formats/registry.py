@@ -63,9 +63,9 @@ def _by_rank() -> list[Format]:
 
 
 def find_announced(files: ModelFiles) -> Path | None:
-    """The file to open in a folder without any of transformers' names.
+    """Return the file to open in a folder that has none of transformers' names.
 
-    Raises CheckpointError if there are several of a kind to choose from, or shards without index.
+    Raises CheckpointError if there are several of a kind, or shards without an index.
     """
     if files.folder is not None:
         for format in _by_rank():
@@ -90,7 +90,7 @@ def find_announced(files: ModelFiles) -> Path | None:
 
 
 def recognise(path: Path) -> Format:
-    """The format of a single file, by its content; raises CheckpointError if it is unknown."""
+    """Return the format of a file by its content; raises CheckpointError if it is unknown."""
     with BinaryFile(path) as file:
         unknown = UnknownFile(path, file.read(0, min(file.size, _START)))
     for format in _by_rank():

@@ -1,4 +1,4 @@
-"""The tokenizer's files that travel with a model's weights, whatever their source calls them."""
+"""The tokenizer's files beside a model's weights, under their names in each source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT = (
     "chat_template.jinja",
 )
 
-# A folder of transformers', whose files are kept as well.
+# A folder of transformers; its files are kept too.
 _CHAT_TEMPLATES = "additional_chat_templates"
 
 # OpenAI's and KerasHub's names -> transformers'.
@@ -34,7 +34,7 @@ _RENAMED = {
 def find_tokenizer_files(files: ModelFiles, format: str) -> dict[str, Path]:
     """Return name to write -> file, for every file of a tokenizer beside a checkpoint.
 
-    A preset of KerasHub has a ``tokenizer.json`` too, which is another kind of file and stays.
+    The ``tokenizer.json`` of a KerasHub preset is another kind of file and is not returned.
     """
     found: dict[str, Path] = {}
     kept = () if format == "keras-hub" else (*KEPT, *_chat_templates(files))

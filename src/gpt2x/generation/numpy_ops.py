@@ -22,8 +22,8 @@ _SCALARS: dict[str, Callable[[Any], Scalar]] = {
 class NumpyOps(Ops):
     """`Ops` on numpy arrays; scalars are Python numbers.
 
-    `while_loop` raises TypeError when its body changes the structure, a shape or a dtype of the
-    state, as XLA and jit would, so that strategies can be tested for it without a framework.
+    `while_loop` raises TypeError if its body changes the structure, a shape or a dtype of the
+    state, as XLA and jit would. So strategies can be tested without a framework.
     """
 
     def constant(self, value: Any, kind: Kind) -> np.ndarray:
@@ -144,7 +144,7 @@ class NumpyOps(Ops):
 
 
 def _signature(state: Any) -> Any:
-    """Describe a state of nested tuples and dicts by its structure, shapes and dtypes."""
+    """Return the structure, shapes and dtypes of a state of nested tuples and dicts."""
     if isinstance(state, np.ndarray):
         return state.shape, str(state.dtype)
     if isinstance(state, tuple):

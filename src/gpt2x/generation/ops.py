@@ -33,7 +33,7 @@ State = TypeVar("State")
 
 
 class Ops(Protocol):
-    """What a framework must provide; `gpt2x.generation.numpy_ops.NumpyOps` is the reference."""
+    """The operations of a framework; `gpt2x.generation.numpy_ops.NumpyOps` is the reference."""
 
     # ---- creation -----------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ class Ops(Protocol):
         ...
 
     def cast_like(self, x: Array, other: Array) -> Array:
-        """Convert an array to the dtype of another, which may be none of the kinds."""
+        """Convert an array to the dtype of another, which need not be one of the kinds."""
         ...
 
     # ---- shape --------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Ops(Protocol):
     def write(self, x: Array, index: int | Scalar, value: Array, axis: int) -> Array:
         """Return x with the slice at `index` of `axis` replaced; may overwrite x itself.
 
-        `value` has the shape of x without `axis`. 0 <= index < size is the caller's duty.
+        `value` has the shape of x without `axis`. The caller ensures 0 <= index < size.
         """
         ...
 

@@ -14,8 +14,8 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     """The result of greedy decoding or sampling.
 
     sequences: int [R, length], the prompt included.
-    scores: for each step, what the token was chosen by, float [R, V]; with `output_scores`.
-    logits: for each step, what the model returned, float [R, V]; with `output_logits`.
+    scores: for each step, the scores that chose the token, float [R, V]; with `output_scores`.
+    logits: for each step, the logits of the model, float [R, V]; with `output_logits`.
     attentions: for each step, for each layer [R, H, T, S]; with `output_attentions`.
     hidden_states: for each step, for each layer and the embeddings [R, T, E]; with
         `output_hidden_states`. T is the prompt's length in the first step, and 1 later.
@@ -39,7 +39,7 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     sequences_scores: their length-normalised log-probabilities, float [B x returned sequences];
         with `output_scores`.
     scores: for each step, the processed log-probabilities of all beams, float [B x K, V].
-    logits: for each step, what the model returned, float [B x K, V].
+    logits: for each step, the logits of the model, float [B x K, V].
     beam_indices: for each generated token, the row of `scores` that it came from, int
         [B x returned sequences, generated]; -1 after the end of a text.
     attentions, hidden_states, past_key_values: as in `GenerateDecoderOnlyOutput`, of all beams.

@@ -1,9 +1,9 @@
 """Counter-based random numbers: the same bits in every framework, on every device.
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-maps a key and a counter of two 32-bit words each to two words that pass as random. Nothing is
-remembered between draws, so the noise of one token does not depend on the batch around it, on the
-order of evaluation, or on how many draws were made before:
+maps a key and a counter of two 32-bit words each to two words that pass as random. There is no
+state between draws, so the noise of a token does not depend on the batch around it, on the order of
+evaluation, or on the number of draws before:
 
     key     = threefry((seed low, seed high), (row, 0))         one stream for each (seed, row)
     word    = threefry(key, (generated step, token id))         one word for each candidate

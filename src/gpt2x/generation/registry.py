@@ -1,4 +1,4 @@
-"""Which `Ops` belongs to which array type; each backend registers its own when it is imported."""
+"""The `Ops` of each array type; each backend registers its own when it is imported."""
 
 from __future__ import annotations
 

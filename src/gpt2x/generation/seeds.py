@@ -1,4 +1,4 @@
-"""Seeds: which stream of random numbers each row of `generate` draws from."""
+"""Seeds: the stream of random numbers of each row of `generate`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Streams(NamedTuple):
 def streams(seed: Any, rows: int) -> Streams:
     """Return the streams of `rows` rows.
 
-    An integer s gives row r the stream (s, r): the same for a row whatever the batch around it. A
-    list of `rows` pairs (s, r) names each row's stream, so that any row can be had again alone.
+    An integer s gives row r the stream (s, r), whatever the batch around the row. A list of `rows`
+    pairs (s, r) names the stream of each row, so that a row can be repeated alone.
     With `num_return_sequences` n, or n beams, the rows of prompt b are b * n to b * n + n - 1.
 
     Raises:
-        InvalidInputError: if the seed is neither.
+        InvalidInputError: if the seed is neither of these.
     """
     if _is_integer(seed):
         pairs = [(seed, row) for row in range(rows)]

@@ -1,8 +1,8 @@
 """Stopping criteria: functions of the text so far that end rows.
 
 A criterion is called on the host after each step with `input_ids` (int [R, length], the prompt
-included) and `scores` (a tuple of float [R, V], one for each step, or None where scores are not
-kept), and returns a bool, or a bool for each row. `generate` applies its own limits (`max_length`,
+included) and `scores` (a tuple of float [R, V], one for each step, or None if scores are not kept).
+It returns a bool, or a bool for each row. `generate` applies its own limits (`max_length`,
 eos tokens) inside the decoding step; the classes for them here override those limits.
 """
 
@@ -29,7 +29,7 @@ class StoppingCriteria:
 
 
 class StoppingCriteriaList(list):
-    """A list of criteria, callable as one: a row ends where any of them says so."""
+    """A list of criteria, callable as one: a row ends if any criterion is true."""
 
     def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
         stopped = _every_row(input_ids, False)
@@ -119,9 +119,9 @@ class StopStringCriteria(StoppingCriteria):
 def validate_stopping_criteria(
     stopping_criteria: StoppingCriteriaList, max_length: int
 ) -> StoppingCriteriaList:
-    """Return a copy of the criteria with a `MaxLengthCriteria`, made of `max_length` if need be.
+    """Return a copy of the criteria that has a `MaxLengthCriteria`; a new one gets `max_length`.
 
-    Warns if they hold one with another limit.
+    Warns if the criteria already have one with another limit.
     """
     limit = stopping_criteria.max_length
     if limit is None:

@@ -18,14 +18,14 @@ from gpt2x.errors import InvalidInputError
 
 
 class BaseStreamer:
-    """What `generate` needs of a streamer."""
+    """The methods of a streamer that `generate` calls."""
 
     def put(self, value: np.ndarray) -> None:
         """Receive the prompt, then each step's tokens: int64 numpy arrays."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Learn that generation is over."""
+        """End the stream: the generation is complete."""
         raise NotImplementedError
 
 
@@ -83,19 +83,19 @@ class TextStreamer(BaseStreamer):
         self.on_finalized_text(new)
 
     def end(self) -> None:
-        """Print what is left."""
+        """Print the rest."""
         text = self.tokenizer.decode(self._tokens, **self.decode_kwargs) if self._tokens else ""
         rest = text[self._printed :]
         self._tokens, self._printed, self._at_prompt = [], 0, True
         self.on_finalized_text(rest, stream_end=True)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Receive text that no later token changes; override it to do something else with it."""
+        """Print text that no later token changes; override this to use the text otherwise."""
         print(text, flush=True, end="\n" if stream_end else "")
 
 
 class TextIteratorStreamer(TextStreamer):
-    """Hand the text to another thread, which iterates over the streamer.
+    """Pass the text to another thread, which iterates over the streamer.
 
     timeout: seconds that the iterator waits for text before it raises `queue.Empty`; None waits
         for ever.
@@ -128,9 +128,9 @@ class TextIteratorStreamer(TextStreamer):
 
 
 class AsyncTextIteratorStreamer(TextStreamer):
-    """Hand the text to a coroutine, which iterates over the streamer with `async for`.
+    """Pass the text to a coroutine, which iterates over the streamer with `async for`.
 
-    Made inside the event loop that iterates; `generate` runs in another thread.
+    Make it inside the event loop that iterates; `generate` runs in another thread.
 
     timeout: seconds that the iterator waits for text before it raises `TimeoutError`; None waits
         for ever.
@@ -164,7 +164,7 @@ class AsyncTextIteratorStreamer(TextStreamer):
 
 
 def as_streamer(streamer: Any) -> BaseStreamer | None:
-    """Return a streamer for what a user gave: one, a function, or None."""
+    """Return a streamer for a user's argument: a streamer, a function, or None."""
     if streamer is None or (hasattr(streamer, "put") and hasattr(streamer, "end")):
         return streamer
     if callable(streamer):
@@ -176,7 +176,7 @@ def as_streamer(streamer: Any) -> BaseStreamer | None:
 
 
 def _is_cjk(character: str) -> bool:
-    """Whether this is a CJK ideograph: Chinese text has no spaces to wait for."""
+    """Return whether a character is a CJK ideograph: Chinese text has no spaces between words."""
     code = ord(character)
     ranges = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
     return any(first <= code <= last for first, last in ranges)

@@ -10,8 +10,8 @@ from gpt2x.errors import InvalidInputError
 
 
 def existing_tokens(value: Any) -> list[int]:
-    """Return the ids that a special token's field holds, without the negative ones, which some
-    files hold for "none".
+    """Return the ids in the field of a special token, without negative ones, which mean "none" in
+    some files.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -20,7 +20,7 @@ def existing_tokens(value: Any) -> list[int]:
 
 
 def token_array(name: str, value: Any) -> np.ndarray:
-    """Return what `token_list` does as an int32 array [N]."""
+    """Return the ids of `token_list` as an int32 array [N]."""
     return np.array(token_list(name, value), np.int32)
 
 

@@ -1,4 +1,4 @@
-"""What the attention of the three backends has in common: names, contract, scaling, masks.
+"""The attention of the three backends: names, contract, scaling and masks.
 
 B batch, T query length, S key length, H heads, D head_dim.
 
@@ -7,18 +7,18 @@ B batch, T query length, S key length, H heads, D head_dim.
     function(query, key, value, mask, *, scaling, dropout) -> out
 
 with query [B, H, T, D], key and value [B, H, S, D] and an additive mask, or None, that broadcasts
-to [B, H, T, S]; out is [B, H, T, D]. `scaling` is the factor of the scores, every config flag
-included. `dropout` is what drops attention weights, as the framework has it: in PyTorch a rate (0
-in inference), in TensorFlow a Keras layer, in Flax a function of the weights (None in inference).
-PyTorch alone adds `is_causal`: where it is true the mask is None, T is S, and the function itself
-attends up to the diagonal, which fused kernels do without a mask.
+to [B, H, T, S]; out is [B, H, T, D]. `scaling` is the factor of the scores, with every config flag.
+`dropout` drops attention weights in the framework's way: in PyTorch it is a rate (0 in inference),
+in TensorFlow a Keras layer, in Flax a function of the weights (None in inference). PyTorch adds
+`is_causal`: if it is true, the mask is None, T equals S, and the function applies the causal order
+itself, which fused kernels do without a mask.
 
 **Masks.** They are float32 (or wider, as the queries are) and finite, so that a row that may attend
-to nothing gives numbers, not NaN, and no score of half precision reaches a key that is hidden. They
-have two levels: a padded key is moved out of reach of any other (`finfo.min / 2`), a future key out
-of reach even of that (`finfo.min`). A query all of whose keys are padding has its row raised
-(`raise_hidden_rows`): it attends to the padding up to its own position as if that were text, the
-same in every implementation, and never sees the future.
+to nothing gives numbers, not NaN, and half-precision scores cannot outweigh them. They have two
+levels: `finfo.min / 2` hides a padded key, and `finfo.min` hides a future key even from a row of
+padded ones. If all keys of a query are padding, its row is raised (`raise_hidden_rows`): it attends
+to the padding up to its own position as if that were text, in the same way in every implementation,
+and never to the future.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AttentionRegistry:
 
         It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask
         (float32 or wider, broadcastable to [B, H, T, S], or None), and by keyword `scaling` (the
-        factor of the scores, every config flag included) and `dropout` (of the attention weights:
+        factor of the scores, with every config flag) and `dropout` (of the attention weights:
         in PyTorch the rate, 0 in inference; in TensorFlow a Keras layer; in Flax a function, None
         in inference); in PyTorch also `is_causal` (attend up to the diagonal; only where the mask
         is None and T = S). It returns [B, H, T, D]. Calls that ask for attention weights or pass a

@@ -29,7 +29,7 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attend step by step, and return the attention weights [B, H, T, S] as well.
 
-    Scores are float32 (or wider) from their product on: float16 does not hold all of them.
+    Scores are float32 (or wider) from the product on, since they can exceed float16.
     `head_mask` (broadcast to [B, H, T, S]) multiplies the weights.
     """
     wide = score_dtype(query.dtype)
@@ -58,7 +58,7 @@ def sdpa_attention(
 ) -> Tensor:
     """Attend in one fused kernel, `torch.nn.functional.scaled_dot_product_attention`."""
     if mask is not None:
-        # Half precision turns what hides a key into -inf; no row hides all of its keys by now.
+        # In half precision the mask of a hidden key becomes -inf; no row hides all keys by now.
         mask = mask.to(query.dtype)
     return F.scaled_dot_product_attention(
         query, key, value, mask, dropout_p=dropout, is_causal=is_causal, scale=scaling
@@ -68,7 +68,7 @@ def sdpa_attention(
 _REGISTRY = AttentionRegistry(
     {
         "sdpa": sdpa_attention,
-        # For its result alone; the model calls `eager_attention` where the weights are wanted.
+        # Without weights; the model calls `eager_attention` if they are requested.
         "eager": lambda *arrays, **options: eager_attention(*arrays, **options)[0],
     }
 )
@@ -77,7 +77,7 @@ get_attention = _REGISTRY.get
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Keep autocast from computing scores in half precision, whatever their factors are."""
+    """Keep autocast from computing scores in half precision, whatever type their factors have."""
     name = device.type
     if torch.amp.is_autocast_available(name) and torch.is_autocast_enabled(name):
         return torch.autocast(name, enabled=False)
@@ -100,9 +100,9 @@ def self_attention_mask(
 ) -> Tensor | None:
     """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
 
-    None where order alone decides and there is nothing to add: one query, or as many queries as
-    keys (for which implementations have `is_causal`). A trace of one query is used for more of
-    them, so it holds the mask too.
+    None if only the causal order applies and no mask is needed: for one query, or for as many
+    queries as keys (implementations have `is_causal`). A trace of one query is also used for more
+    queries, so it contains the mask.
 
     Args:
         attention_mask: None; [B, S], nonzero where a key may be seen; or rank 4, boolean (True
@@ -133,18 +133,18 @@ def padding_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def raise_hidden_rows(mask: Tensor) -> Tensor:
-    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+    """Raise each row of a mask that hides all keys, so that its highest entries are 0.
 
-    Softmax stays as it is. Fused kernels would lose their gradients there: they keep the logarithm
-    of the sum of the scores, which beside `finfo.min / 2` vanishes.
+    This does not change softmax. Without it fused kernels would lose gradients: they keep the
+    logarithm of the sum of exponentials, in which scores vanish beside `finfo.min / 2`.
     """
     return mask - mask.amax(dim=-1, keepdim=True).clamp(max=0)
 
 
 def packed_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the mask [B, 1, T, T] that keeps packed texts apart.
+    """Return the mask [B, 1, T, T] that separates packed texts.
 
-    A new text starts wherever `position_ids` [B or 1, T] does not count on by one.
+    A new text starts where `position_ids` [B or 1, T] does not continue by one.
     """
     starts = position_ids.diff(prepend=position_ids[:, :1] - 1) != 1
     text = starts.cumsum(dim=-1)  # [B, T]

@@ -1,4 +1,4 @@
-"""The inputs of a PyTorch model: checked, brought to shape, read on the host where that is free.
+"""The inputs of a PyTorch model: checked, reshaped, and read on the host if that is free.
 
 B batch, T query length, S key length (past and new).
 """
@@ -24,7 +24,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     """Check the inputs of a body's call, as far as shapes, lengths and values are known.
 
     Raises:
-        InvalidInputError: for the first thing that is wrong.
+        InvalidInputError: for the first error.
     """
     for name, value in inputs.items():
         if value is not None and not isinstance(value, Tensor):
@@ -43,7 +43,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
 
 
 def host_values(tensor: Tensor) -> np.ndarray | None:
-    """Return a tensor's values where reading them costs nothing: on the CPU, outside of tracing."""
+    """Return a tensor's values if reading them is free: on the CPU, outside of tracing."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.device.type != "cpu":
         return None
     try:
@@ -53,7 +53,7 @@ def host_values(tensor: Tensor) -> np.ndarray | None:
 
 
 def rows(ids: Tensor) -> Tensor:
-    """Flatten the leading dimensions, [..., T] -> [B, T], and take a type that embeddings take."""
+    """Flatten the leading dimensions, [..., T] -> [B, T], and convert to a type for embeddings."""
     ids = ids.reshape(-1, ids.size(-1))
     return ids if ids.dtype in (torch.int32, torch.int64) else ids.long()
 
@@ -61,7 +61,7 @@ def rows(ids: Tensor) -> Tensor:
 def visible(attention_mask: Tensor | None, S: int) -> Tensor | None:
     """Return the mask as [B, S], or as it is if of rank 4; None if it is known to hide nothing.
 
-    Without a mask, the faster path is taken.
+    Without a mask the faster path is used.
     """
     if attention_mask is None or attention_mask.dim() == 4:
         return attention_mask
@@ -71,7 +71,7 @@ def visible(attention_mask: Tensor | None, S: int) -> Tensor | None:
 
 
 def is_counting_on(position_ids: Tensor) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
+    """Return whether positions [B, T] are known to increase by one in every row."""
     values = host_values(position_ids)
     return values is not None and bool((np.diff(values) == 1).all())
 
@@ -85,5 +85,5 @@ def positions(
     attended = (attention_mask != 0).long().cumsum(dim=-1)  # [B, S]
     last = (attended == attended[:, -1:]).long().argmax(dim=-1, keepdim=True)  # [B, 1]
     columns = torch.arange(past_length, past_length + T, device=attended.device)
-    # Padding behind the last attended token counts on from it, as in transformers.
+    # Padding behind the last attended token continues its position, as in transformers.
     return (attended[:, past_length:] - 1).clamp(min=0) + (columns - last).clamp(min=0)

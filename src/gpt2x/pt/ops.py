@@ -1,4 +1,4 @@
-"""`Ops` in PyTorch: what decoding needs of arrays, on tensors of one device."""
+"""`Ops` in PyTorch: the array operations of decoding, on tensors of one device."""
 
 from __future__ import annotations
 

@@ -27,11 +27,12 @@ _dict: Any = dict
 
 
 class _Dict(ModelOutput, _dict):
-    """An output that is a dict, as those of transformers' PyTorch models are.
+    """An output that is a `dict`, as in transformers' PyTorch models.
 
-    Its Trainer, accelerate and `torch.nn.DataParallel` know outputs by that, and make new ones from
-    a dict or from pairs of names and values. `gpt2x.models.outputs.ModelOutput` decides what is
-    read; the dict holds the same for code that looks into it directly.
+    transformers' Trainer, accelerate and `torch.nn.DataParallel` recognise outputs as dictionaries,
+    and make new ones from a dict or from pairs of names and values. Reading is that of
+    `gpt2x.models.outputs.ModelOutput`; the dict has the same entries, for code that reads it
+    directly.
     """
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class _Dict(ModelOutput, _dict):
             dict.__setitem__(self, name, value)
 
     def _refuse(self, *arguments: Any, **keywords: Any) -> Any:
-        raise TypeError("The fields of an output can be set, but none be added or taken away.")
+        raise TypeError("The fields of an output can be set, but not added or removed.")
 
     __delitem__ = pop = popitem = setdefault = update = clear = _refuse
 

@@ -1,1 +1,1 @@
-"""Where files are: folders and the hub, found, read within a budget and written whole."""
+"""Files in folders and on the hub: found, read within a budget, and written whole."""

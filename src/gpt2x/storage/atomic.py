@@ -1,16 +1,16 @@
-"""Saving folders and files: wherever a save is cut short, what is loaded is old, new or refused.
+"""Saving files: after an interrupted save, a load gives the old files, the new ones or an error.
 
 A save writes to a hidden work folder, ``.gpt2x-*``, and then moves its files in:
 
 1. It takes the lock of the destination, ``.gpt2x-lock``. One save at a time moves files; of two,
    the last one wins, whole. The operating system frees the lock when its process ends.
 2. A note, ``.gpt2x-unfinished``, appears by one rename. It says what is replaced and what comes.
-3. The old files go and the new ones come, those that name the others first out and last in.
+3. The old files go and the new ones come. Files that name other files go first and come last.
 4. The note goes.
 
-Readers refuse a folder with the note. The next save finishes what the note describes, whatever it
-saves itself, and removes work folders whose process has ended. The order of step 3 keeps other
-programs, which do not know the note, from reading a mixture.
+Readers refuse a folder with the note. The next save first finishes what the note describes, and
+removes the work folders of processes that have ended. Other programs do not know the note; the
+order of step 3 keeps them from reading a mixture.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Give a temporary folder whose files and folders appear at `path` together.
 
-    A new folder appears by one rename. In one that exists, files and folders of the same names are
-    replaced, and those that match a pattern of `replaces` go in any case (the shards of an earlier
-    save, say). If the body raises, `path` stays as it was.
+    A new folder appears by one rename. In an existing folder, files and folders of the same names
+    are replaced; those that match a pattern of `replaces` are always removed, such as the shards of
+    an earlier save. If the body raises, `path` stays as it was.
 
     Args:
         path: the folder, made if need be.
@@ -67,14 +67,14 @@ def atomic_folder(
             read, such as an index of shards, belongs last.
 
     Raises:
-        CheckpointError: if another save does not end, or one that was cut short left too little.
+        CheckpointError: if another save does not end, or an interrupted save left too little.
         InvalidInputError: if `path` is a file, or a link to nothing.
         OSError: if the folder cannot be written to, or the disk is full.
     """
     target = Path(path).expanduser()
     check_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Inside an existing folder, so that moving stays on one file system; else beside it.
+    # Inside an existing folder, so that files move within a file system; else beside it.
     exists = target.is_dir()
     with _explained(target), _work_folder(target if exists else target.parent) as work:
         yield work / _NEW
@@ -147,7 +147,7 @@ def _work_folder(directory: Path) -> Iterator[Path]:
 
 
 def _leftovers(directory: Path) -> Iterator[Path]:
-    """The work folders that no process holds any more."""
+    """Return the work folders whose processes have ended."""
     from filelock import Timeout
 
     for path in list(directory.iterdir()):
@@ -156,7 +156,7 @@ def _leftovers(directory: Path) -> Iterator[Path]:
         try:
             with _lock(path / _ALIVE, 0):
                 pass
-        except (Timeout, OSError):  # held by a save that lives, or another user's
+        except (Timeout, OSError):  # of a running save, or of another user
             continue
         yield path
 
@@ -169,7 +169,7 @@ def _remove(work: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Wait until files are on the disk: the files that they replace are lost afterwards."""
-    mode = "rb+" if os.name == "nt" else "rb"  # Windows flushes no file that is open to read
+    mode = "rb+" if os.name == "nt" else "rb"  # Windows flushes only writable files
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open(mode) as file:
@@ -231,7 +231,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _acquire(lock: BaseFileLock) -> bool:
-    """Take a lock; False on a file system that has none."""
+    """Take a lock; return False on a file system without locks."""
     try:
         lock.acquire()
     except OSError as error:
@@ -242,7 +242,7 @@ def _acquire(lock: BaseFileLock) -> bool:
 
 
 def _discard(path: Path) -> None:
-    with suppress(OSError):  # Windows removes no open file; there, releasing the lock does
+    with suppress(OSError):  # Windows does not remove an open file; there, releasing the lock does
         path.unlink()
 
 
@@ -259,7 +259,7 @@ def _lock(path: Path, timeout: float) -> BaseFileLock:
 
 @dataclass(frozen=True)
 class _Note:
-    """What a save moves, so that the next one can finish it.
+    """The moves of a save, so that the next save can finish them.
 
     Attributes:
         work: name of the work folder.
@@ -301,7 +301,7 @@ def _move_in(work: Path, target: Path, replaces: tuple[str, ...]) -> None:
 
 
 def _finish(directory: Path) -> None:
-    """Finish the save that was cut short here, if there is one."""
+    """Finish the save that was interrupted here, if there is one."""
     note = _read_note(directory)
     if note is None:
         return
@@ -317,7 +317,7 @@ def _finish(directory: Path) -> None:
 
 
 def _move(note: _Note, target: Path, undo: ExitStack) -> None:
-    """Move what has not been moved yet."""
+    """Move the files that are not moved yet."""
     coming, aside = target / note.work / _NEW, target / note.work / _OLD
     aside.mkdir(exist_ok=True)
 

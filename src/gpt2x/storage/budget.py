@@ -1,11 +1,11 @@
-"""What reading a file may cost, so that a small file cannot take a machine's memory or time."""
+"""Limits on the memory and time of reading, so that a small file cannot exhaust a machine."""
 
 from __future__ import annotations
 
 from gpt2x.errors import CheckpointError
 
-#: Bytes that may be spent for each byte of the files, and beyond that for any file. Charges are
-#: estimates; with what they leave out, reading takes 300 MB and `TIMES` the size at most.
+#: Bytes that reading may take for each byte of the files, and in addition for any file. Charges are
+#: estimates; with what they omit, reading takes at most 300 MB and `TIMES` the size.
 TIMES = 10
 ALLOWANCE = 250_000_000
 
@@ -37,7 +37,7 @@ class Budget:
         self._left = ALLOWANCE + TIMES * size
 
     def admit(self, size: int) -> None:
-        """Count in one more file, of `size` bytes."""
+        """Add a file of `size` bytes to the budget."""
         self._size += size
         self._left += TIMES * size
         self.charge(FILE, "open files")

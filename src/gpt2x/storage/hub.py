@@ -1,4 +1,4 @@
-"""A model's name or folder -> its files on this machine."""
+"""Finding the files of a model by its folder or its name on the hub."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LISTING_SECONDS = 10.0
 class ModelFiles:
     """The files of one model: a local folder, or a repository of the Hugging Face Hub.
 
-    A folder never touches the network. Files of a repository come through huggingface-hub and its
-    cache; the first one fixes the commit, so that all of them belong together even if the
+    For a folder the network is never used. Files of a repository come through huggingface-hub and
+    its cache. The first file fixes the commit, so that all files belong together even if the
     repository changes meanwhile.
 
     Args:
@@ -29,8 +29,8 @@ class ModelFiles:
         subfolder: folder inside the folder or repository.
         cache_dir: where downloads are kept; huggingface-hub's own cache by default.
         token: access token; True or None use the one that ``hf auth login`` stored, False none.
-        local_files_only: take what the cache holds and do not ask the hub.
-        force_download: download again what the cache holds.
+        local_files_only: use only files in the cache, without a request to the hub.
+        force_download: download files again that are in the cache.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ModelFiles:
             ) from error
 
     def find(self, filename: str) -> Path | None:
-        """Return the local path of a file, downloaded if need be; None if the model has none.
+        """Return the local path of a file, which may be downloaded; None if the model has none.
 
         Raises CheckpointError if the repository or revision does not exist, is not open to this
         user, or cannot be reached while nothing of it is cached.
@@ -134,7 +134,7 @@ class ModelFiles:
         return sorted(name for name in names if "/" not in name)
 
     def _list(self) -> list[str]:
-        """Ask the hub for the names of all files, folders included."""
+        """Return the names of all files, with their folders, from the hub."""
         from huggingface_hub import HfApi
 
         # Not list_repo_files: without a connection it tries for half a minute.
@@ -162,7 +162,7 @@ class ModelFiles:
                 endpoint=endpoint(),
             )
         except errors.LocalEntryNotFoundError as error:
-            # No connection (or none allowed): from here on the cache answers alone.
+            # No connection, or none allowed: from now on only the cache is used.
             self._offline = True
             if self._snapshot() is None:
                 raise CheckpointError(self._unreachable()) from error
@@ -175,7 +175,7 @@ class ModelFiles:
         return Path(path)
 
     def _is_known_absent(self, filename: str) -> bool:
-        """Whether an earlier look at this very commit found that it has no such file."""
+        """Return whether the cache knows that this commit has no such file."""
         from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache  # its docs name both
 
         if self._force_download or (self._commit is None and not self._offline):
@@ -246,7 +246,7 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """What changes when a file is replaced; None if there is none."""
+    """Return an identity that changes when a file is replaced; None without a file."""
     try:
         status = path.stat()
     except OSError:
@@ -255,7 +255,7 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def endpoint() -> str:
-    """The hub's address. huggingface-hub reads HF_ENDPOINT once, when it is imported; this, now."""
+    """Return the hub's address, from HF_ENDPOINT now; huggingface-hub reads it at its import."""
     from huggingface_hub.constants import ENDPOINT
 
     return os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
@@ -275,7 +275,7 @@ def resolve_files(
 ) -> dict[str, Path | None]:
     """Return file name -> local path, or None for a file that the model does not have.
 
-    See `ModelFiles` for the keywords and for what raises.
+    See `ModelFiles` for the keywords and the errors.
     """
     files = ModelFiles(name_or_path, **where)
     return {filename: files.find(filename) for filename in filenames}

@@ -1,4 +1,4 @@
-"""Reading text and JSON, whose values take many times the memory of their text."""
+"""Reading text and JSON within a budget: JSON values take many times the memory of their text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from gpt2x.errors import CheckpointError
 from gpt2x.storage.budget import Budget
 
-# Bytes of memory, at most: a list or dictionary without items, a string or the key of an entry, an
-# item of either.
+# Bytes of memory, at most: a list or dictionary without items; a string or the key of an entry; an
+# item of a list or dictionary.
 _CONTAINER, _STRING, _ITEM = 112, 80, 80
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a UTF-8 file, its line breaks as they are.
+    """Read a UTF-8 file; line breaks are not changed.
 
     Raises:
         CheckpointError: if it cannot be read, or is not UTF-8.
@@ -34,7 +34,7 @@ def read_json(path: str | os.PathLike[str], budget: Budget | None = None) -> Any
 
     Args:
         path: of the file.
-        budget: what reading it may cost, its size included; by default its own.
+        budget: the memory that reading it may take, including its size; by default its own.
 
     Raises:
         CheckpointError: if it cannot be read, is not JSON, or would take too much memory.

@@ -1,6 +1,6 @@
-"""The keywords that every `from_pretrained` takes, be it a config's, a tokenizer's or a model's.
+"""The keywords that every `from_pretrained` takes: of configs, of tokenizers and of models.
 
-Scripts for transformers pass one set of them to all classes alike.
+Scripts for transformers pass the same keywords to all classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WITHOUT_EFFECT = ("trust_remote_code", "resume_download", "_from_auto", "_from_
 # Of models alone, which load frugally and initialise nothing twice in any case.
 _WITHOUT_EFFECT_ON_MODELS = ("low_cpu_mem_usage", "_fast_init", "weights_only", "_commit_hash")
 
-_ONE_DEVICE = "a GPT-2 is held by one device"
+_ONE_DEVICE = "a GPT-2 fits on one device"
 _NOT_QUANTISED = "models are not quantised"
 
 # These ask for what is not here; beside each stands what to do instead. One that is None or False
@@ -62,10 +62,10 @@ def take_where(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def drop_model_options(kwargs: dict[str, Any]) -> None:
-    """Take out of `kwargs` the options of models that change nothing.
+    """Remove the options of models that have no effect from `kwargs`.
 
     Raises:
-        InvalidInputError: if an option asks for what is not here.
+        InvalidInputError: if an option asks for something that is not available.
     """
     _drop(kwargs, _WITHOUT_EFFECT_ON_MODELS, _SWITCHED_OFF_FOR_MODELS)
 

@@ -1,4 +1,4 @@
-"""Uploading what `save_pretrained` writes to the Hugging Face Hub, with a model card."""
+"""Uploading the folders of `save_pretrained` to the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt2x.storage.json_files import read_object
 
 CARD_NAME = "README.md"
 
-# Folders that are not part of a model: git's, and what the hub's library notes of downloads.
+# Folders that are not part of a model: git's, and the notes of the hub's library on downloads.
 _PRIVATE = {".git", ".cache"}
 
 # Class in config.json -> the hub's name of the task.
@@ -44,22 +44,22 @@ def push_folder(
     """Upload a folder to a repository, which is made if need be; return the commit's address, or
     the pull request's.
 
-    All in one commit, with a model card if a model has none in its folder or the repository.
+    It is one commit, with a new model card if neither the folder nor the repository has one.
 
     Args:
-        folder: what to upload.
+        folder: the folder to upload.
         repo_id: ``"name"`` (of the token's owner) or ``"user/name"``; by default the folder's name.
         commit_message: title of the commit.
         commit_description: text of the commit.
         private: whether a new repository is private.
         token: access token with write permission; by default the one that ``hf auth login`` stored.
-        create_pr: open a pull request against ``main`` instead of committing; that takes no write
+        create_pr: open a pull request against ``main`` instead of committing; this needs no write
             permission for the repository.
         revision: branch to commit to, which is made if need be.
 
     Raises:
-        CheckpointError: if the hub refuses or cannot be reached, or a save into the folder was cut
-            short.
+        CheckpointError: if the hub refuses or cannot be reached, or if a save into the folder was
+            interrupted.
         InvalidInputError: for a pull request against another branch than ``main``.
     """
     if create_pr and revision not in (None, "main"):
@@ -70,13 +70,13 @@ def push_folder(
     folder = Path(folder).expanduser()
     check_finished(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
+    from huggingface_hub.errors import HTTPError  # of huggingface-hub's HTTP library
 
     repo_id = repo_id or folder.resolve().name
     api = HfApi(endpoint(), token=token, library_name="gpt2x")
     try:
         if create_pr and api.repo_exists(repo_id):
-            repository = repo_id  # which may be somebody else's
+            repository = repo_id  # the repository may be somebody else's
         else:
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
@@ -188,8 +188,8 @@ class PushToHubMixin:
     ) -> str:
         """Save to a temporary folder and upload it; return the commit's or pull request's address.
 
-        `save_options` go to `save_pretrained` (`max_shard_size`, `safe_serialization` ...); the
-        other arguments and what raises are those of `gpt2x.storage.publishing.push_folder`.
+        `save_options` go to `save_pretrained` (`max_shard_size`, `safe_serialization` ...). The
+        other arguments and the errors are those of `gpt2x.storage.publishing.push_folder`.
         """
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work, repo_id.rpartition("/")[2])

@@ -29,7 +29,7 @@ def eager_attention(
     [B, H, T, S]) multiplies the weights.
     """
     if query.dtype == tf.float16:
-        # float16 does not hold all scores. bfloat16 does; XLA would convert its cache each step.
+        # Scores can exceed float16, but not bfloat16, whose cache XLA would convert in each step.
         query, key = tf.cast(query, tf.float32), tf.cast(key, tf.float32)
     scores = tf.matmul(query, key, transpose_b=True) * scaling  # [B, H, T, S]
     scores = tf.cast(scores, score_dtype(scores.dtype))
@@ -57,7 +57,7 @@ def sdpa_attention(
 _REGISTRY = AttentionRegistry(
     {
         "sdpa": sdpa_attention,
-        # For its result alone; the model calls `eager_attention` where the weights are wanted.
+        # Without weights; the model calls `eager_attention` if they are requested.
         "eager": sdpa_attention,
     }
 )
@@ -87,15 +87,15 @@ def self_attention_mask(
 ) -> tf.Tensor | None:
     """Combine a user's mask with causal order into one mask [B, 1 or H, T, S].
 
-    None where there is nothing to mask: one query, and no key behind it.
+    None if there is nothing to mask: one query, and no key behind it.
 
     Args:
         attention_mask: None; [B, S], nonzero where a key may be seen; or rank 4, boolean (True
             where it may be seen) or additive. One of rank 4 with T rows replaces the causal order;
             with one row for all queries it is added to it.
         T: query length.
-        S: key length: `past` + T, or more where a cache has room left.
-        past: positions before the queries, an int; or a scalar, and then room may be left.
+        S: key length: `past` + T, or more if a cache has room left.
+        past: positions before the queries, an int; a scalar if a cache may have room left.
         dtype: of the mask.
     """
     room_left = not isinstance(past, int)
@@ -107,13 +107,13 @@ def self_attention_mask(
     if not in_order and not nothing_ahead:
         mask = tf.minimum(mask, causal_mask(T, S, past, dtype))
     elif room_left:
-        # Its order of tokens stands; only what is not filled yet has to be hidden.
+        # The mask decides the order of tokens; only unfilled positions must be hidden.
         mask = tf.minimum(mask, causal_mask(1, S, past + T - 1, dtype))
     return raise_hidden_rows(mask)
 
 
 def _fit(mask: tf.Tensor, S: int | tf.Tensor) -> tf.Tensor:
-    """Cut or lengthen the last axis to S; what is added lies behind the last token."""
+    """Cut or extend the last axis to S; added columns are behind the last token."""
     if isinstance(S, int) and mask.shape[-1] == S:
         return mask
     mask = mask[..., :S]
@@ -131,9 +131,9 @@ def padding_mask(attention_mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def raise_hidden_rows(mask: tf.Tensor) -> tf.Tensor:
-    """Add to each row of a mask that hides all keys what lifts its highest ones to 0.
+    """Raise each row of a mask that hides all keys, so that its highest entries are 0.
 
-    Softmax stays as it is, and precise: beside `dtype.min / 2` the scores would vanish.
+    This does not change softmax, but its precision: scores would vanish beside `dtype.min / 2`.
     """
     return mask - tf.minimum(
         tf.reduce_max(mask, axis=-1, keepdims=True), tf.constant(0, mask.dtype)
@@ -141,9 +141,9 @@ def raise_hidden_rows(mask: tf.Tensor) -> tf.Tensor:
 
 
 def packed_mask(position_ids: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Return the mask [B, 1, T, T] that keeps packed texts apart.
+    """Return the mask [B, 1, T, T] that separates packed texts.
 
-    A new text starts wherever `position_ids` [B or 1, T] does not count on by one.
+    A new text starts where `position_ids` [B or 1, T] does not continue by one.
     """
     before = tf.concat([position_ids[:, :1] - 1, position_ids[:, :-1]], axis=1)
     text = tf.cumsum(tf.cast(position_ids - before != 1, tf.int32), axis=-1)  # [B, T]

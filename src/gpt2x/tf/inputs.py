@@ -1,4 +1,4 @@
-"""The inputs of a TensorFlow model: checked, brought to shape, read on the host where that is free.
+"""The inputs of a TensorFlow model: checked, reshaped, and read on the host if that is free.
 
 B batch, T query length, S key length (past and new).
 """
@@ -22,7 +22,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     """Check the inputs of a body's call, as far as shapes, lengths and values are known.
 
     Raises:
-        InvalidInputError: for the first thing that is wrong.
+        InvalidInputError: for the first error.
     """
     past_length = 0 if cache is None else cache.length
     given: dict[str, Any] = dict(inputs)
@@ -36,7 +36,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
 
 
 def host_values(tensor: tf.Tensor) -> np.ndarray | None:
-    """Return a tensor's values where reading them costs nothing: eagerly, on the CPU."""
+    """Return a tensor's values if reading them is free: eagerly, on the CPU."""
     if not hasattr(tensor, "numpy") or "CPU" not in tensor.device:
         return None
     return tensor.numpy()
@@ -61,7 +61,7 @@ def visible(attention_mask: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def is_counting_on(position_ids: tf.Tensor) -> bool:
-    """Whether positions [B, T] are known to count on by one in every row."""
+    """Return whether positions [B, T] are known to increase by one in every row."""
     values = host_values(position_ids)
     return values is not None and bool((np.diff(values) == 1).all())
 
@@ -79,5 +79,5 @@ def positions(
     last = tf.argmax(is_last, axis=-1, output_type=tf.int32)[:, None]  # [B, 1]
     window = tf.slice(attended, [0, past_length], [B, T])
     columns = past_length + tf.range(T)
-    # Padding behind the last attended token counts on from it, as in transformers.
+    # Padding behind the last attended token continues its position, as in transformers.
     return tf.maximum(window - 1, 0) + tf.maximum(columns - last, 0)

@@ -32,7 +32,7 @@ class TensorFlowOps(Ops):
         return tf.range(size, dtype=tf.int32)
 
     def cast(self, x: Array, kind: Kind) -> tf.Tensor:
-        # Not tf.cast alone: it would first make an int64 or float64 of a large Python number.
+        # Not only tf.cast: it would first make a large Python number int64 or float64.
         return tf.cast(x, _DTYPES[kind]) if tf.is_tensor(x) else tf.constant(x, _DTYPES[kind])
 
     def cast_like(self, x: tf.Tensor, other: tf.Tensor) -> tf.Tensor:

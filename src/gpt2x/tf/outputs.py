@@ -36,7 +36,7 @@ __all__ = [
 
 
 class _Pytree(ModelOutput):
-    """What TensorFlow looks for in a pytree: in `tf.function`, `tf.data` and `tf.cond`."""
+    """TensorFlow's protocol of a pytree, for `tf.function`, `tf.data` and `tf.cond`."""
 
     def __tf_flatten__(self) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         return tuple(self), self.to_tuple()
@@ -88,7 +88,7 @@ class TFGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Pytree):
     __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
 
 
-# The names that transformers had for these two.
+# Other names of these two in transformers.
 TFGreedySearchDecoderOnlyOutput = TFGenerateDecoderOnlyOutput
 TFSampleDecoderOnlyOutput = TFGenerateDecoderOnlyOutput
 TFBeamSearchDecoderOnlyOutput = TFGenerateBeamDecoderOnlyOutput
@@ -96,7 +96,7 @@ TFBeamSampleDecoderOnlyOutput = TFGenerateBeamDecoderOnlyOutput
 
 
 def generation_output(output: Any) -> Any:
-    """Bring what the decoding core returns to TensorFlow's class; ids alone stay as they are."""
+    """Convert an output of the decoding core to TensorFlow's class; plain ids stay."""
     for core, ours in (
         (GenerateDecoderOnlyOutput, TFGenerateDecoderOnlyOutput),
         (GenerateBeamDecoderOnlyOutput, TFGenerateBeamDecoderOnlyOutput),

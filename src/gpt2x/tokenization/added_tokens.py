@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
     Attributes:
         start: where it begins in the text, in characters.
-        text: the characters, with the white space that a token takes along.
+        text: the characters, with the white space that a token includes.
         token_id: id of the added token; None for plain text.
     """
 
@@ -74,7 +74,7 @@ class AddedTokens:
         """Register a token under an id; one of the same content must have the same id.
 
         Raises:
-            CheckpointError: if the content or the id is taken.
+            CheckpointError: if the content has another id, or the id another token.
         """
         known = self._ids.get(token.content)
         if known is not None and known != token_id:
@@ -94,12 +94,12 @@ class AddedTokens:
     def split(self, text: str, *, ignore_special: bool = False) -> list[Segment]:
         """Split a text at its added tokens.
 
-        Tokens that are not normalized are looked for first, in the whole text, then the others in
-        what is left. The leftmost match wins, and the longest of those that begin there.
+        Tokens that are not normalized are searched first, in the whole text, then the others in the
+        rest. The leftmost match wins, and the longest of those that begin there.
 
         Args:
             text: any text. The segments' texts joined are this text again.
-            ignore_special: whether special tokens are taken for plain text.
+            ignore_special: whether special tokens are treated as plain text.
         """
         segments = [Segment(0, text, None)] if text else []
         for matcher in self._matchers_for(ignore_special):
@@ -130,18 +130,18 @@ class _Matcher:
 
     def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
         self._tokens = {token.content: (token_id, token) for token_id, token in tokens.items()}
-        # The first alternative that matches is taken, so the longest must come first.
+        # The first alternative that matches wins, so the longest must come first.
         contents = sorted(self._tokens, key=len, reverse=True)
         self._pattern = regex.compile("|".join(map(regex.escape, contents)))
 
     def split(self, segment: Segment) -> Iterator[Segment]:
-        """Yield the parts of a segment of plain text; none of them is empty."""
+        """Yield the non-empty parts of a segment of plain text."""
         text = segment.text
         done = 0
         for match in self._pattern.finditer(text):
             token_id, token = self._tokens[match.group()]
             start, end = match.span()
-            if start < done:  # white space that the token before it has taken
+            if start < done:  # white space that belongs to the token before it
                 continue
             if token.single_word and not _stands_alone(text, start, end):
                 continue
@@ -158,6 +158,6 @@ class _Matcher:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Say whether neither neighbour of a span is part of a word."""
+    """Return whether both neighbours of a span are outside of words."""
     neighbours = text[max(start - 1, 0) : start] + text[end : end + 1]
     return not any(word_characters()[ord(character)] for character in neighbours)

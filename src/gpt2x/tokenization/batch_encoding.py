@@ -1,4 +1,4 @@
-"""`BatchEncoding`: what a tokenizer returns."""
+"""`BatchEncoding`, the result of a tokenizer."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class CharSpan(NamedTuple):
 
 
 class BatchEncoding(UserDict[str, Any]):
-    """The arrays that a tokenizer made of texts, by name, and how tokens relate to the texts.
+    """The arrays of a tokenizer by name, and how tokens relate to the texts.
 
-    A dictionary (`input_ids`, `attention_mask` ...) whose entries are also attributes. What
-    GPT2TokenizerFast returns also tells which words and characters each token comes from.
+    A dictionary (`input_ids`, `attention_mask` ...) whose entries are also attributes. With
+    GPT2TokenizerFast it also gives the words and characters of each token.
 
     Args:
         data: the entries.
@@ -85,7 +85,7 @@ class BatchEncoding(UserDict[str, Any]):
 
     @property
     def is_fast(self) -> bool:
-        """Whether words and characters are known: whether GPT2TokenizerFast made this."""
+        """Whether words and characters are known, that is, whether GPT2TokenizerFast made this."""
         return self._encodings is not None
 
     @property
@@ -97,15 +97,15 @@ class BatchEncoding(UserDict[str, Any]):
 
     def _rows(self, what: str) -> list[Encoding]:
         if self._encodings is None:
-            raise InvalidInputError(f"{what} is only known for what GPT2TokenizerFast returned.")
+            raise InvalidInputError(f"{what} is only known for results of GPT2TokenizerFast.")
         return self._encodings
 
     def tokens(self, batch_index: int = 0) -> list[str]:
-        """The tokens of a row, as the vocabulary spells them."""
+        """The tokens of a row, spelt as in the vocabulary."""
         return self._rows("tokens()")[batch_index].tokens
 
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row 0 or 1, the sequence it is part of, or None."""
+        """For each token of a row its sequence, 0 or 1, or None."""
         return self._rows("sequence_ids()")[batch_index].sequence_ids
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
@@ -123,49 +123,49 @@ class BatchEncoding(UserDict[str, Any]):
     def token_to_sequence(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> int | None:
-        """The sequence, 0 or 1, that a token is part of; None for special tokens and padding."""
+        """The sequence of a token, 0 or 1; None for special tokens and padding."""
         row, token = self._token("token_to_sequence()", batch_or_token_index, token_index)
         return row.token_to_sequence(token)
 
     def token_to_word(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> int | None:
-        """The word that a token is part of; None for special tokens and padding."""
+        """The word of a token; None for special tokens and padding."""
         row, token = self._token("token_to_word()", batch_or_token_index, token_index)
         return row.token_to_word(token)
 
     def token_to_chars(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> CharSpan | None:
-        """The characters that a token stands for; None for special tokens and padding."""
+        """The characters of a token; None for special tokens and padding."""
         row, token = self._token("token_to_chars()", batch_or_token_index, token_index)
         return _span(CharSpan, row.token_to_chars(token))
 
     def word_to_tokens(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
     ) -> TokenSpan | None:
-        """The tokens of a word of sequence 0 or 1; None if the row holds none of them."""
+        """The tokens of a word of sequence 0 or 1; None if the row has none of them."""
         row, word = self._row_and_index("word_to_tokens()", batch_or_word_index, word_index)
         return _span(TokenSpan, row.word_to_tokens(word, sequence_index))
 
     def word_to_chars(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
     ) -> CharSpan | None:
-        """The characters of a word of sequence 0 or 1; None if the row holds none of them."""
+        """The characters of a word of sequence 0 or 1; None if the row has none of them."""
         row, word = self._row_and_index("word_to_chars()", batch_or_word_index, word_index)
         return _span(CharSpan, row.word_to_chars(word, sequence_index))
 
     def char_to_token(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
     ) -> int | None:
-        """The first token that stands for a character of sequence 0 or 1; None if none does."""
+        """The first token of a character of sequence 0 or 1; None if it has no token."""
         row, char = self._row_and_index("char_to_token()", batch_or_char_index, char_index)
         return row.char_to_token(char, sequence_index)
 
     def char_to_word(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
     ) -> int | None:
-        """The word that a character of sequence 0 or 1 is part of; None if none is."""
+        """The word of a character of sequence 0 or 1; None if it is in no word."""
         row, char = self._row_and_index("char_to_word()", batch_or_char_index, char_index)
         return row.char_to_word(char, sequence_index)
 
@@ -184,14 +184,14 @@ class BatchEncoding(UserDict[str, Any]):
     def convert_to_tensors(
         self, tensor_type: str | None = None, prepend_batch_axis: bool = False
     ) -> Self:
-        """Turn the entries into tensors, in place.
+        """Convert the entries to tensors, in place.
 
         Args:
             tensor_type: "np", "pt", "tf" or "jax"; None to change nothing.
             prepend_batch_axis: whether each gets a first dimension of one.
 
         Raises:
-            InvalidInputError: if `tensor_type` is none of these, or an entry is ragged.
+            InvalidInputError: for another `tensor_type`, or if an entry is ragged.
             MissingBackendError: if that framework is not installed.
         """
         if tensor_type is None:
@@ -224,6 +224,6 @@ def _rectangular(name: str, value: Any) -> np.ndarray:
     if array.dtype == object:
         raise InvalidInputError(
             f"{name!r} cannot become a tensor: its rows differ in length. Pass padding=True, and "
-            "truncation=True where texts may be too long."
+            "truncation=True if texts may be too long."
         )
     return array.astype(np.int64) if array.size == 0 else array

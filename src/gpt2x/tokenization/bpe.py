@@ -1,7 +1,9 @@
 """Byte-level byte-pair encoding of one word at a time, in pure Python.
 
-Each byte of a word stands as a printable character; the adjacent pair of lowest rank is merged,
-the leftmost one first among equals, until no listed pair is left. Sources: Sennrich et al. 2016
+Each byte of a word is written as a printable character. The adjacent pair of lowest rank is merged,
+the leftmost first among equals, until no adjacent pair is in the table.
+
+Sources: Sennrich et al. 2016
 (arXiv:1508.07909); byte-level in Radford et al. 2019, "Language Models are Unsupervised Multitask
 Learners"; the order among equals is that of the `tokenizers` library.
 """
@@ -17,17 +19,17 @@ from gpt2x.errors import InvalidInputError
 
 Merge = tuple[str, str]
 
-# Words repeat (Zipf's law), so nearly all are found in the cache. These bounds keep a server that
-# reads everything from filling its memory: about 100 MB at the worst.
+# Words repeat (Zipf's law), so nearly all are found in the cache. These bounds keep the cache of a
+# server below about 100 MB.
 _CACHED_WORDS = 250_000
 _CACHED_LENGTH = 64
 
 
 @cache
 def byte_to_unicode() -> dict[int, str]:
-    """Return the printable character that stands for each byte in vocabulary and merges files.
+    """Return the printable character for each byte, as in vocabulary and merges files.
 
-    Printable Latin-1 characters stand for their own byte; the others, in order, are U+0100 and up.
+    Printable Latin-1 characters represent their own byte; other bytes, in order, are U+0100 and up.
     (encoder.py of the GPT-2 release.)
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -43,9 +45,9 @@ def unicode_to_byte() -> dict[str, int]:
 
 
 def token_to_bytes(token: str) -> bytes:
-    """Return the bytes that a token of the vocabulary stands for.
+    """Return the bytes of a token of the vocabulary.
 
-    A token with a character that stands for no byte was never made by merges; it stands for itself.
+    A token with a character that represents no byte was not made by merges; its bytes are UTF-8.
     """
     table = unicode_to_byte()
     try:
@@ -55,15 +57,15 @@ def token_to_bytes(token: str) -> bytes:
 
 
 def is_byte_complete(vocab: Mapping[str, int]) -> bool:
-    """Say whether every byte has a token, so that no text holds anything unknown."""
+    """Return whether every byte has a token, so that every text can be encoded."""
     return all(character in vocab for character in unicode_to_byte())
 
 
 class BytePairEncoder(dict[str, tuple[int, ...]]):
     """Encodes words: ``encoder[word]`` is the tuple of its ids, and is remembered.
 
-    A dictionary that fills itself, so that a text of known words is encoded without running any
-    Python per word.
+    A dictionary that fills itself, so that known words are encoded without running Python code for
+    each.
 
     Args:
         vocab: id of each token.
@@ -76,12 +78,12 @@ class BytePairEncoder(dict[str, tuple[int, ...]]):
         self.ranks = ranks
         self._unknown_id: int | None = None
         table = byte_to_unicode()
-        # str.translate on Latin-1 decoded bytes maps all of a word's bytes in one call.
+        # str.translate maps all bytes of a word, decoded as Latin-1, in one call.
         self._byte_characters = {byte: table[byte] for byte in range(256)}
 
     @property
     def unknown_id(self) -> int | None:
-        """The id of a symbol that has none; None to raise."""
+        """The id for symbols without a token; None to raise."""
         return self._unknown_id
 
     @unknown_id.setter
@@ -115,7 +117,7 @@ class BytePairEncoder(dict[str, tuple[int, ...]]):
 
 
 def unknown_symbol(symbol: str) -> str:
-    """Word the error for a symbol that cannot be encoded."""
+    """Return the error for a symbol that cannot be encoded."""
     return (
         f"The vocabulary has no token for {symbol!r}, and its unknown token is not in it either. "
         "Set `unk_token` to a token of the vocabulary, or give a vocabulary with all 256 bytes."
@@ -130,7 +132,7 @@ def merge_pairs(characters: Sequence[str], ranks: Mapping[Merge, int]) -> list[s
     """
     symbols = list(characters)
     end = len(symbols)
-    # A linked list over positions; a merged pair lives on at the position of its first part.
+    # A linked list over positions; a merged pair keeps the position of its first part.
     following = list(range(1, end + 1))
     preceding = list(range(-1, end - 1))
     queue = [
@@ -142,7 +144,7 @@ def merge_pairs(characters: Sequence[str], ranks: Mapping[Merge, int]) -> list[s
     while queue:
         rank, left = heappop(queue)
         right = following[left]
-        # The pair that was queued here may have been merged away, or become another one.
+        # The pair that was queued here may be merged already, or may have changed.
         if right == end or ranks.get((symbols[left], symbols[right])) != rank:
             continue
         symbols[left] += symbols[right]

@@ -1,6 +1,6 @@
-"""Chat templates: Jinja in a sandbox, with what templates of transformers expect of it.
+"""Chat templates: Jinja in a sandbox, with the additions that templates of transformers expect.
 
-Imported only where a chat is rendered, for jinja2 is in an extra.
+Imported only to render a chat, since jinja2 is in an extra.
 Source: transformers 4.57, `render_jinja_template`.
 """
 
@@ -27,7 +27,7 @@ Span = tuple[int, int]
 
 @dataclass
 class _Progress:
-    """How far a chat is rendered, and the blocks so far; see `render`."""
+    """The length of the text so far, and the blocks so far; see `render`."""
 
     length: int = 0
     generated: list[Span] = field(default_factory=list)
@@ -41,9 +41,9 @@ def render(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Span]
     """Return a chat's text, and first and last + 1 character of each ``{% generation %}`` block.
 
     Raises:
-        jinja2.TemplateError: what the template itself raises, and for a template that is not valid
-            or reaches for what the sandbox forbids.
-        InvalidInputError: for what else goes wrong in it.
+        jinja2.TemplateError: if the template raises it, is not valid, or does what the sandbox
+            forbids.
+        InvalidInputError: for other errors in the template.
     """
     try:
         return _render(template, variables)
@@ -71,7 +71,7 @@ def _render(template: str, variables: Mapping[str, Any]) -> tuple[str, list[Span
 
 @lru_cache
 def compiled(template: str) -> Template:
-    """Compile a template; a tokenizer renders the same one again and again."""
+    """Compile a template; cached, since a tokenizer renders the same one many times."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -84,7 +84,7 @@ def compiled(template: str) -> Template:
 
 
 def has_generation_blocks(template: str) -> bool:
-    """Say whether a template marks what the assistant wrote."""
+    """Return whether a template marks the assistant's words."""
     return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
 
 
@@ -117,7 +117,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON for a language model: Jinja's own filter escapes what HTML would."""
+    """JSON for a language model; Jinja's own filter would escape it for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -38,7 +38,7 @@ def get_json_schema(function: Callable[..., Any]) -> dict[str, Any]:
     Args:
         function: every argument needs a type hint and, in an ``Args:`` section of the docstring, a
             line ``name: what it is``. A line may end with ``(choices: ["a", "b"])``, which become
-            the schema's ``enum``. A ``Returns:`` section is taken along.
+            the schema's ``enum``. A ``Returns:`` section becomes part of the schema.
 
     Returns:
         ``{"type": "function", "function": {"name", "description", "parameters"}}``, where
@@ -85,7 +85,7 @@ def _sections(doc: str) -> dict[str, str]:
 
 
 def _arguments(section: str) -> dict[str, str]:
-    """Read the lines ``name: description``; a line without a name goes on with the one before."""
+    """Read the lines ``name: description``; a line without a name continues the one before."""
     descriptions: dict[str, str] = {}
     name = None
     for line in filter(str.strip, section.split("\n")):

@@ -47,10 +47,10 @@ VOCAB_FILES_NAMES = {
     "tokenizer_file": TOKENIZER_FILE,
 }
 
-# Options of tokenizers alone that have no meaning here: there is one way to load.
+# Options of tokenizers that have no meaning here, since there is one way to load.
 _IGNORED_OPTIONS = ("use_fast", "from_slow", "do_lower_case")
 
-# What a tokenizer_config.json holds that says where and how it was written, not what it describes.
+# Keys of tokenizer_config.json that say where and how it was written; they are not settings.
 _NOT_SETTINGS = {
     "tokenizer_class",
     "name_or_path",
@@ -97,7 +97,7 @@ def load(
 
 
 def _paths(cls: type[AnyTokenizer], folder: Path | None) -> dict[str, str | None]:
-    """The files that transformers' classes keep the paths of, by the constructor's argument."""
+    """Return the files whose paths transformers' classes keep, by argument of the constructor."""
 
     def path_of(name: str) -> str | None:
         path = None if folder is None else folder / VOCAB_FILES_NAMES[name]
@@ -114,7 +114,7 @@ def _paths(cls: type[AnyTokenizer], folder: Path | None) -> dict[str, str | None
 def _tokenizer_folder(
     name_or_path: PathLike, gguf_file: str | None, where: Mapping[str, Any]
 ) -> Iterator[ModelFiles]:
-    """Where the files are; those that a GGUF file holds are unpacked for the time being."""
+    """Give the folder of the files; those in a GGUF file are unpacked temporarily."""
     path = Path(name_or_path)
     if gguf_file is None and not (path.suffix == ".gguf" and path.is_file()):
         yield ModelFiles(str(name_or_path), **where)
@@ -146,7 +146,7 @@ def _read_vocabulary(model_files: ModelFiles) -> Vocabulary:
 
 
 def _read_config(model_files: ModelFiles) -> dict[str, Any]:
-    """Read what the folder says beside the vocabulary, as constructor arguments."""
+    """Read the settings in the folder as constructor arguments."""
     path = model_files.find(CONFIG_FILE)
     config = read_object(path) if path is not None else {}
     config = {name: value for name, value in config.items() if name not in _NOT_SETTINGS}
@@ -169,7 +169,7 @@ def _read_config(model_files: ModelFiles) -> dict[str, Any]:
 
 
 def _read_chat_templates(model_files: ModelFiles) -> dict[str, str]:
-    """Read the chat templates that are files of their own, by name."""
+    """Read the chat templates that are separate files, by name."""
     paths = {"default": model_files.find(CHAT_TEMPLATE_FILE)}
     for file in model_files.names(CHAT_TEMPLATES_FOLDER):
         if file.endswith(_JINJA):
@@ -196,7 +196,7 @@ def _read_older_files(model_files: ModelFiles, config: dict[str, Any]) -> None:
 
 
 def _read_tokens(value: Any) -> Any:
-    """Turn the JSON form of a token, or of several, into strings and AddedTokens."""
+    """Convert the JSON form of tokens to strings and AddedTokens."""
     if isinstance(value, list):
         return [_read_tokens(item) for item in value]
     if isinstance(value, dict) and isinstance(value.get("content"), str):
@@ -251,7 +251,7 @@ def save_vocabulary(
     return vocab, merges
 
 
-# As they move into a folder: settings before the vocabulary, without which nothing is read.
+# In the order in which they move into a folder: the vocabulary last, since readers need it.
 _ALL_FILES = (
     CHAT_TEMPLATE_FILE,
     CHAT_TEMPLATES_FOLDER,
@@ -270,7 +270,7 @@ def _write(
     filename_prefix: str | None,
     stale: tuple[str, ...] = _ALL_FILES,
 ) -> tuple[str, ...]:
-    """Write files together; `stale` ones of an earlier save would be read with them, and go."""
+    """Write files together; remove `stale` files of an earlier save, which would be read too."""
     prefix = f"{filename_prefix}-" if filename_prefix else ""
     if Path(prefix).name != prefix:
         raise InvalidInputError(f"filename_prefix is {filename_prefix!r}; it must not be a path.")
@@ -283,7 +283,7 @@ def _write(
 
 
 def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
-    """The content of tokenizer_config.json."""
+    """Return the content of tokenizer_config.json."""
     settings = {
         "add_bos_token": tokenizer.add_bos_token,
         "add_prefix_space": tokenizer.add_prefix_space,
@@ -313,7 +313,7 @@ def _config(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
 
 
 def _chat_template_files(tokenizer: GPT2TokenizerBase) -> dict[str, str]:
-    """The chat templates by file name; none for a tokenizer without any."""
+    """Return the chat templates by file name."""
     templates = tokenizer.chat_template or {}
     if isinstance(templates, str):
         return {CHAT_TEMPLATE_FILE: templates}
@@ -330,14 +330,14 @@ def _chat_template_files(tokenizer: GPT2TokenizerBase) -> dict[str, str]:
 
 
 def _chat_template_entry(templates: str | Mapping[str, str]) -> Any:
-    """The form of chat templates in tokenizer_config.json."""
+    """Return the chat templates in the form of tokenizer_config.json."""
     if isinstance(templates, str):
         return templates
     return [{"name": name, "template": template} for name, template in templates.items()]
 
 
 def _special_tokens(tokenizer: GPT2TokenizerBase) -> dict[str, Any]:
-    """The content of special_tokens_map.json."""
+    """Return the content of special_tokens_map.json."""
 
     def state(token: Any) -> Any:
         if isinstance(token, str):
@@ -355,7 +355,7 @@ def _json(content: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """The JSON form of what a constructor was given beside its settings."""
+    """Return the JSON form of the constructor's arguments beside its settings."""
     if isinstance(value, AddedToken):
         return {"__type": "AddedToken", **added_token_state(value)}
     raise InvalidInputError(

@@ -1,17 +1,17 @@
-"""Which code points are letters, numbers and white space: one pinned table for every tokenizer.
+"""Letters, numbers and white space of Unicode: one pinned table for every tokenizer.
 
-GPT-2 splits text with a pattern that asks for Unicode letters, numbers and white space. Each
-regular expression engine answers from the Unicode version that it was built with: `regex`, which
-OpenAI's code and transformers' slow tokenizer use, moves with every release; `tokenizers` and
-`tiktoken` carry another version, TensorFlow's RE2 an older one. Were the engines asked, text in a
-recent script would change its ids with the tokenizer class, and with an upgrade of a dependency. So
-no tokenizer of gpt2x asks its engine about a character beyond ASCII: all take the classes from this
-table.
+GPT-2 splits text with a pattern of Unicode letters, numbers and white space. What these are depends
+on the Unicode version of the regular expression engine: `regex`, in OpenAI's code and transformers'
+slow tokenizer, changes it with its releases; `tokenizers` and `tiktoken` have another version, and
+TensorFlow's RE2 an older one. With these engines the ids of a text in a recent script would depend
+on the tokenizer class and on upgrades of dependencies. So all tokenizers of gpt2x classify
+characters beyond ASCII with this table.
 
-The table is **Unicode 16.0.0**, and stays so. `tokenizers` 0.22 and 0.23 (and with it transformers'
-fast tokenizers, version 5's only ones, and most servers) and `tiktoken` decide the same on every
-code point, so a folder saved here means the same ids there. GPT-2 itself saw no newer letter: its
-training text is from 2017.
+The table is **Unicode 16.0.0** and will not change. `tokenizers` 0.22 and 0.23 (and so the fast
+tokenizers of transformers, the only ones of version 5, and most servers) and `tiktoken` classify
+every code point in the same way, so a folder saved by gpt2x gives the same ids there. GPT-2 itself
+was trained
+on no newer letter: its text is from 2017.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def character_classes() -> np.ndarray:
 def word_characters() -> np.ndarray:
     r"""Return which code points are parts of words: \w of UTS #18, annex C.
 
-    Those are letters, marks, decimal and letter-like numbers, connectors such as _, and joiners.
+    They are letters, marks, decimal and letter-like numbers, connectors such as _, and joiners.
 
     Returns:
         A read-only boolean array of shape [0x110000]; the same one on every call.

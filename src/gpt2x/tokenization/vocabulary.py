@@ -1,7 +1,7 @@
-"""A tokenizer's vocabulary, and the two forms in which files hold it.
+"""A tokenizer's vocabulary, and its two forms in files.
 
-vocab.json with merges.txt (or OpenAI's encoder.json with vocab.bpe), and the tokenizer.json of the
-`tokenizers` library.
+They are vocab.json with merges.txt (or OpenAI's encoder.json with vocab.bpe), and the
+tokenizer.json of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpt2x.tokenization.template import Template, byte_level
 PathLike = str | os.PathLike[str]
 
 _VERSION_LINE = "#version: 0.2"
-_MAX_IDS = 2**31  # ids are 32 bits wide in the tokenizers library and in many a model's input
+_MAX_IDS = 2**31  # ids have 32 bits in the tokenizers library and in the inputs of many models
 _MERGE = 400  # bytes of a merge: its line, its pair of tokens and its entry in the table of ranks
 
 # Options of a BPE model in tokenizer.json that GPT-2's does not use: each changes ids.
@@ -38,14 +38,14 @@ _UNUSED_MODEL_OPTIONS = (
 
 @dataclass
 class Vocabulary:
-    """Tokens and merges, and what a tokenizer.json says beside them.
+    """Tokens and merges, and the other settings of a tokenizer.json.
 
     Attributes:
-        tokens: id of each token. The characters of a token stand for bytes (`byte_to_unicode`).
+        tokens: id of each token. The characters of a token represent bytes (`byte_to_unicode`).
         merges: pairs of tokens, the first to merge first.
         added_tokens: added tokens by id.
-        template: the special tokens around texts; None if not said.
-        add_prefix_space: whether texts are encoded as if after a space; None if not said.
+        template: the special tokens around texts; None if unknown.
+        add_prefix_space: whether texts are encoded as if after a space; None if unknown.
     """
 
     tokens: dict[str, int]
@@ -76,10 +76,10 @@ class Vocabulary:
     def from_arguments(
         cls, where: str, vocab: Any, merges: Any, tokenizer: PathLike | Mapping[str, Any] | None
     ) -> Vocabulary:
-        """Take what a tokenizer's constructor was given: see `from_parts`, `from_tokenizer_json`.
+        """Read the arguments of a tokenizer's constructor: see `from_parts`, `from_tokenizer_json`.
 
         Raises:
-            InvalidInputError: if that is not enough.
+            InvalidInputError: if they are not enough.
         """
         if isinstance(vocab, cls):
             return vocab
@@ -96,7 +96,7 @@ class Vocabulary:
     def from_parts(
         cls, vocab: PathLike | Mapping[str, int], merges: PathLike | Iterable[Any]
     ) -> Vocabulary:
-        """Take a vocabulary and merges, each a file or what such a file holds.
+        """Make a vocabulary of tokens and merges, each a file or its content.
 
         Args:
             vocab: path of a vocab.json, or id by token.
@@ -143,8 +143,8 @@ class Vocabulary:
     def to_tokenizer_json(self) -> dict[str, Any]:
         """Return the content of a tokenizer.json.
 
-        It says "ByteLevel" for the splitting of text, which every reader of such files knows, and
-        whose Unicode version is today the one that we pin (see `unicode`).
+        It names "ByteLevel" for the splitting of text, which every reader of such files knows; its
+        Unicode version is today the pinned one (see `unicode`).
         """
         ids = {token.content: token_id for token_id, token in self.added_tokens.items()}
         template = self.template or Template()
@@ -225,7 +225,7 @@ def _merge_lines(path: PathLike) -> list[str]:
 
 
 def _check_pipeline(where: str, state: Mapping[str, Any]) -> None:
-    """Raise unless a tokenizer.json describes GPT-2's way from text to ids."""
+    """Raise unless a tokenizer.json is that of a GPT-2 tokenizer."""
     model = state["model"]
     found = {
         "model": model.get("type", "BPE"),
@@ -252,7 +252,7 @@ _ADDED_TOKEN_OPTIONS = ("single_word", "lstrip", "rstrip", "normalized", "specia
 
 
 def added_token(state: Mapping[str, Any], **changes: bool) -> AddedToken:
-    """Make an AddedToken of its JSON form, in which any option may be missing."""
+    """Make an AddedToken of its JSON form; any option may be missing."""
     options = {name: state[name] for name in _ADDED_TOKEN_OPTIONS if name in state}
     return AddedToken(state["content"], **{**options, **changes})
 

@@ -1,1 +1,1 @@
-"""The parameters of GPT-2: names and layouts in every framework, and what fills them."""
+"""The parameters of GPT-2: names and layouts in every framework, and how they are loaded."""

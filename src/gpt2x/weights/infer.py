@@ -1,4 +1,4 @@
-"""The config of a checkpoint that brings none, from the shapes of its tensors."""
+"""Inferring the config of a checkpoint without one from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 from gpt2x.errors import CheckpointError
 from gpt2x.weights.lazy import LazyTensor
 
-#: Width of a head in every GPT-2 that OpenAI published. Shapes alone do not tell how many heads the
-#: width is divided into.
+#: Width of a head in every GPT-2 that OpenAI published. Shapes do not show the number of heads.
 HEAD_DIM = 64
 
 _OPENAI_END_OF_TEXT = 50256
@@ -23,11 +22,11 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
 
     Args:
         tensors: canonical name -> tensor.
-        n_head: number of heads; by default heads are taken to be 64 wide, as GPT-2's are.
+        n_head: number of heads; by default heads are 64 wide, as in GPT-2.
 
     Raises:
-        CheckpointError: if these are not a GPT-2's tensors, or the width is not a multiple of 64
-            and `n_head` is not given.
+        CheckpointError: if the tensors are not those of a GPT-2, or if the width is not a multiple
+            of 64 and `n_head` is not given.
     """
     needed = ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight")
     lacking = [n for n in needed if n not in tensors or len(tensors[n].shape) != 2]
@@ -38,7 +37,7 @@ def infer_config(tensors: Mapping[str, LazyTensor], n_head: int | None = None) -
     vocab_size, width = tensors["wte.weight"].shape
     if n_head is None and width % HEAD_DIM:
         raise CheckpointError(
-            f"No config, and the number of heads cannot be told from a width of {width}; "
+            f"No config, and the number of heads cannot be inferred from a width of {width}; "
             "pass n_head=... (--n-head), or put a config.json beside the weights."
         )
     layers = {int(m[1]) for name in tensors if (m := re.match(r"h\.(\d{1,9})\.", name))}
@@ -79,7 +78,7 @@ def end_of_text_ids(vocab_size: int) -> dict[str, int | None]:
 
 
 def same_values(one: LazyTensor, other: LazyTensor) -> bool:
-    """Whether two tensors are equal, bit for bit; neither is held whole in memory if avoidable."""
+    """Return whether two tensors are equal bit for bit, reading them in blocks if possible."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     pairs = zip(one.blocks(), other.blocks(), strict=True)

@@ -21,11 +21,11 @@ MAX_NAME = 8192  # characters of a tensor's name; far above any model's
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """One tensor of a file: its shape and dtype are known, its values stay in the file.
+    """A tensor in a file: its shape and dtype are known, its values stay in the file.
 
-    `read` returns a new array each time and allocates little more than that array; a layout change
-    (`transposed`, `mapped`) happens as it is read. `rows`, where a format can give part of a
-    tensor, returns the slice from one index to another along the first axis.
+    `read` returns a new array each time and allocates little more than that array. A layout change
+    (`transposed`, `mapped`) happens during the reading. `rows` returns the slice from one index to
+    another along the first axis, if the format can read part of a tensor.
     """
 
     shape: Shape
@@ -35,23 +35,23 @@ class LazyTensor:
 
     @classmethod
     def of(cls, array: np.ndarray) -> LazyTensor:
-        """Wrap an array that is in memory already."""
+        """Wrap an array in memory."""
         return cls(array.shape, array.dtype, lambda: array, lambda first, last: array[first:last])
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """How many bytes its values take in memory."""
+        """Bytes of the values in memory."""
         return self.size * self.dtype.itemsize
 
     def read(self, dtype: np.dtype[Any] | None = None) -> np.ndarray:
         """Return the values, converted to `dtype` if one is given.
 
-        Raises CheckpointError where the file cannot give them.
+        Raises CheckpointError if the file does not contain them.
         """
         if dtype is not None and dtype != self.dtype:
             return self._read_as(dtype)
@@ -61,7 +61,7 @@ class LazyTensor:
         return array
 
     def blocks(self, nbytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
-        """Yield the values in slices along the first axis, of about `nbytes` where it can."""
+        """Yield the values in slices along the first axis, of about `nbytes` each if possible."""
         if self.rows is None or self.nbytes <= nbytes:
             yield self.read()
             return
@@ -70,7 +70,7 @@ class LazyTensor:
             yield self.rows(start, min(start + step, self.shape[0]))
 
     def _read_as(self, dtype: np.dtype[Any]) -> np.ndarray:
-        # By blocks, so that the array before conversion is never whole in memory.
+        # In blocks, so that the unconverted array is never in memory as a whole.
         converted = np.empty(self.shape, dtype)
         if self.rows is None or not self.shape:
             converted[...] = self.read()
@@ -82,26 +82,26 @@ class LazyTensor:
         return converted
 
     def mapped(self, shape: Shape, change: Callable[[np.ndarray], np.ndarray]) -> LazyTensor:
-        """The tensor that `change` makes of this one; `shape` is the shape it will have."""
+        """Return this tensor with `change` applied when it is read; `shape` is the new shape."""
         return LazyTensor(tuple(shape), self.dtype, lambda: change(self.read()))
 
     def transposed(self) -> LazyTensor:
-        """The transpose of a matrix, row by row in memory."""
+        """Return the transpose of a matrix, contiguous in memory."""
         return self.mapped(self.shape[::-1], lambda array: np.ascontiguousarray(array.T))
 
     def reshaped(self, *shape: int) -> LazyTensor:
-        """The same values in row-major order under another shape."""
+        """Return the same values, in row-major order, with another shape."""
         return self.mapped(shape, lambda array: array.reshape(shape))
 
     def astype(self, dtype: np.dtype[Any]) -> LazyTensor:
-        """The values converted to `dtype` as they are read."""
+        """Return the tensor with its values converted to `dtype` when they are read."""
         if dtype == self.dtype:
             return self
         return LazyTensor(self.shape, dtype, lambda: self.read(dtype))
 
 
 def concatenated(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """The tensors joined along `axis` as they are read; shapes must agree elsewhere."""
+    """Join tensors along `axis` when they are read; the other sizes must agree."""
     first = tensors[0]
     alike = [tensor.shape[:axis] + tensor.shape[axis:][1:] for tensor in tensors]
     same = len(set(alike)) == 1 and all(tensor.dtype == first.dtype for tensor in tensors)
@@ -117,7 +117,7 @@ def concatenated(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
 
 def check_name(path: Path, name: str) -> str:
-    """Return a tensor's name, or raise CheckpointError if it is too long to be one."""
+    """Return a tensor's name; raise CheckpointError if it is too long."""
     if len(name) > MAX_NAME:
         raise CheckpointError(
             f"{str(path)!r} holds a name of {len(name)} characters; {MAX_NAME} are allowed."

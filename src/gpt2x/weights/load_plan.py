@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint goes into which parameter of a model, and what is left over."""
+"""Matching the tensors of a checkpoint with the parameters of a model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from gpt2x.config import GPT2Config
     from gpt2x.formats.base import Checkpoint
 
-_TENSORS_OF_A_BLOCK = 8  # or more: those of two norms, an attention and an MLP
+_TENSORS_OF_A_BLOCK = 8  # at least: two norms, an attention and an MLP
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a floating dtype's name; bfloat16 is ml_dtypes'."""
+    """Return the numpy dtype of a floating dtype's name; bfloat16 is that of ml_dtypes."""
     return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
 
 def check_depth(config: GPT2Config, checkpoint: Mapping[str, LazyTensor], name: str) -> None:
-    """Raise WeightsError for a config of far more blocks than the checkpoint could fill.
+    """Raise WeightsError for a config with far more blocks than the checkpoint has.
 
-    Before a model or a list of its parameters is made: a number in a file must not fill the memory.
+    Called before a model or a list of its parameters is made: a number in a file must not fill the
+    memory.
     """
     if config.n_layer > max(1000, len(checkpoint) // _TENSORS_OF_A_BLOCK):
         raise WeightsError(
@@ -40,13 +41,13 @@ def check_depth(config: GPT2Config, checkpoint: Mapping[str, LazyTensor], name: 
 
 @dataclass
 class LoadingInfo:
-    """What a load left out, under transformers' names for the class (``transformer.wte.weight``).
+    """The mismatches of a load, by transformers' names for the class (``transformer.wte.weight``).
 
     Attributes:
-        missing_keys: parameters of the model that the checkpoint lacks; initialised instead.
-        unexpected_keys: tensors of the checkpoint that the model has no place for.
+        missing_keys: parameters of the model that the checkpoint lacks; they are initialised.
+        unexpected_keys: tensors of the checkpoint that the model does not have.
         mismatched_keys: (name, shape in the checkpoint, shape in the model), with
-            `ignore_mismatched_sizes`; initialised instead.
+            `ignore_mismatched_sizes`; they are initialised.
         error_msgs: always empty, since errors are raised; transformers has it.
     """
 
@@ -62,12 +63,12 @@ class LoadingInfo:
 
 @dataclass
 class LoadPlan:
-    """Which tensor of a checkpoint goes into which parameter of a model.
+    """The tensors of a checkpoint for the parameters of a model.
 
     Attributes:
-        tensors: canonical name -> tensor, of the shape that the model has.
-        info: what is left out on either side.
-        new: canonical names of the parameters to be initialised.
+        tensors: canonical name -> tensor, with the shape of the parameter.
+        info: what does not match.
+        new: canonical names of the parameters to initialise.
     """
 
     tensors: dict[str, LazyTensor]
@@ -75,7 +76,7 @@ class LoadPlan:
     new: list[str]
 
     def arrays(self, dtype: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """Read the tensors one after another, in the dtype of this name or else in the file's."""
+        """Read the tensors one after another, in the named dtype or that of the file."""
         wanted = None if dtype is None else numpy_dtype(dtype)
         for name, tensor in self.tensors.items():
             yield name, tensor.read(wanted)
@@ -94,20 +95,21 @@ def plan_load(
 ) -> LoadPlan:
     """Match a checkpoint's tensors with the parameters of a model.
 
-    A missing new head (and cross-attention where the checkpoint has none) is initialised and
-    named in one warning, left-over tensors in another; nothing else is missing silently. A tied
-    ``lm_head.weight`` is never missing. A checkpoint that holds one all the same must agree with
-    the embedding: where it differs, the embedding counts, as in transformers, with a warning.
+    A missing head is initialised and named in a warning, and so is cross-attention if the
+    checkpoint has none. Left-over tensors are named in another warning; other missing weights
+    raise. A tied ``lm_head.weight`` is never missing. If the checkpoint has one that differs from
+    the embedding, the embedding counts, as in transformers, with a warning.
 
     Args:
         checkpoint: canonical name -> tensor.
         config: of the model; its shapes are what the tensors must have.
-        head: which of the model classes.
-        owner: name of the model's class, for messages; transformers' by default.
-        name: where the checkpoint is from, for messages.
-        ignore_mismatched_sizes: initialise what has another shape, instead of raising.
+        head: of the model.
+        owner: name of the model's class, for messages; by default that of transformers.
+        name: source of the checkpoint, for messages.
+        ignore_mismatched_sizes: initialise parameters whose tensor has another shape; by default
+            they raise.
         strict: raise if anything is missing, left over or mismatched.
-        others: names that are not GPT-2's and that the caller has a place for.
+        others: names that are not GPT-2's but that the caller can load.
 
     Raises:
         WeightsError: naming all body weights that are missing, or all tensors of another shape, or
@@ -125,7 +127,7 @@ def plan_load(
         left_over.remove("lm_head.weight")
         if not same_values(checkpoint["lm_head.weight"], checkpoint["wte.weight"]):
             warnings.warn(
-                f"{name!r} holds an lm_head.weight that differs from wte.weight, but "
+                f"{name!r} has an lm_head.weight that differs from wte.weight, but "
                 f"tie_word_embeddings makes {owner} use wte.weight for both. Pass "
                 "tie_word_embeddings=False to use the checkpoint's own output layer.",
                 stacklevel=3,
@@ -176,7 +178,7 @@ def plan_load(
 
 
 def _may_be_new(key: str, found: Mapping[str, LazyTensor]) -> bool:
-    """Whether a model may start without this weight: a head, or cross-attention as a whole."""
+    """Return whether a weight may be missing: one of a head, or all of cross-attention."""
     if key.partition(".")[0] in HEAD_MODULES:
         return True
     return _is_cross_attention(key) and not any(map(_is_cross_attention, found))
@@ -190,7 +192,7 @@ def _public_name(key: str, head: Head) -> str:
     try:
         return PYTORCH.spell(key, prefix=head is not Head.NONE)
     except InvalidInputError:
-        return key  # not a name of GPT-2: told as the checkpoint has it
+        return key  # not a name of GPT-2: reported under its name in the checkpoint
 
 
 def _list(names: list[str], separator: str = ", ") -> str:

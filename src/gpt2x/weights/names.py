@@ -1,4 +1,4 @@
-"""Names in the files of the three frameworks -> canonical name, and the layout they imply."""
+"""Names in the files of the three frameworks -> canonical names and layouts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gpt2x.weights.table import (
 
 
 class Place(NamedTuple):
-    """Where a tensor of a file belongs: its canonical name, and how the file lays it out."""
+    """The parameter of a tensor in a file: its canonical name, and the layout in the file."""
 
     name: str
     layout: Layout
 
 
-#: Returns the place of a tensor called so in a file; None for a buffer, which is not a weight.
+#: Returns the place of a tensor by its name in a file; None for a buffer, which is not a weight.
 Rename = Callable[[str], Place | None]
 
 _ROOTS = (BODY_PREFIX, "wte", "wpe", "ln_f", *HEAD_MODULES)
@@ -46,7 +46,7 @@ def tensorflow_name(source: str) -> Place | None:
     Place(name='h.0.attn.c_attn.bias', layout=<Layout.ROW: 'row'>)
     """
     parts = source.partition(":")[0].split("/")
-    # What stands before is the name of the model, which its user chose.
+    # The part before is the name of the model, which the user chose.
     starts = [i for i, p in enumerate(parts) if p in _ROOTS or re.fullmatch(r"h_\._\d+", p)]
     if starts:
         body = [i for i in starts if parts[i] == BODY_PREFIX]
@@ -72,17 +72,17 @@ def _place(
     try:
         name = canonical(path)
     except InvalidInputError:
-        return Place(source, Layout.SAME)  # no GPT-2 name: reported as left over
+        return Place(source, Layout.SAME)  # not a name of GPT-2: reported as left over
     return Place(name, layout(name))
 
 
 def kind_of(name: str) -> Kind | None:
-    """What holds the parameter of a canonical name; None for a name that is not GPT-2's."""
+    """Return the kind of module of a parameter; None for a name that is not GPT-2's."""
     return KIND_OF_MODULE.get(name.rpartition(".")[0].rpartition(".")[2])
 
 
 def is_projection(name: str) -> bool:
-    """Whether this is a block's projection, (in, out) here and (out, in) in most other formats."""
+    """Whether this is a projection of a block: (in, out) here, (out, in) in most formats."""
     return kind_of(name) is Kind.CONV1D and name.endswith(".weight")
 
 
@@ -92,7 +92,7 @@ def out_in(name: str) -> Layout:
 
 
 def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
-    """The tensor in canonical layout, changed as it is read."""
+    """Return the tensor in canonical layout; reading changes it."""
     if layout is Layout.TRANSPOSED and len(tensor.shape) == 2:
         return tensor.transposed()
     if layout is Layout.ROW:
@@ -101,7 +101,7 @@ def to_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
 
 
 def from_canonical(tensor: LazyTensor, layout: Layout) -> LazyTensor:
-    """The tensor in a file's layout, changed as it is read."""
+    """Return the tensor in the layout of a file; reading changes it."""
     if layout is Layout.TRANSPOSED:
         return tensor.transposed()
     return tensor.reshaped(*layout.shape(tensor.shape)) if layout is Layout.ROW else tensor

@@ -1,8 +1,8 @@
 """Checkpoints whose attention heads were pruned, as transformers 4 can.
 
-The weights of such a checkpoint are narrower than the config's other numbers say, and its config
-lists what is gone in `pruned_heads`. The heads are restored here with weights of zero: they add
-nothing to any output, nor do gradients move them, so the model computes what the pruned one does.
+The weights of such a checkpoint are narrower than the other fields of its config say, and
+`pruned_heads` lists the missing heads. Here these heads are restored with weights of zero. They add
+nothing to the output and get no gradients, so the model computes the same as the pruned one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def restore_heads(
     tensors: Mapping[str, LazyTensor], config: GPT2Config
 ) -> Mapping[str, LazyTensor]:
-    """Return those tensors that pruning has changed, of their full shapes, zero where pruned.
+    """Return the tensors that pruning has changed, in full shape, with zeros for pruned heads.
 
-    A tensor that has its full shape already keeps it; one of any other shape is left out, for the
-    caller to find that it does not fit.
+    Tensors that have their full shape are not changed. Tensors of any other shape are not returned;
+    the caller finds that they do not fit.
 
     Args:
         tensors: canonical name -> tensor.
@@ -47,14 +47,14 @@ def restore_heads(
     return restored
 
 
-# What pruning narrows: name, axis, and how many times the heads come there (query, key, value).
+# The parameters that pruning narrows: name, axis, and how often the heads occur there (q, k, v).
 _PLACES = (("c_attn.weight", 1, 3), ("c_attn.bias", 0, 3), ("c_proj.weight", 0, 1))
 
 
 def _with_zeros(
     array: np.ndarray, heads: list[int], sizes: tuple[int, int, int], axis: int
 ) -> np.ndarray:
-    # The mask is made only here: until a tensor has turned out to fit, the sizes are but numbers.
+    # The mask is made only now: before a tensor is known to fit, sizes are only numbers in a file.
     width, n_head, parts = sizes
     kept = np.tile(np.repeat(~np.isin(np.arange(n_head), heads), width // n_head), parts)
     whole = np.zeros((*array.shape[:axis], kept.size, *array.shape[axis + 1 :]), array.dtype)

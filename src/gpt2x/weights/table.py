@@ -1,10 +1,10 @@
 """The one table of weight names and layouts.
 
-Everything that moves weights speaks *canonical* names and layouts: those of transformers' PyTorch
-GPT-2 without the leading ``transformer.`` (``h.0.attn.c_attn.weight``, ``lm_head.weight``), a
-projection of the blocks stored (in, out), a head stored (out, in). `PYTORCH`, `TENSORFLOW` and
-`FLAX` spell a canonical name as the live parameters of that backend are called in transformers 4.57
-and say how its layout differs; each spelling is one table, read in both directions.
+All code that moves weights uses *canonical* names and layouts: those of transformers' PyTorch GPT-2
+without the leading ``transformer.`` (``h.0.attn.c_attn.weight``, ``lm_head.weight``). A projection
+of a block is stored (in, out), a head (out, in). `PYTORCH`, `TENSORFLOW` and `FLAX` translate
+canonical names to the parameter names of that backend in transformers 4.57, and say how its layout
+differs. Each is one table, read in both directions.
 
 >>> TENSORFLOW.spell("h.0.attn.c_attn.bias")
 'transformer/h_._0/attn/c_attn/bias'
@@ -33,34 +33,34 @@ Shape = tuple[int, ...]
 
 
 class Layout(enum.Enum):
-    """How a backend stores a parameter, told against the canonical layout."""
+    """How a backend stores a parameter, compared with the canonical layout."""
 
     SAME = "same"
     TRANSPOSED = "transposed"  # [a, b] is stored [b, a]
     ROW = "row"  # [n] is stored [1, n]
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """View a canonical array in this layout; nothing is copied."""
+        """Return a view of a canonical array in this layout."""
         if self is Layout.TRANSPOSED:
             return array.T
         return array[None, :] if self is Layout.ROW else array
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """View an array of this layout in the canonical one; nothing is copied."""
+        """Return a view of an array of this layout in the canonical one."""
         if self is Layout.TRANSPOSED:
             return array.T
-        # transformers accepts a flat bias where it writes [1, n]; so does this.
+        # transformers writes a bias [1, n] but also reads [n]; so does this.
         return array.reshape(-1) if self is Layout.ROW else array
 
     def shape(self, canonical: Shape) -> Shape:
-        """The stored shape of a parameter of this canonical shape."""
+        """Return the stored shape of a parameter of this canonical shape."""
         if self is Layout.TRANSPOSED:
             return canonical[::-1]
         return (1, *canonical) if self is Layout.ROW else canonical
 
 
 class Kind(enum.Enum):
-    """What holds a parameter; decides its leaf names and layouts."""
+    """The kind of module of a parameter, which determines its leaf names and layouts."""
 
     EMBEDDING = "embedding"
     LAYER_NORM = "layer norm"
@@ -102,7 +102,7 @@ class Spelling:
     leaves: Mapping[tuple[Kind, str], Leaf]
 
     def spell(self, name: str, *, prefix: bool = True) -> str:
-        """Write a canonical name; `prefix` puts the body under ``transformer``, as heads do."""
+        """Translate a canonical name; `prefix` puts the body under ``transformer``, as in heads."""
         *modules, parameter = name.split(".")
         leaf, _ = self.leaves[_kind(name), parameter]
         body = self.separator.join([*modules, leaf])
@@ -114,7 +114,7 @@ class Spelling:
         return body
 
     def canonical(self, name: str) -> str:
-        """Read a name that `spell` wrote, with or without the prefix.
+        """Translate a name of `spell` back, with or without the prefix.
 
         Raises InvalidInputError for a name that no GPT-2 parameter has.
         """
@@ -130,7 +130,7 @@ class Spelling:
         raise InvalidInputError(f"{name!r} is not the name of a GPT-2 parameter.")
 
     def layout(self, name: str) -> Layout:
-        """The layout in which this backend stores the parameter of a canonical name."""
+        """Return the layout in which this backend stores a parameter, by its canonical name."""
         _, layout = self.leaves[_kind(name), name.rpartition(".")[2]]
         return layout
 
@@ -182,8 +182,8 @@ def _kind(name: str) -> Kind:
     return kind
 
 
-# Left in names by DistributedDataParallel before the whole, and by torch.compile, FSDP and
-# activation checkpointing before whatever they wrap.
+# DistributedDataParallel puts one before the whole name; torch.compile, FSDP and activation
+# checkpointing put theirs before the modules that they wrap.
 _OUTER_WRAPPER = "module."
 _WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _OLD_NORM_NAMES = {"gamma": "weight", "beta": "bias"}
@@ -191,7 +191,7 @@ _BUFFER = re.compile(r"h\.\d+\.(attn|crossattention)\.(bias|masked_bias)")
 
 
 def without_wrappers(name: str) -> str:
-    """Take out of a key what PyTorch's wrappers put into it.
+    """Remove the prefixes of PyTorch's wrappers from a key.
 
     >>> without_wrappers("module._orig_mod.transformer.h.0._orig_mod.ln_1.bias")
     'transformer.h.0.ln_1.bias'
@@ -203,12 +203,12 @@ def without_wrappers(name: str) -> str:
 
 
 def canonical_pytorch_name(name: str) -> str | None:
-    """Bring a key of any PyTorch GPT-2 state dict to its canonical name.
+    """Return the canonical name of a key of any PyTorch GPT-2 state dict.
 
-    Wrappers' prefixes and ``transformer.`` go, the LayerNorm names of early checkpoints
-    (``gamma``, ``beta``) are renewed. None stands for a causal-mask buffer (``attn.bias``,
-    ``attn.masked_bias``), which old checkpoints hold and which is not a weight. A key that is no
-    GPT-2 name comes back as it is, for the caller to report.
+    Prefixes of wrappers and ``transformer.`` are removed, and the LayerNorm names of early
+    checkpoints (``gamma``, ``beta``) replaced. Returns None for a causal-mask buffer of old
+    checkpoints (``attn.bias``, ``attn.masked_bias``), which is not a weight. A key that is not a
+    name of GPT-2 is returned as it is, for the caller to report.
     """
     stripped = without_wrappers(name).removeprefix(BODY_PREFIX + ".")
     module, _, parameter = stripped.rpartition(".")
@@ -218,7 +218,7 @@ def canonical_pytorch_name(name: str) -> str | None:
 
 
 class Head(enum.Enum):
-    """What a model class adds to the body; names the classes of the three backends."""
+    """The head of a model class; its value is part of the class names of the three backends."""
 
     NONE = "Model"
     LM = "LMHeadModel"
@@ -229,14 +229,14 @@ class Head(enum.Enum):
 
     @property
     def architecture(self) -> str:
-        """The name under ``architectures`` in config.json, the same for every backend."""
+        """The name in ``architectures`` of config.json, the same for every backend."""
         return f"GPT2{self.value}"
 
 
 def parameter_shapes(config: GPT2Config, head: Head = Head.NONE) -> dict[str, Shape]:
     """Canonical name and shape of every parameter of a model, in the order of the forward pass.
 
-    A tied ``lm_head.weight`` is the same parameter as ``wte.weight`` and is not listed.
+    A tied ``lm_head.weight`` is the same parameter as ``wte.weight``, so it is not listed.
     """
     width, inner = config.n_embd, config.n_inner or 4 * config.n_embd
     shapes: dict[str, Shape] = {
@@ -273,7 +273,7 @@ def _head_shapes(config: GPT2Config, head: Head) -> dict[str, Shape]:
     if head in (Head.LM, Head.DOUBLE) and not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, width)
     if head is Head.DOUBLE and config.summary_use_proj:
-        # One score a choice, whatever num_labels says: the choices are rows, not labels.
+        # One score per choice, whatever num_labels is: the choices are rows, not labels.
         n_out = 1 if config.summary_proj_to_labels else width
         shapes["multiple_choice_head.summary.weight"] = (n_out, width)
         shapes["multiple_choice_head.summary.bias"] = (n_out,)

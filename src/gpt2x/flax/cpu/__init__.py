@@ -1,1 +1,1 @@
-"""Memory layouts that are read faster on CPUs."""
+"""Matrix products and memory layouts that are fast on CPUs."""

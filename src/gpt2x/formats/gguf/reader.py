@@ -1,8 +1,8 @@
 """Reading GGUF, llama.cpp's format, for models of the architecture ``gpt2``.
 
 `gpt2x.formats.gguf.layout` describes it. Types read: F32, F16, BF16 and Q8_0 (blocks of 32: a
-float16 scale and 32 signed bytes). Read here, and not through the gguf package, so that tensors
-pass one at a time and every length is checked before it is believed.
+float16 scale and 32 signed bytes). The gguf package is not used, so that tensors are read one at a
+time and every length is checked before it is used.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _read_name(name: str) -> str | None:
 
 
 class _Cursor:
-    """Reads a header's values one after another."""
+    """Reads the values of a header one after another."""
 
     def __init__(self, data: mmap.mmap, budget: Budget) -> None:
         self._data = data
@@ -118,7 +118,7 @@ _Table = list[tuple[str, Shape, int, int]]  # name, shape, type, offset
 
 def _read_header(file: BinaryFile) -> tuple[dict[str, Any], _Table, int]:
     """Return the pairs, the table of tensors, and where the data start."""
-    file.read(0, 24)  # a shorter file has no header
+    file.read(0, 24)  # a shorter file cannot have a header
     with (
         file.path.open("rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,

@@ -1,8 +1,8 @@
-"""The tokenizer in the header of a GGUF file: of GPT-2's kind, or the note that there is none.
+"""The tokenizer in the header of a GGUF file: of GPT-2's kind, or a note that there is none.
 
-llama.cpp tells tokens apart by type: ordinary ones, written in the characters that stand for bytes;
-control tokens, which never come of ordinary text, and tokens of its user, both written as they are;
-unused ids, which fill the list up to the model's rows. Source: llama.cpp's
+In llama.cpp each token has a type: ordinary tokens, written in the characters that represent bytes;
+control tokens, which ordinary text never gives, and tokens of the user, both written as they are;
+and unused ids, which fill the list up to the model's rows. Source: llama.cpp's
 ``convert_hf_to_gguf.py`` (``get_vocab_base``, ``_set_vocab_none``) and ``src/llama-vocab.cpp``.
 """
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from gpt2x.tokenization import GPT2Tokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_ADDED_TOKEN = 2048  # bytes that an added token's options take, as objects and as text
+_ADDED_TOKEN = 2048  # bytes of an added token's options, as objects and as text
 
-# Role -> what the key of its id is called; "seperator" is the format's own spelling.
+# Role -> the key of its id; "seperator" is the format's own spelling.
 _ROLES = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -35,7 +35,7 @@ _ROLES = {
     "pad_token": "padding_token_id",
     "mask_token": "mask_token_id",
 }
-#: Of those, the ids that a model's config has too: config field -> key.
+#: The ids that a model's config has too: config field -> key.
 CONFIG_IDS = {
     f"{role}_id": f"tokenizer.ggml.{_ROLES[role]}"
     for role in ("bos_token", "eos_token", "sep_token", "pad_token")
@@ -46,12 +46,12 @@ CONFIG_IDS = {
 
 
 def to_pairs(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, tuple[int, Any]]:
-    """Key -> (type, value) of the header.
+    """Return key -> (type, value) of the header.
 
-    Without a tokenizer llama.cpp takes and gives ids alone.
+    Without a tokenizer llama.cpp takes and gives only ids.
 
     Raises:
-        InvalidInputError: if the vocabulary has ids that the model has no rows for.
+        InvalidInputError: if the vocabulary has ids for which the model has no rows.
     """
     if tokenizer is None:
         kind = {
@@ -78,7 +78,7 @@ def to_pairs(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, t
 
 
 def _tokens(tokenizer: GPT2Tokenizer, rows: int) -> tuple[list[str], list[int]]:
-    """The token of each id that the model has a row for, and its type."""
+    """Return the token and the type of each row of the model."""
     added = tokenizer.added_tokens_decoder
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     beyond = {number: token for number, token in by_id.items() if number >= rows}
@@ -101,13 +101,13 @@ def _tokens(tokenizer: GPT2Tokenizer, rows: int) -> tuple[list[str], list[int]]:
 
 
 def _role_ids(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, tuple[int, Any]]:
-    """The ids of special tokens: those that the model generates with, else the tokenizer's."""
+    """Return the ids of special tokens: those of the model's generation, else the tokenizer's."""
     pairs: dict[str, tuple[int, Any]] = {}
     for role, key in _ROLES.items():
         for owner in (config, tokenizer):
             number = getattr(owner, f"{role}_id", None)
             number = number[0] if isinstance(number, list) and number else number
-            # A config may keep GPT-2's default of 50256 in spite of a smaller vocabulary.
+            # A config may keep GPT-2's default of 50256 although the vocabulary is smaller.
             if type(number) is int and 0 <= number < config.vocab_size:
                 pairs[f"tokenizer.ggml.{key}"] = (UINT32, number)
                 break
@@ -118,11 +118,11 @@ def _role_ids(tokenizer: GPT2Tokenizer | None, config: GPT2Config) -> dict[str, 
 
 
 def to_files(pairs: Mapping[str, Any], budget: Budget) -> dict[str, bytes]:
-    """Return file name -> contents of the tokenizer in a header, for transformers; maybe none.
+    """Return file name -> contents of the tokenizer in a header, for transformers; may be empty.
 
-    The files take more than the header that they are made of; `budget` is charged for it.
+    The files take more memory than the header; `budget` is charged for it.
 
-    Raises CheckpointError if the header's entries are not what they should be.
+    Raises CheckpointError if entries of the header have the wrong type or length.
     """
     keys = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
     if str(pairs.get("tokenizer.ggml.model")) != "gpt2" or not pairs.keys() >= set(keys):
@@ -147,7 +147,7 @@ def to_files(pairs: Mapping[str, Any], budget: Budget) -> dict[str, bytes]:
     if isinstance(length := pairs.get(f"{ARCHITECTURE}.context_length"), int):
         settings["model_max_length"] = length
     for role, key in _ROLES.items():
-        # Where an ordinary token has a role, text must still be free to hold it.
+        # If an ordinary token has a role, ordinary text must still be able to contain it.
         number = pairs.get(f"tokenizer.ggml.{key}")
         if isinstance(number, int) and number in added:
             settings[role] = tokens[number]
@@ -182,4 +182,4 @@ def _types(pairs: Mapping[str, Any], count: int) -> list[int]:
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "replace")  # what was no UTF-8 in the header becomes "?"
+    return text.encode("utf-8", "replace")  # bytes of the header that are not UTF-8 become "?"

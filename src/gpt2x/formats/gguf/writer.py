@@ -71,10 +71,9 @@ def write(
         path: the file.
         config: the model's.
         tensors: canonical name -> tensor, of the body and an untied output layer.
-        type: one of `TYPES`, for the matrices. Q8_0 falls back to F16 where a row is not a multiple
-            of 32.
-        tokenizer: travels in the file; without it llama.cpp takes and gives ids, no text.
-        name: the model's name, for people.
+        type: one of `TYPES`, for the matrices. Q8_0 becomes F16 if a row is not a multiple of 32.
+        tokenizer: for the file; without it llama.cpp takes and gives ids, not text.
+        name: the model's name, for users.
         progress: called with each tensor's bytes once they are written.
 
     Raises:
@@ -110,7 +109,7 @@ def write(
 
 
 def check(config: GPT2Config, tensors: Iterable[str]) -> None:
-    """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 has no place for."""
+    """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 does not have."""
     expressible = {
         "activation_function": config.activation_function
         in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
@@ -120,7 +119,7 @@ def check(config: GPT2Config, tensors: Iterable[str]) -> None:
     }
     check_fields("llama.cpp has no GPT-2", config, expressible)
     if strange := [name for name in tensors if _module(name) not in MODULES]:
-        raise WeightsError(f"llama.cpp's GPT-2 has no place for {', '.join(strange)}.")
+        raise WeightsError(f"llama.cpp's GPT-2 does not have {', '.join(strange)}.")
 
 
 def _written_shape(name: str, tensor: LazyTensor) -> Shape:
@@ -128,7 +127,7 @@ def _written_shape(name: str, tensor: LazyTensor) -> Shape:
 
 
 def stored_type(name: str, tensor: LazyTensor, type: str) -> str:
-    """The type among `TYPES` that a tensor gets in a file of matrices of `type`."""
+    """Return the type of `TYPES` for a tensor, in a file whose matrices have `type`."""
     if len(tensor.shape) < 2 or name == "wpe.weight":
         return "f32"
     if type == "q8_0" and _written_shape(name, tensor)[-1] % BLOCK:
@@ -153,7 +152,7 @@ def _encoded(name: str, tensor: LazyTensor, kind: int) -> Iterator[bytes]:
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows at a time, so that converting makes no copy of a whole tensor."""
+    """Yield some rows at a time, so that converting does not copy a whole tensor."""
     step = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
     for start in range(0, len(array), step):
         yield array[start : start + step]
@@ -167,13 +166,13 @@ def _quantised(array: np.ndarray) -> np.ndarray:
     scaled = blocks * inverse
     stored = np.empty(len(blocks), BLOCK_DTYPE)
     stored["scale"] = scale[:, 0]
-    # Halves are rounded away from zero, as C's roundf does and numpy's rint does not.
+    # Halves are rounded away from zero, as with C's roundf; numpy's rint differs.
     stored["values"] = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
     return stored
 
 
 def _pairs(config: GPT2Config, type: str, name: str) -> dict[str, tuple[int, Any]]:
-    """Key -> (type, value) of the header, without the tokenizer."""
+    """Return key -> (type, value) of the header, without the tokenizer."""
     own = {
         "context_length": (UINT32, config.n_positions),
         "embedding_length": (UINT32, config.n_embd),

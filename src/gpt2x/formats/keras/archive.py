@@ -26,7 +26,7 @@ class KerasArchive:
     Attributes:
         saved: what config.json holds: the model's `module`, `class_name` and `config`.
         weights: a stream of the weights, to be closed.
-        assets: name -> contents of the files that layers such as tokenizers keep.
+        assets: name -> contents of the files of layers such as tokenizers.
     """
 
     saved: dict[str, Any]
@@ -35,9 +35,9 @@ class KerasArchive:
 
 
 def open_archive(path: Path, assets: tuple[str, ...] = ()) -> KerasArchive:
-    """Open a ``.keras`` file, with those of the named `assets` that it has.
+    """Open a ``.keras`` file, with the `assets` of these names if it has them.
 
-    Raises CheckpointError if it is damaged, or its entries are compressed, which Keras leaves out.
+    Raises CheckpointError if it is damaged, or if its entries are compressed, as Keras's never are.
     """
     with reading(path, ".keras file", _DAMAGE):
         budget = Budget(str(path), path.stat().st_size)
@@ -78,7 +78,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"its entry {name!r} is compressed")
-    # Python takes memory for as much as the archive claims before it reads.
+    # Python allocates the size that the archive claims before it reads.
     if max(info.compress_size, info.file_size) > Path(str(archive.filename)).stat().st_size:
         raise CheckpointError(f"its entry {name!r} claims more bytes than the file has")
     return info
@@ -104,7 +104,7 @@ _DAMAGE = (
 
 
 class _Part(io.RawIOBase):
-    """Part of a file as a stream of its own; `zipfile` cannot step back in an entry quickly."""
+    """A part of a file as a stream; in an entry of `zipfile`, seeking back is slow."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
         self._stream = path.open("rb")

@@ -1,14 +1,14 @@
-"""TensorFlow's checkpoints: OpenAI's original GPT-2, Keras 2's `save_weights`, and what
-`tf.train.Checkpoint` writes of a model of transformers or of `gpt2x.tf`.
+"""TensorFlow's checkpoints: OpenAI's original GPT-2, Keras 2's `save_weights`, and those of
+`tf.train.Checkpoint` for a model of transformers or of `gpt2x.tf`.
 
 A checkpoint of TensorFlow's second format is ``PREFIX.index``, a sorted table in LevelDB's format
 that maps each variable's name to a protocol-buffer entry (dtype, shape, shard, offset, size,
-checksum), and ``PREFIX.data-00000-of-0000N``, the bytes. PREFIX is ``model.ckpt``, or what a file
-named ``checkpoint`` says (``model-1000``, from gpt-2-simple).
+checksum), and ``PREFIX.data-00000-of-0000N``, the bytes. PREFIX is ``model.ckpt``, or named in a
+file ``checkpoint`` (``model-1000``, from gpt-2-simple).
 
 OpenAI's variables are called ``model/h0/attn/c_attn/w``, beside hparams.json, encoder.json and
-vocab.bpe; projections are [1, in, out]. Those of a Keras model are called for the attributes that
-lead to them, ``transformer/h/0/attn/c_attn/weight/.ATTRIBUTES/VARIABLE_VALUE``.
+vocab.bpe; projections are [1, in, out]. Variables of a Keras model are named for their path of
+attributes, ``transformer/h/0/attn/c_attn/weight/.ATTRIBUTES/VARIABLE_VALUE``.
 
 Sources: ``tensorflow/core/util/tensor_bundle`` and ``tensorflow/core/lib/io/format.cc``.
 """
@@ -41,7 +41,7 @@ _INDEX = "index of a TensorFlow checkpoint"
 _FOOTER_BYTES = 48
 _TABLE_MAGIC = 0xDB4775248B80FB57
 _MAX_BLOCK = 2**26
-_BLOCK_PASSES = 8  # what reading a block costs, with its checksum, for each of its bytes
+_BLOCK_PASSES = 8  # charge for each byte of a block that is read, including its checksum
 _DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
@@ -50,7 +50,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     14: BFLOAT16,
     19: np.dtype("<f2"),
 }
-# Of Keras: the path of attributes to a variable; an optimizer's slots follow the weight's path.
+# Keras: the path of attributes of a variable; optimizer slots come after the path of the weight.
 _ATTRIBUTE = re.compile(r"(.+)/\.ATTRIBUTES/VARIABLE_VALUE")
 _SLOT = "/.OPTIMIZER_SLOT/"
 
@@ -95,7 +95,7 @@ def _recognises(file: UnknownFile) -> bool:
 
 
 def _latest(path: Path) -> str:
-    """The checkpoint that TensorFlow's ``checkpoint`` file names; its folder does not count."""
+    """Return the checkpoint that TensorFlow's ``checkpoint`` file names, without its folder."""
     with path.open(encoding="utf-8", errors="replace") as stream:
         text = stream.read(2**16)
     match = re.search(r'^model_checkpoint_path:\s*"([^"\n]+)"', text, re.MULTILINE)
@@ -106,7 +106,7 @@ def _latest(path: Path) -> str:
 
 
 def _place(variable: str) -> Place | None:
-    """Where a variable belongs; None if it is not a weight of a GPT-2."""
+    """Return the place of a variable; None if it is not a weight of a GPT-2."""
     if match := _VARIABLE.fullmatch(variable):
         embedding, layer, module, leaf = match.groups()
         if embedding:
@@ -144,7 +144,7 @@ def _find_data(files: ModelFiles, prefix: str, count: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the index says of one variable."""
+    """The entry of a variable in the index."""
 
     dtype: int
     shape: Shape
@@ -154,7 +154,7 @@ class _Entry:
     checksum: int | None
 
     def tensor(self, data: list[BinaryFile], variable: str) -> LazyTensor:
-        """The variable, checked against its checksum when it is read."""
+        """Return the variable; reading verifies its checksum."""
         if self.dtype not in _DTYPES or not 0 <= self.shard < len(data):
             raise CheckpointError(f"The variable {variable!r} is of an unknown dtype or shard.")
         file, dtype = data[self.shard], _DTYPES[self.dtype]
@@ -198,7 +198,7 @@ def _read_index(path: Path, budget: Budget) -> tuple[dict[str, _Entry], int]:
 def _read_table(file: BinaryFile) -> Iterator[tuple[bytes, bytes]]:
     footer = file.read(max(file.size - _FOOTER_BYTES, 0), min(_FOOTER_BYTES, file.size))
     if int.from_bytes(footer[-8:], "little") != _TABLE_MAGIC:
-        raise CheckpointError("it does not end with the mark of such a table")
+        raise CheckpointError("it does not end with the magic number of such a table")
     _, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
     for _, value in _block(file, *index):
@@ -214,13 +214,13 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _block(file: BinaryFile, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs of one block, whose keys leave out what they share with the one before."""
+    """Return the pairs of a block; each key omits the part that it shares with the one before."""
     if size > _MAX_BLOCK:
         raise CheckpointError("a block is larger than any that TensorFlow writes")
     file.budget.charge(_BLOCK_PASSES * size, "blocks")
     data, trailer = file.read(offset, size), file.read(offset + size, 5)
     if trailer[0] != 0:
-        raise CheckpointError("it is compressed, which checkpoints never are")
+        raise CheckpointError("it is compressed, and checkpoints never are")
     if int.from_bytes(trailer[1:], "little") != masked(crc32c(data + trailer[:1])):
         raise CheckpointError("the checksum of a block is wrong")
     restarts = int.from_bytes(data[-4:], "little")
@@ -233,7 +233,7 @@ def _block(file: BinaryFile, offset: int, size: int) -> Iterator[tuple[bytes, by
         length, at = _varint(data, at)
         if shared > len(key) or at + unshared + length > end:
             raise CheckpointError("a block is damaged")
-        # An entry's fields take up to forty times their bytes; its name is written out, and read.
+        # Fields of an entry take up to forty times their bytes; its name is expanded and parsed.
         file.budget.charge(TENSOR + 40 * length + 16 * (shared + unshared), "variables")
         key = key[:shared] + data[at : at + unshared]
         at += unshared
@@ -258,7 +258,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a message: number -> integer, or bytes for what has a length."""
+    """Return the fields of a message: number -> integer, or bytes for fields with a length."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

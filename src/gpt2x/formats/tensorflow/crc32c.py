@@ -1,8 +1,8 @@
 """CRC-32C, the checksum of TensorFlow's checkpoints, fast enough for weights without a C library.
 
 A CRC is linear over bits: the bytes are split into many lanes, whose checksums numpy advances
-together, and which are then joined pairwise by multiplying with the matrix of "so many zero bytes
-follow".
+together. They are then joined pairwise by multiplying with the matrix that advances a checksum over
+zero bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _make_table() -> np.ndarray:
 
 _TABLE = _make_table()
 _LOW_BYTES = np.arange(2**16, dtype=np.uint32)
-# What two zero bytes make of a state of 16 bits: lets the lanes take two bytes at a time.
+# The effect of two zero bytes on a state of 16 bits: lanes advance two bytes at a time.
 _PAIR_TABLE = _TABLE[_LOW_BYTES & 0xFF] ^ (_LOW_BYTES >> 8)
 _PAIR_TABLE = _TABLE[_PAIR_TABLE & 0xFF] ^ (_PAIR_TABLE >> 8)
 
@@ -36,7 +36,7 @@ def _advance(crc: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _advance_pairs(crc: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """As `_advance`, over columns of two bytes in little-endian order."""
+    """Advance as `_advance` does, over columns of two bytes in little-endian order."""
     for column in columns:
         crc = _PAIR_TABLE[(crc ^ column) & 0xFFFF] ^ (crc >> 16)
     return crc
@@ -51,7 +51,7 @@ def _times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _zeros_matrix(count: int) -> np.ndarray:
-    """The matrix that advances a checksum over `count` zero bytes."""
+    """Return the matrix that advances a checksum over `count` zero bytes."""
     unit = np.uint32(1) << np.arange(32, dtype=np.uint32)
     power = _advance(unit, np.zeros((1, 32), np.uint32))
     result = unit
@@ -64,7 +64,7 @@ def _zeros_matrix(count: int) -> np.ndarray:
 
 
 def crc32c(data: bytes | np.ndarray, crc: int = 0) -> int:
-    """Return the CRC-32C of the bytes, continuing from the checksum of what came before.
+    """Return the CRC-32C of the bytes, continued from the checksum of the bytes before.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
@@ -80,7 +80,7 @@ def crc32c(data: bytes | np.ndarray, crc: int = 0) -> int:
         crcs[0] = state
         crcs = _advance_pairs(crcs, np.ascontiguousarray(lanes.T))
         matrix = _zeros_matrix(length)
-        while crcs.size > 1:  # each pass joins neighbours, so that a lane grows to twice its length
+        while crcs.size > 1:  # each pass joins neighbours, so a lane becomes twice as long
             crcs = _times(matrix, crcs[0::2]) ^ crcs[1::2]
             matrix = _times(matrix, matrix)
         state = crcs[0]

@@ -1,4 +1,4 @@
-"""The sequence of pickles that torch.save wrote before version 1.6, storages behind them."""
+"""The sequence of pickles, then storages, that torch.save wrote before version 1.6."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LegacyReader(Reader):
         return machine.load(), machine.position
 
     def _place_storages(self, keys: Any, position: int, order: Literal["little", "big"]) -> None:
-        """Find where each storage starts: they follow one another, each behind its length."""
+        """Find where each storage starts: they follow one another, each after its length."""
         if not isinstance(keys, list):
             raise CheckpointError("its list of storages is missing")
         for key in keys:
@@ -75,7 +75,7 @@ class LegacyReader(Reader):
             raise CheckpointError("a storage is described in two ways")
         if not rest or rest[0] is None:
             return storage
-        # A view of part of a storage, as torch before 0.4 wrote it: (key, offset, size).
+        # A view of a part of a storage, in the form of torch before 0.4: (key, offset, size).
         _, offset, numel = rest[0]
         start, length = (n * dtype.itemsize for n in check_shape((offset, numel), "a view"))
         if start + length > nbytes:

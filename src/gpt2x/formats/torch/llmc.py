@@ -55,7 +55,7 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
 def _parameters(
     positions: int, vocab: int, layers: int, heads: int, width: int, padded: int
 ) -> dict[str, Shape]:
-    """Canonical name -> stored shape; ``*`` stands for every layer."""
+    """Return canonical name -> stored shape; ``*`` means every layer."""
     return {
         "wte.weight": (padded, width),
         "wpe.weight": (positions, width),

@@ -42,7 +42,7 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 _GPT2_VOCABULARY = 50257
 _VOCABULARY_MULTIPLE = 128
 
-# Megatron's module -> ours, and how ranks join: by rows (0), by columns (1), or all alike (None).
+# Megatron's module -> ours, and how to join ranks: rows (0), columns (1), or all equal (None).
 _MODULES: Mapping[str, tuple[str, int | None]] = {
     "input_layernorm": ("ln_1", None),
     "attention.query_key_value": ("attn.c_attn", 0),
@@ -67,7 +67,7 @@ _BUFFERS = ("attention.bias", "attention.masked_bias", "_extra_state", "inv_freq
 
 
 def _find_ranks(folder: Path) -> Path | None:
-    """The first rank's file of a checkpoint folder, its newest iteration or one rank's folder."""
+    """Return the first rank's file in the folder of a checkpoint, an iteration or one rank."""
     tracker = folder / _TRACKER
     if tracker.is_file():
         with tracker.open(errors="replace") as text:
@@ -134,22 +134,22 @@ def _language_model(saved: Any) -> dict[Any, Any] | None:
 
 
 def _arguments(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The training arguments, an argparse.Namespace in the file."""
+    """Return the training arguments, an argparse.Namespace in the file."""
     arguments = saved.get("args")
     state = arguments.state if isinstance(arguments, Inert) else arguments
     return state if isinstance(state, dict) else {}
 
 
 def _size(value: Any) -> int | None:
-    """`value` if it can be the size of a model, else None."""
+    """Return `value` if it can be the size of a model, else None."""
     return value if type(value) is int and 0 < value < 2**31 else None
 
 
 def _flat(tree: Any, budget: Budget) -> dict[str, LazyTensor]:
-    """Tensors of nested dictionaries by dotted path.
+    """Return the tensors of nested dictionaries by dotted path.
 
-    Raises CheckpointError if a dictionary stands in two places: a pickle of a few bytes can nest
-    one dictionary in itself more often than can be visited.
+    Raises CheckpointError if a dictionary occurs twice: a pickle of a few bytes can contain one
+    dictionary more often than anyone can visit.
     """
     flat: dict[str, LazyTensor] = {}
     seen: set[int] = set()
@@ -276,7 +276,7 @@ def _trim_vocabulary(
 
 
 def _tokenizer_size(files: ModelFiles) -> int | None:
-    """One more than the largest id of the vocab.json beside a checkpoint, if there is one."""
+    """Return the largest id of the vocab.json beside a checkpoint, plus one; None without it."""
     path = files.find("vocab.json")
     ids = [] if path is None else list(read_object(path).values())
     return max(ids) + 1 if ids and all(type(number) is int for number in ids) else None
@@ -288,7 +288,7 @@ def _config(
     config = infer_config(tensors, heads)
     if isinstance(arguments.get("layernorm_epsilon"), float):
         config["layer_norm_epsilon"] = arguments["layernorm_epsilon"]
-    # Both options of Megatron-LM are the tanh approximation; without either it is the exact GELU.
+    # Both options of Megatron-LM give the tanh approximation; without them it is the exact GELU.
     if arguments and not (arguments.get("bias_gelu_fusion") or arguments.get("openai_gelu")):
         config["activation_function"] = "gelu"
     return config

@@ -2,10 +2,10 @@
 
 Python's own unpickler imports what a file names and calls it; overriding ``find_class`` still
 leaves it open to exhausting memory (its memo is an array that the file indexes) and to setting
-attributes on whatever it can reach. This machine interprets the opcodes of protocols 0 to 5 itself.
-Names resolve to the caller's table and nowhere else; every other name becomes an `Inert` record
-that holds what the file would have passed to it. A budget is charged for every opcode, and for all
-that takes longer or more memory the longer its operands are.
+attributes on every object it can reach. This machine interprets the opcodes of protocols 0 to 5
+itself. Names resolve only to the caller's table; every other name becomes an `Inert` record with
+the arguments that the file would have passed to it. A budget is charged for every opcode, and for
+every operation whose time or memory grows with its operands.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Constructor = Callable[..., Any]
 
 MAX_PROTOCOL = 5
 
-# What interpreting an opcode costs, in memory and time, and using a key.
+# Charges, in memory and time, for an opcode and for the use of a key.
 _OPERATION, _KEY = 2 * VALUE, 4 * VALUE
 _RECORD = 512  # bytes of an `Inert`, or of a name with its entry in the table
 _REFERENCE = 8  # bytes of one item of a tuple
 _MAX_CHARACTER = 4  # bytes in memory, of a string, for one in the file
-# Numbers hash to what a file can choose: as keys they can be made to collide, all with all.
+# A file can choose numbers whose hashes all collide when they are keys.
 _COLLIDING = 32_768
 
 
 @dataclass(eq=False, slots=True)
 class Inert:
-    """Stands for an object of a class this machine does not know, or for the class itself.
+    """Replaces an object of a class that this machine does not know, or the class itself.
 
     It is never imported or called. `name` is the dotted name in the file; `arguments`, `state`,
     `items` and `entries` are what the file would have given to the constructor, to
-    ``__setstate__``, ``extend`` and ``__setitem__``. None of them is shown: a tuple of a hundred
-    bytes that refers to itself twice at each level would take longer to spell than there is time.
+    ``__setstate__``, ``extend`` and ``__setitem__``. The representation shows none of them: a tuple
+    of a hundred bytes that contains itself twice at each level would take for ever to print.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Inert:
 
 @dataclass(frozen=True)
 class Known:
-    """A name of the caller's table, with the function that stands for it."""
+    """A name of the caller's table, with its function."""
 
     name: str
     construct: Constructor = field(repr=False)
@@ -68,8 +68,8 @@ _MARK = _Mark()
 def plain_key(key: Any, budget: Budget) -> Any:
     """Return `key` if it is a scalar or a flat tuple of scalars, the only keys that are allowed.
 
-    Hashing a tuple nested a million deep overflows the interpreter's stack. What one look-up may
-    cost is charged.
+    Hashing a tuple that is nested a million deep overflows the interpreter's stack. The most that a
+    look-up can cost is charged.
     """
     scalars = (str, bytes, int, float, bool, type(None))
     parts = key if isinstance(key, tuple) else (key,)
@@ -97,7 +97,7 @@ class PickleMachine:
         known: dotted name -> function called in place of that global.
         persistent: called with a persistent id, as ``persistent_load`` is.
         position: where the pickle starts in `data`.
-        budget: what interpreting may cost; by default that of a file of the bytes of `data`.
+        budget: the limit of the charges; by default that of a file as long as `data`.
 
     `load` raises CheckpointError for anything that is not a sound pickle.
     """
@@ -262,7 +262,7 @@ class PickleMachine:
     def _build(self) -> None:
         state = self._stack.pop()
         if isinstance(self._stack[-1], Inert):
-            self._stack[-1].state = state  # other objects keep nothing but their contents
+            self._stack[-1].state = state  # other objects keep only their contents
 
     def _text_integer(self) -> None:
         text = self._line()

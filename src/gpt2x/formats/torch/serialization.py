@@ -2,8 +2,8 @@
 
 Two layouts. Since torch 1.6 a zip archive: ``data.pkl`` holds the objects, ``data/KEY`` the raw
 bytes of each storage, ``byteorder`` their byte order. Before that (and with
-``_use_new_zipfile_serialization=False``) a sequence of pickles, after which the storages follow
-one another, each behind its length. Either way a tensor is a call of
+``_use_new_zipfile_serialization=False``) a sequence of pickles, then the storages, each after its
+length. In both layouts a tensor is a call of
 ``torch._utils._rebuild_tensor_v2`` on a storage, an offset, a size and strides; several tensors may
 share a storage.
 
@@ -32,7 +32,7 @@ def load(file: BinaryFile) -> Any:
     start = file.read(0, min(2, file.size))
     if start == b"PK":
         reader: Reader = ZipReader(file)
-    elif start[:1] in (b"\x80", b"(", b"L", b"I"):  # what a first pickle of any protocol opens with
+    elif start[:1] in (b"\x80", b"(", b"L", b"I"):  # the first bytes of a pickle of any protocol
         reader = LegacyReader(file)
     else:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Storages and tensors of PyTorch files: what both layouts of such files share."""
+"""Storages and tensors of PyTorch files: the code that both layouts share."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ STORAGE_OF_DTYPE: Mapping[np.dtype[Any], str] = {
 }
 
 
-# The classes of storages, which stand for a dtype. An untyped storage counts bytes.
+# The classes of storages, each for a dtype. An untyped storage counts bytes.
 _DTYPE_OF_STORAGE: Mapping[str, np.dtype[Any]] = {
     **{f"torch.{storage}": dtype for dtype, storage in STORAGE_OF_DTYPE.items()},
     "torch.storage.UntypedStorage": np.dtype("u1"),
 }
 
-_STORAGE = 1024  # bytes of a `Storage` with what reads it
-_READ_PER_CHARGE = 8  # bytes read and let go again, for one that is charged
+_STORAGE = 1024  # bytes of a `Storage` with its reader
+_READ_PER_CHARGE = 8  # bytes that may be read and freed for each byte that is charged
 
 
 @dataclass
 class Storage:
     """A run of elements in the file; `read` returns some of its bytes, given first and count.
 
-    `compressed`: all that stands before is inflated to read some.
+    `compressed`: to read some bytes, all bytes before them are decompressed.
     """
 
     dtype: np.dtype[Any]
@@ -80,7 +80,7 @@ class Storage:
 
 
 class Reader(ABC):
-    """What both layouts share: the globals a checkpoint may use, and how tensors are rebuilt."""
+    """Base of both layouts: the globals that a checkpoint may use, and how tensors are rebuilt."""
 
     def __init__(self, file: BinaryFile) -> None:
         self.file = file
@@ -103,14 +103,14 @@ class Reader(ABC):
 
     @abstractmethod
     def find_storage(self, key: Any, dtype: np.dtype[Any], nbytes: int, rest: list[Any]) -> Storage:
-        """Return the storage with this key; `rest` is what else the file says of it."""
+        """Return the storage with this key; `rest` is the rest of its entry in the file."""
 
     def machine(self, data: bytes | mmap.mmap, position: int = 0) -> PickleMachine:
-        """A machine for one of the file's pickles."""
+        """Return a machine for a pickle of the file."""
         return PickleMachine(data, self._known, self._open_storage, position, self.file.budget)
 
     def _open_storage(self, identity: Any) -> Storage:
-        """Turn the id ``('storage', type, key, location, numel, ...)`` into the storage."""
+        """Return the storage of the id ``('storage', type, key, location, numel, ...)``."""
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise CheckpointError("it refers to objects outside the file")
         self.file.budget.charge(_STORAGE + VALUE * len(identity), "storages")
@@ -128,7 +128,7 @@ class Reader(ABC):
         return {plain_key(key, self.file.budget): value for key, value in pairs}
 
     def _rebuild_from_type(self, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-        """A tensor subclass or a tensor with attributes; the tensor under it is what counts."""
+        """Return the plain tensor of a tensor subclass or of a tensor with attributes."""
         if not isinstance(function, Known) or function.construct == self._rebuild_from_type:
             return Inert(getattr(kind, "name", "a tensor subclass"))
         self.file.budget.charge(VALUE * len(arguments), "arguments")
@@ -165,7 +165,7 @@ class Reader(ABC):
                 f"a tensor of shape {list(shape)} does not fit its storage of {available} elements"
             )
 
-        # What is gone through to read it is charged as well, if for less.
+        # Bytes that are read on the way to it are charged too, at a lower rate.
         passed = offset + span if storage.compressed else span // _READ_PER_CHARGE
         self.file.budget.charge(TENSOR + (numel + passed) * dtype.itemsize, "tensors")
 
@@ -197,7 +197,7 @@ class Reader(ABC):
 
 
 def _row_major(shape: Shape, strides: Shape) -> Shape:
-    """The strides of a contiguous array; where an axis has length 1, any stride will do."""
+    """Return whether strides are those of a contiguous array; an axis of length 1 may have any."""
     steps, step = list(strides), 1
     for axis in reversed(range(len(shape))):
         if shape[axis] != 1:

@@ -33,9 +33,9 @@ def write(
     aliases: Mapping[str, str] | None = None,
     progress: Progress = lambda nbytes: None,
 ) -> None:
-    """Write a state dict. `aliases` are names of tensors that repeat another, sharing its storage.
+    """Write a state dict. `aliases` are names of tensors that share the storage of another.
 
-    Holds one tensor in memory at a time; `progress` is called with each tensor's bytes.
+    One tensor is in memory at a time; `progress` is called with each tensor's bytes.
     """
     state = dict(tensors)
     state |= {alias: tensors[name] for alias, name in (aliases or {}).items()}
@@ -71,7 +71,7 @@ def _write_entry(
     info = zipfile.ZipInfo(f"{_FOLDER}/{name}", date_time=_ZIP_EPOCH)
     info.file_size = size
     large = size >= zipfile.ZIP64_LIMIT
-    # An extra field of zeros, tagged as torch tags its own, moves the data to an aligned offset.
+    # An extra field of zeros, with torch's own tag, moves the data to an aligned offset.
     header = archive.fp.tell() + 30 + len(info.filename) + 4 + (20 if large else 0)  # type: ignore[union-attr]
     padding = -header % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"\0" * padding

@@ -13,7 +13,7 @@ from gpt2x.errors import CheckpointError
 from gpt2x.formats.torch.tensors import LITTLE_ENDIAN, Reader, Storage
 from gpt2x.weights.lazy import BLOCK_BYTES
 
-# Other methods give as much as they hold at once, however little is asked for.
+# Other methods return all their data at once, however little is requested.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 

@@ -19,7 +19,7 @@ Values = Mapping[str, Any]
 
 
 class Context(NamedTuple):
-    """The text so far, as processors see it."""
+    """The text so far, for the processors."""
 
     tokens: Array  # int [R, L]; columns at and beyond `length` hold no text yet
     real: Array  # bool [R, L]; False where the prompt is padding
@@ -53,20 +53,20 @@ class LogitsProcessor:
 
 
 class BuiltInProcessor(LogitsProcessor):
-    """A processor written over `Ops`, which works in every framework and under its compiler.
+    """A processor written against `Ops`: it works in every framework and under its compiler.
 
-    Its options are attributes, by transformers' names; `static` and `values` follow from them. What
-    shapes the computation is in `static`; everything else is in `values`, which a compiled
-    `generate` takes as arguments, so that changing them compiles nothing. `apply` must read its
-    parameters from those two arguments only.
+    Its options are attributes with transformers' names; `static` and `values` are made of them.
+    `static` has the parameters that shape the computation. `values` has the others; a compiled
+    `generate` takes them as arguments, so a new value compiles nothing. `apply` must read its
+    parameters from these two arguments only.
     """
 
     host: ClassVar[bool] = False  # True if `apply` needs concrete arrays, so cannot be compiled
-    reads_text: ClassVar[bool] = True  # False if `apply` looks at the scores alone
+    reads_text: ClassVar[bool] = True  # False if `apply` reads only the scores
 
     @property
     def static(self) -> Static:
-        """What shapes the computation, hashable."""
+        """The parameters that shape the computation, hashable."""
         return ()
 
     @property
@@ -84,8 +84,8 @@ class BuiltInProcessor(LogitsProcessor):
     ) -> Array:
         """Process scores [R, V] after the tokens `input_ids[:, :cur_len]` (default: all).
 
-        Processors of the scores alone, as those of sampling are, take None for `input_ids`. Scores
-        of any floating dtype are processed in float32, and keep their dtype.
+        Processors that read only the scores, such as those of sampling, take None for `input_ids`.
+        Scores of any floating dtype are processed in float32 and returned in their dtype.
 
         Raises:
             InvalidInputError: if tokens are needed and not given, or not in the vocabulary.
@@ -108,10 +108,10 @@ class LogitsProcessorList(list):
     """A list of processors, callable as one."""
 
     def __call__(self, input_ids: Array | None, scores: Array, *args: Any, **kwargs: Any) -> Array:
-        """Apply all in order. Each gets `args` (`cur_len`), and of `kwargs` what it takes.
+        """Apply all in order. Each gets `args` (`cur_len`) and those of `kwargs` that it takes.
 
         Raises:
-            InvalidInputError: if one needs an argument that is not given.
+            InvalidInputError: if a processor needs an argument that is not given.
         """
         for processor in self:
             scores = processor(input_ids, scores, *args, **_taken(processor, len(args), kwargs))
@@ -166,7 +166,7 @@ class UserProcessor(BuiltInProcessor):
 
 
 class Processors(NamedTuple):
-    """The static part of a list of processors: what each is, without its values."""
+    """The static part of a list of processors: their classes and `static`, without values."""
 
     kinds: tuple[tuple[type[BuiltInProcessor], Static], ...]
 
@@ -176,7 +176,7 @@ class Processors(NamedTuple):
 
     @property
     def host(self) -> bool:
-        """Whether any of them needs concrete arrays."""
+        """Whether a processor needs concrete arrays."""
         return any(kind.host for kind, _ in self.kinds)
 
     def __call__(
@@ -191,8 +191,8 @@ class Processors(NamedTuple):
 def check_token_ids(processors: Sequence[BuiltInProcessor], vocab_size: int | Scalar) -> None:
     """Raise InvalidInputError if a processor names a token that the vocabulary does not have.
 
-    An eos that is forbidden or favoured may be missing from it: small models' configs often name
-    GPT-2's own, and such a model never writes it.
+    A forbidden or favoured eos may be missing: configs of small models often name GPT-2's own, and
+    such a model never generates it.
     """
     for processor in processors:
         for name, value in processor.values.items():
@@ -214,7 +214,7 @@ def to_device(ops: Ops, value: Any) -> Any:
         return ops.scalar(value, "int" if isinstance(value, int) else "float")
     if isinstance(value, np.ndarray):
         return ops.constant(value, "int" if value.dtype.kind == "i" else "float")
-    return value  # already the framework's, for example a traced temperature
+    return value  # it is the framework's already, for example a traced temperature
 
 
 def when(ops: Ops, condition: bool | Scalar, change: Callable[[], Array], scores: Array) -> Array:
@@ -240,7 +240,7 @@ def token_mask(ops: Ops, token_ids: Array, scores: Array) -> Array:
 
 
 def as_float(value: Any) -> Any:
-    """Turn an int into the float that it stands for; a traced value stays."""
+    """Turn an int into a float; leave a traced value as it is."""
     return float(value) if isinstance(value, int) else value
 
 

@@ -119,12 +119,12 @@ def build_warpers(
 
 
 def normalizer(config: GenerationConfig) -> list[BuiltInProcessor]:
-    """Return the processor that comes last of all, if it is asked for."""
+    """Return the last processor, if the config asks for it."""
     return [LogitNormalization()] if config.renormalize_logits else []
 
 
 def _is_on(value: Any, off: float) -> bool:
-    """Whether a field asks for its processor; a traced value does."""
+    """Return whether a field asks for its processor; a traced value always does."""
     if value is None:
         return False
     return value != off if isinstance(value, bool | int | float) else True
@@ -154,7 +154,7 @@ def _merge(
 
 
 def _as_built_in(processor: Any, with_length: bool) -> BuiltInProcessor:
-    # A subclass that overrides __call__ means that, not `apply`.
+    # If a subclass overrides __call__, that is called instead of `apply`.
     is_built_in = isinstance(processor, BuiltInProcessor)
     if is_built_in and type(processor).__call__ is BuiltInProcessor.__call__:
         return processor

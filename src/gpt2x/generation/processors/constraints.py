@@ -1,6 +1,6 @@
 """Processors that force, forbid or favour tokens by position: lengths, bos and eos, suppression.
 
-`device`, which some take as in transformers, changes nothing: values follow the scores.
+Some take `device`, as in transformers; it has no effect, since values go where the scores are.
 """
 
 from __future__ import annotations
@@ -220,8 +220,8 @@ class SuppressTokensAtBeginLogitsProcessor(BuiltInProcessor):
 class ExponentialDecayLengthPenalty(BuiltInProcessor):
     """Make eos ever more likely beyond `start` new tokens: add |score| * (factor ** excess - 1).
 
-    As attributes: regulation_start, the length of the text beyond which; regulation_factor; and
-    eos_token_id, int32 [N].
+    Its attributes: regulation_start, the length of the text from which scores rise;
+    regulation_factor; and eos_token_id, int32 [N].
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class ExponentialDecayLengthPenalty(BuiltInProcessor):
 
         def favour() -> Array:
             growth = values["factor"] ** ops.cast(excess, "float") - 1.0
-            # A forbidden eos stays forbidden, be it at -inf or at what replaces that.
+            # A forbidden eos stays forbidden, at -inf or at the value that replaces -inf.
             raised = token_mask(ops, values["eos"], scores) & (scores > -LARGEST_FLOAT)
             return scores + ops.where(raised, abs(scores), 0.0) * growth
 

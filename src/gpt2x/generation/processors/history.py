@@ -55,11 +55,11 @@ class RepetitionPenaltyLogitsProcessor(BuiltInProcessor):
 
 
 class GivenText(BuiltInProcessor):
-    """What the processors of a prompt have in common.
+    """Base of the processors that read the prompt.
 
     encoder_input_ids: the prompts, int [N] or [B, N]; the rows of each follow one another in the
-        scores [R, V], so R is a multiple of B. Or a number: the prompt is that many first tokens
-        of the text so far, without its padding.
+        scores [R, V], so R is a multiple of B. Or a number n: the prompt is the first n tokens of
+        the text, without padding.
     """
 
     def __init__(self, encoder_input_ids: Array | int | Scalar) -> None:
@@ -86,9 +86,9 @@ class GivenText(BuiltInProcessor):
 
 
 class EncoderRepetitionPenaltyLogitsProcessor(GivenText):
-    """Make the tokens of the prompt more likely (penalty > 1), as against hallucination.
+    """Make the tokens of the prompt more likely (penalty > 1), against hallucination.
 
-    penalty: as an attribute, its inverse, which is what the scores are divided by.
+    penalty: the attribute is its inverse, by which the scores are divided.
     """
 
     def __init__(self, penalty: float, encoder_input_ids: Array | int | Scalar) -> None:
@@ -110,7 +110,7 @@ class EncoderRepetitionPenaltyLogitsProcessor(GivenText):
 
 
 class NoRepeatNGramLogitsProcessor(BuiltInProcessor):
-    """Ban every token that would complete an n-gram which the text already holds."""
+    """Ban every token that would complete an n-gram of the text so far."""
 
     def __init__(self, ngram_size: int) -> None:
         check_number(
@@ -128,9 +128,9 @@ class NoRepeatNGramLogitsProcessor(BuiltInProcessor):
 
 
 class EncoderNoRepeatNGramLogitsProcessor(GivenText):
-    """Ban every token that would complete an n-gram which the prompt holds.
+    """Ban every token that would complete an n-gram of the prompt.
 
-    ngram_size: as an attribute, the n.
+    ngram_size: the attribute for n.
     """
 
     def __init__(self, encoder_ngram_size: int, encoder_input_ids: Array | int | Scalar) -> None:
@@ -155,7 +155,7 @@ class EncoderNoRepeatNGramLogitsProcessor(GivenText):
 
 
 def _ban_ngrams(ops: Ops, scores: Array, context: Context, size: int, source: Context) -> Array:
-    """Ban what would complete an n-gram of `size` that lies within `source`."""
+    """Ban tokens that would complete an n-gram of length `size` of `source`."""
     capacity = ops.shape(source.tokens)[1]
     windows = capacity - size + 1
     if not isinstance(windows, int):  # known only when the graph runs
@@ -185,10 +185,10 @@ def _sequence(name: str, value: Any) -> list[int]:
 
 
 class SequenceBiasLogitsProcessor(BuiltInProcessor):
-    """Add a bias to the last token of each given sequence where the rest of it has just been said.
+    """Add a bias to the last token of each given sequence where the text ends in the others.
 
-    sequence_bias: a dict from tuples of token ids to floats (as which it is an attribute), or a
-        list of [ids, bias] pairs.
+    sequence_bias: a dict from tuples of token ids to floats, which is also the attribute; or a list
+        of [ids, bias] pairs.
     """
 
     def __init__(self, sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Any]) -> None:
@@ -236,9 +236,9 @@ class SequenceBiasLogitsProcessor(BuiltInProcessor):
 
 
 class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
-    """Ban sequences of tokens. A sequence that is nothing but an eos token is not banned.
+    """Ban sequences of tokens. A sequence of a single eos token is not banned.
 
-    bad_word_ids: as an attribute, what was given as bad_words_ids.
+    bad_word_ids: the attribute for the argument bad_words_ids.
     """
 
     def __init__(

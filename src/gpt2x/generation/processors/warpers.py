@@ -1,8 +1,8 @@
 """Processors of sampling: temperature, and the filters that cut the tail of the distribution.
 
 Each works on any set of candidates [R, C] as well as on the whole vocabulary, because none of them
-looks at which token a column stands for. No filter sorts: a threshold comes from `top_k`, from
-comparing all pairs of a few candidates, or from bisection over the bits of the scores.
+depends on the token id of a column. No filter sorts: a threshold comes from `top_k`, from comparing
+all pairs of a few candidates, or from bisection over the bits of the scores.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PAIRWISE_LIMIT = 256
 
 
 class Filter(BuiltInProcessor):
-    """What the filters of sampling have in common.
+    """Base of the filters of sampling.
 
-    filter_value: the score of what is cut.
-    min_tokens_to_keep: how many of the best are never cut.
+    filter_value: the score of tokens that are removed.
+    min_tokens_to_keep: number of best tokens that are never removed.
     """
 
     reads_text = False
@@ -71,7 +71,7 @@ class TemperatureLogitsWarper(BuiltInProcessor):
 
 
 class TopKLogitsWarper(Filter):
-    """Keep the k most likely tokens, and what ties with the last of them (arXiv:1805.04833)."""
+    """Keep the k most likely tokens, and those that tie with the k-th (arXiv:1805.04833)."""
 
     def __init__(
         self, top_k: int, filter_value: float = NEG_INF, min_tokens_to_keep: int = 1
@@ -83,7 +83,7 @@ class TopKLogitsWarper(Filter):
 
     @property
     def width(self) -> int:
-        """How many candidates to carry on, where only the kept ones matter."""
+        """The number of candidates that later steps need, if they need only the kept ones."""
         return candidate_width(self.top_k)
 
     @property
@@ -198,7 +198,7 @@ class EtaLogitsWarper(Filter):
     """Keep the tokens with a probability of at least
     ``eta = min(epsilon, sqrt(epsilon) * exp(-entropy))`` (arXiv:2210.15191).
 
-    device: changes nothing; transformers has it.
+    device: has no effect; transformers has it.
     """
 
     def __init__(
@@ -228,8 +228,8 @@ class EtaLogitsWarper(Filter):
 
 
 def candidate_width(top_k: int) -> int:
-    """Return how many candidates to carry for `top_k`: room for as many ties, rounded up to a
-    power of two so that few different widths are ever compiled.
+    """Return how many candidates to keep for `top_k`: twice as many, for ties, rounded up to a
+    power of two so that few different widths are compiled.
     """
     return max(64, 1 << (2 * top_k - 1).bit_length())
 
@@ -242,9 +242,9 @@ def kth_best(ops: Ops, best: Array, k: int | Scalar) -> Array:
 
 
 def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
-    """Return which columns lead, in descending `order`, until their weights add up to `mass`.
+    """Return the first columns in descending `order` whose weights add up to `mass`.
 
-    A column is kept if the columns strictly before it weigh less than `mass`.
+    A column is among them if the columns strictly before it weigh less than `mass`.
     order, weights: float [R, C] (weights >= 0) -> bool [R, C].
     """
     if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
@@ -259,10 +259,10 @@ def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -
 
 
 def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
-    """Return which columns are left when those last in descending `order` are cut off, as many as
-    weigh at most `mass` in all: bool [R, C].
+    """Return the columns that remain when the last ones in descending `order` are removed, as many
+    as weigh at most `mass` in all: bool [R, C].
 
-    Up to rounding that is `leading_mass` of the rest; but small weights are best added up alone.
+    Up to rounding this is `leading_mass` of the rest, but small weights are best added alone.
     order, weights: float [R, C] (weights >= 0).
     """
     if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
@@ -290,8 +290,9 @@ def _at_most(size: int | Scalar, limit: int) -> bool:
 
 
 def _bisect(ops: Ops, order: Array, enough: Callable[[Array], Array]) -> Array:
-    """Keep the columns from each row's highest threshold on that leaves enough, which is found one
-    bit at a time; enough: bool [R, C] -> bool [R].
+    """Keep the columns at or above each row's highest threshold that leaves enough of them.
+
+    The threshold is found one bit at a time; enough: bool [R, C] -> bool [R].
     """
     bits = ops.float_bits(order)
     keys = ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
@@ -313,7 +314,7 @@ def _bisect(ops: Ops, order: Array, enough: Callable[[Array], Array]) -> Array:
 
 
 def _keep(ops: Ops, scores: Array, order: Array, kept: Array, static: Static) -> Array:
-    """Mask what is not kept, except the `min_tokens_to_keep` columns highest in `order`."""
+    """Mask columns that are not kept, except the `min_tokens_to_keep` highest in `order`."""
     min_tokens_to_keep, filter_value = static
     if min_tokens_to_keep > 1:
         last = _best(ops, order, min_tokens_to_keep)[:, -1:]

@@ -1,17 +1,17 @@
-"""The products with weights, each by the kernel that a CPU computes fastest.
+"""Products with weights, each by the fastest kernel of the CPU.
 
-Decoding one text multiplies every weight with a single vector, so its speed is that of reading the
-weights from memory. Parameters are contiguous, whatever their size: a layer's (out, in), and a
-`Conv1D`'s (in, out), whose transpose is (out, in). MKL is fastest on Intel's processors; on others
-oneDNN multiplies several float32 rows 1.5 to 2 times as fast, and MKL's batched product reads a
-weight (out, in) twice as fast for one row as `F.linear` does (measured on an AMD EPYC). On an Intel
-Xeon (Sapphire Rapids) `F.linear` is the fastest for one float32 row, 2.3 times the batched product.
-For several, products in parts are, which spare MKL a copy of the weight: 1.2 to 1.4 times
-`F.linear` by parts of the sum, twice as fast by parts of the output. In bfloat16 a weight (out, in)
-on the left is read 1.5 times as fast as on the right, and twice as fast as one (in, out).
+Decoding one text multiplies every weight with a single vector, so the speed of reading weights from
+memory limits it. Parameters are contiguous: (out, in) in a layer, and (in, out) in a `Conv1D`,
+whose transpose is (out, in). MKL is fastest on Intel's processors. On others (measured on an AMD
+EPYC) oneDNN multiplies several float32 rows 1.5 to 2 times as fast, and for one row MKL's batched
+product reads a weight (out, in) twice as fast as `F.linear`. On an Intel Xeon (Sapphire Rapids)
+`F.linear` is fastest for one float32 row: 2.3 times the batched product. For several rows, products
+in parts are fastest, since MKL does not copy the weight then: 1.2 to 1.4 times `F.linear` by parts
+of the sum, twice `F.linear` by parts of the output. In bfloat16 a weight (out, in) on the left is
+read 1.5 times as fast as on the right, and twice as fast as one (in, out).
 
-Where a weight (out, in) is the faster one, long generations multiply `copies` of those that lie as
-(in, out). Small weights fit a cache and are left to `F.linear`.
+Where a weight (out, in) is faster, long generations multiply `copies` of weights that are
+(in, out). Small weights fit into a cache of the CPU and go to `F.linear`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.autograd import forward_ad
 
 from gpt2x.pt.cpu import copies
 
-# Elements from which a weight counts as large: 1 MiB of float32.
+# A weight of at least this many elements is large: 1 MiB of float32.
 LARGE = 1 << 18
 
-# Rows up to which reading the weight takes longer than multiplying it.
+# Up to this many rows, reading the weight takes longer than multiplying it.
 _FEW = 64
 
-# Products that one is cut into; threads take whole ones.
+# Number of parts of a product; each part runs on one thread.
 _PARTS = 16
 _PARTS_OF_OUTPUT = 256
 
@@ -40,8 +40,8 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
 
 
 def _is_intel() -> bool:
-    """Whether the processor is Intel's: MKL has fast kernels for no other."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # versions of torch that do not say
+    """Return whether the processor is Intel's: only there MKL's kernels are fast."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # in older versions of torch
         return False
     return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
 
@@ -73,7 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """Return the same for rows [n, in] -> [n, out], or None where `F.linear` is the fastest."""
+    """Return the product of rows [n, in] -> [n, out], or None where `F.linear` is fastest."""
     count = x.size(0)
     is_few, is_half, is_watched = 0 < count <= _FEW, weight.dtype == torch.bfloat16, _is_watched()
     if (is_few if is_half else not _PREFERS_MKL) and not is_watched:
@@ -142,7 +142,7 @@ def _parts_of_sum(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _is_watched() -> bool:
-    """Whether something counts or differentiates operators, of which it may not know oneDNN's."""
+    """Return whether something counts or differentiates operators; it may not know oneDNN's."""
     return (
         forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None

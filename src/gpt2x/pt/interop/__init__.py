@@ -1,1 +1,1 @@
-"""What other libraries for PyTorch expect of a model."""
+"""Methods and behaviour that other libraries for PyTorch expect of a model."""

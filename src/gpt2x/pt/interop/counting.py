@@ -31,7 +31,7 @@ class CountingMixin(nn.Module):
                 yield parameter.numel(), id(parameter) in embeddings
 
     def estimate_tokens(self, input_dict: Mapping[str, Any]) -> int:
-        """Count the tokens of a batch, padding included; 0 where it holds no token ids."""
+        """Count the tokens of a batch, including padding; 0 without token ids."""
         ids = input_dict.get(self.main_input_name)
         return 0 if ids is None else ids.numel()
 
@@ -39,7 +39,7 @@ class CountingMixin(nn.Module):
         self, input_dict: Mapping[str, Any], exclude_embeddings: bool = True
     ) -> int:
         """Estimate the operations of a training step: six for each token and parameter
-        (arXiv:2001.08361), attention left out.
+        (arXiv:2001.08361), without attention.
         """
         parameters = self.num_parameters(exclude_embeddings=exclude_embeddings)
         return 6 * self.estimate_tokens(input_dict) * parameters

@@ -1,6 +1,6 @@
-"""transformers' `Cache` objects as pasts: PEFT's prefix tuning and scripts make them.
+"""transformers' `Cache` objects as pasts, such as those of PEFT's prefix tuning.
 
-They are known by their methods, so transformers is not imported.
+They are recognised by their methods, so transformers is not imported.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from gpt2x.pt.cache import KVCache
 
 
 def is_foreign(past: Any) -> bool:
-    """Whether a past is a `Cache` of transformers."""
+    """Return whether a past is a `Cache` of transformers."""
     return not isinstance(past, KVCache) and hasattr(past, "get_seq_length")
 
 
 def as_cache(past: Any, n_layer: int) -> KVCache:
-    """Return a past of any form as a `KVCache`; only one that is a `KVCache` already may change.
+    """Return a past of any form as a `KVCache`; a past of another form is not changed.
 
     Raises:
         InvalidInputError: if it is neither a cache nor a tuple of keys and values.
@@ -41,7 +41,7 @@ def as_cache(past: Any, n_layer: int) -> KVCache:
 
 
 def append(past: Any, cache: KVCache) -> None:
-    """Append to a `Cache` of transformers what `cache`, read from it, has more by now."""
+    """Append the new tokens of `cache` to the `Cache` of transformers that it was read from."""
     own, cross = _parts(past)
     start = int(own.get_seq_length())
     positions = {"cache_position": torch.arange(start, cache.length, device=cache[0][0].device)}

@@ -1,8 +1,8 @@
-"""Lets `isinstance` of transformers' classes recognise the layers and models here.
+"""Lets `isinstance` recognise our layers and models as those of transformers.
 
 PEFT asks a layer whether it is transformers' `Conv1D`, and PEFT and the Trainer ask a model whether
-it is a `PreTrainedModel`. Nothing here imports transformers; a user's own import decides, before or
-after the models are made.
+it is a `PreTrainedModel`. gpt2x does not import transformers; the user's import has this effect,
+before or after the models are made.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from torch import nn
 
 
 class Recognised(nn.Module):
-    """A module that `isinstance` also takes for the class of transformers named in it.
+    """A module that for `isinstance` is also of the class of transformers that it names.
 
-    Of all that `isinstance` looks at, only the attribute `__class__` of the instance is read again
-    each time, so only there can a later import count. `type(module)` stays as it is, and with it
-    every method, copies, pickles, `torch.compile` and traces. A real base class, chosen when the
-    module is made, would miss an import that follows, and make a file that was pickled with
-    transformers unreadable without it.
+    `isinstance` reads the instance's `__class__` at every call, so a later import can have effect
+    there. `type(module)` does not change, nor do methods, copies, pickles, `torch.compile` and
+    traces. A real base class, chosen when the module is made, would miss a later import, and a
+    module that was pickled with transformers could not be read without it.
     """
 
-    #: Module and name of the class.
+    #: Module and name of the class of transformers.
     _stands_for: ClassVar[tuple[str, str]]
 
     @property
@@ -48,12 +47,12 @@ class Recognised(nn.Module):
 
 @functools.cache
 def _as_subclass(own: type, theirs: type) -> Any:
-    """Return a class like `own`, by the same name, that `issubclass` finds to derive from `theirs`.
+    """Return a class like `own`, of the same name, that is a subclass of `theirs` for `issubclass`.
 
     It equals `own`, and its instances are those of `own`.
 
-    `theirs` comes last in the order in which attributes are looked up, behind `object`: as a base
-    it would come before `nn.Module` and replace methods of it.
+    In the lookup of attributes `theirs` comes last, after `object`: as a real base it would come
+    before `nn.Module` and replace its methods.
     """
     kind: Any = type(own)
 
@@ -63,7 +62,7 @@ def _as_subclass(own: type, theirs: type) -> Any:
             return order if theirs in order else [*order, theirs]
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-            # Code that makes a model by another's __class__ gets one of the importable class.
+            # Code that makes a model with another's __class__ gets one of the importable class.
             made = vars(cls).get("_like", super().__call__)
             return made(*args, **kwargs)
 

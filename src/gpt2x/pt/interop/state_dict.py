@@ -1,4 +1,4 @@
-"""What a model's `load_state_dict` takes besides its own keys."""
+"""Keys that a model's `load_state_dict` accepts besides its own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ class StateDictMixin(nn.Module):
     ) -> Any:
         """Load a state dict; see `torch.nn.Module.load_state_dict`.
 
-        It may have been saved from a model that DistributedDataParallel, FSDP or `torch.compile`
-        wrapped (``module.``, ``_orig_mod.`` in the keys), may hold the causal masks that older
-        versions kept (``attn.bias``, ``attn.masked_bias``), and may lack the output layer where it
-        is tied to the embedding: none of this is an error, or reported. `from_pretrained` forgives
-        more, as another head.
+        The keys may have the prefixes of DistributedDataParallel, FSDP or `torch.compile`
+        (``module.``, ``_orig_mod.``), the causal masks of older versions (``attn.bias``,
+        ``attn.masked_bias``) may be among them, and a tied output layer may be missing: this is
+        neither an error nor reported. `from_pretrained` accepts more, such as another head.
         """
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         if assign:  # which puts a parameter of its own in each place
@@ -37,7 +36,7 @@ class StateDictMixin(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any
     ) -> None:
-        # PyTorch has copied the dictionary: what a module changes in it is for its children.
+        # PyTorch has copied the dictionary, so a module may change it for its children.
         own = {
             prefix + name
             for name, _ in itertools.chain(

@@ -1,7 +1,7 @@
-"""The ways to hand a TensorFlow model its inputs, brought to keyword arguments.
+"""The forms of a TensorFlow model's inputs, converted to keyword arguments.
 
 transformers' TensorFlow models take keywords, a dictionary (or the tokenizer's BatchEncoding), a
-list in the order of the signature, or a lone tensor; Keras would refuse some of them.
+list in the order of the signature, or a single tensor; Keras would refuse some of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError, unknown_arguments
 
-# What transformers called these arguments before.
+# Older names in transformers -> names of these arguments.
 _ALIASES = {
     "inputs": "input_ids",
     "past": "past_key_values",
@@ -39,8 +39,8 @@ def named_inputs(
     Args:
         where: the class of the model, for messages.
         parameters: the parameters of its `call`, in order.
-        args: the positional arguments. The first may hold others: a mapping by name, a list or
-            tuple by order.
+        args: the positional arguments. The first may contain the others: as a mapping by name, or
+            as a list or tuple in order.
         kwargs: the keyword arguments.
 
     Returns:
@@ -81,7 +81,7 @@ def named_inputs(
         if value is not None:
             add(name, value)
     for name, value in kwargs.items():
-        # Keras passes its own keywords through (`training`, `mask` of a functional model).
+        # Among them are Keras's own keywords (`training`, `mask` of a functional model).
         add(name, value)
     if unknown:
         raise InvalidInputError(unknown_arguments(where, unknown, parameters))
@@ -89,22 +89,22 @@ def named_inputs(
 
 
 def _holds_inputs(value: Any) -> bool:
-    """Whether a list holds several inputs, rather than being one written in plain numbers."""
+    """Return whether a list contains several inputs; a list of plain numbers is one input."""
     if not isinstance(value, list | tuple):
         return False
     return any(item is None or hasattr(item, "shape") for item in value)
 
 
 def _in_order(inputs: Sequence[Any]) -> list[Any]:
-    # A cache is never one tensor: `[input_ids, attention_mask]`, which transformers' documentation
-    # shows, leaves it out.
+    # A cache is never a single tensor: `[input_ids, attention_mask]`, as in the documentation of
+    # transformers, has no cache.
     if len(inputs) > 1 and hasattr(inputs[1], "shape"):
         return [inputs[0], None, *inputs[1:]]
     return list(inputs)
 
 
 def _as_tensor(name: str, value: Any) -> Any:
-    """Make tensors of plain lists, and 32-bit ids of all other integers."""
+    """Convert lists to tensors, and ids of other integer types to 32 bits."""
     if isinstance(value, list) and name != "past_key_values":
         value = np.asarray(value)
     value = integers_again(value)
@@ -117,10 +117,10 @@ def _as_tensor(name: str, value: Any) -> Any:
 
 
 def as_ids(value: Any) -> Any:
-    """Return ids that a trace holds as float32 as int32; anything else as it is.
+    """Convert ids that are float32 in a trace to int32; return anything else as it is.
 
-    Keras traces a model of a user's own with float32 inputs when it saves it, and so does
-    `keras.Input` that is told no dtype. What has values is not cast: there, floats are a mistake.
+    Keras traces a user's own model with float32 inputs when it saves it; `keras.Input` without a
+    dtype is float32 too. Arrays with values are not cast: floats are an error there.
     """
     if isinstance(value, keras.KerasTensor):
         is_float = keras.backend.standardize_dtype(value.dtype) in ("float32", "float64")
@@ -130,10 +130,10 @@ def as_ids(value: Any) -> Any:
 
 
 def integers_again(value: Any) -> Any:
-    """Return integers that Keras has averaged as integers.
+    """Convert integers that Keras has averaged back to integers.
 
-    Under a distribution strategy it builds metrics on the mean of the replicas' batches, of which
-    it wants shapes only; ids and labels then come as float64 of a graph.
+    Under a distribution strategy Keras builds metrics on the mean of the replicas' batches, for
+    their shapes; ids and labels are then float64 in a graph.
     """
     is_mean = tf.is_tensor(value) and value.dtype == tf.float64 and tf.distribute.has_strategy()
     return tf.cast(value, tf.int32) if is_mean and not tf.executing_eagerly() else value

@@ -1,7 +1,7 @@
 """Added tokens in text, found by table look-ups instead of a search automaton.
 
-The rules are those of `gpt2x.tokenization.added_tokens`: leftmost match first, the longest of those
-that begin at one place, no overlaps; then `single_word`, `lstrip` and `rstrip`. Tokens with
+The rules are those of `gpt2x.tokenization.added_tokens`: the leftmost match wins, then the longest
+that begins there, without overlaps; then `single_word`, `lstrip` and `rstrip` apply. Tokens with
 `normalized=False` (special tokens, by default) are found before all others.
 """
 
@@ -24,7 +24,7 @@ _Matches = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 class Pieces(NamedTuple):
-    """Text cut into pieces: each is split into words on its own, or is an added token as a whole.
+    """Text cut into pieces: each is an added token, or is split into words separately.
 
     Attributes:
         begins: bool [C], true for the first character of each piece.
@@ -35,13 +35,13 @@ class Pieces(NamedTuple):
     token_id: tf.Tensor
 
     def without_words_in_tokens(self, starts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Drop the words that begin within an added token; it is one word as a whole.
+        """Drop the words that begin within an added token, since the token is one word.
 
         Args:
             starts: int64 [W], where words begin.
 
         Returns:
-            The places that are left, and the id of the added token (or NO_TOKEN) at each.
+            The remaining places, and the id of the added token (or NO_TOKEN) at each.
         """
         piece = _latest(self.begins, starts)
         token_id = tf.gather(self.token_id, piece)
@@ -67,7 +67,7 @@ class AddedTokenFinder(tf.Module):
     def __call__(
         self, code_points: tf.Tensor, classes: tf.Tensor, begins_text: tf.Tensor
     ) -> Pieces:
-        """Find the added tokens of texts that stand one after the other.
+        """Find the added tokens of concatenated texts.
 
         Args:
             code_points: int32 [C].
@@ -119,7 +119,7 @@ class _Pass(tf.Module):
             begin, end, row = self._whole_words(is_word, pieces, begin, end, row)
         if self._has_strips:
             begin, end, row = self._strip(classes == SPACE, pieces, begin, end, row)
-        # One more place, for a token that ends where the text does.
+        # One more place, for a token at the end of the text.
         begins = tf.concat([pieces.begins, [True]], axis=0)
         cuts = tf.concat([begin, end], axis=0)
         begins = tf.tensor_scatter_nd_update(begins, cuts[:, None], tf.ones_like(cuts, tf.bool))
@@ -129,7 +129,7 @@ class _Pass(tf.Module):
         return Pieces(begins[:-1], token_id)
 
     def _matches(self, code_points: tf.Tensor, pieces: Pieces) -> _Matches:
-        """Give where tokens begin and end, and which they are, in order, without overlaps."""
+        """Return where tokens begin and end, and their rows, in order, without overlaps."""
         beyond = tf.size(self._is_first) - 1
         at = tf.where(tf.gather(self._is_first, tf.minimum(code_points, beyond)))[:, 0]
         piece_begin = _latest(pieces.begins, at)
@@ -150,7 +150,7 @@ class _Pass(tf.Module):
     def _whole_words(
         self, is_word: tf.Tensor, pieces: Pieces, begin: tf.Tensor, end: tf.Tensor, row: tf.Tensor
     ) -> _Matches:
-        """Leave out tokens with `single_word` that have a character of a word next to them."""
+        """Drop tokens with `single_word` that are next to a character of a word."""
         is_word = tf.concat([is_word, [False]], axis=0)
         begins = tf.concat([pieces.begins, [True]], axis=0)
         word_before = tf.gather(shift_right(is_word) & ~begins, begin)
@@ -179,25 +179,25 @@ def _select(matches: _Matches, kept: tf.Tensor) -> _Matches:
 
 
 def _latest(flags: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Give the last true place up to each of some places: bool [N], int64 [K] -> int64 [K].
+    """Return the last true place up to each of some places: bool [N], int64 [K] -> int64 [K].
 
-    Where no place is true, it gives 0.
+    It is 0 if no place is true.
     """
     places = tf.concat([tf.zeros([1], tf.int64), tf.where(flags)[:, 0]], axis=0)
     return tf.gather(places, tf.gather(tf.cumsum(tf.cast(flags, tf.int32)), at))
 
 
 def _next(flags: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Give the first true place from each of some places on: bool [N], int64 [K] -> int64 [K].
+    """Return the first true place from each of some places on: bool [N], int64 [K] -> int64 [K].
 
-    Where no place is true, it gives N.
+    It is N if no place is true.
     """
     places = tf.concat([tf.where(flags)[:, 0], [tf.size(flags, tf.int64)]], axis=0)
     return tf.gather(places, tf.gather(tf.cumsum(tf.cast(flags, tf.int32), exclusive=True), at))
 
 
 def _without_overlaps(begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Mark what is left of spans, from the first one on, if none may begin before the last ends.
+    """Mark the spans that remain, from the first on, if none may begin before the last one ends.
 
     Args:
         begin: int64 [K], ascending.
@@ -206,9 +206,9 @@ def _without_overlaps(begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     Returns:
         bool [K].
     """
-    # Where to go on from each span, K being the end; the end goes on to itself. Those reached from
-    # the first are left. Each round doubles the length of all jumps, so that there are as many
-    # rounds as K has binary digits.
+    # The next span after each span; K is the end, whose next is itself. Spans that are reached from
+    # the first remain. Each round doubles the length of all jumps, so there are as many rounds as
+    # K has binary digits.
     n = tf.size(begin)
     jump = tf.concat([tf.searchsorted(begin, end), [n]], axis=0)  # [K + 1]
     reached = tf.equal(tf.range(n + 1), 0)

@@ -1,20 +1,19 @@
 """Byte-pair merges of a whole batch of words at once, in core TensorFlow ops.
 
 Byte-pair encoding (Sennrich et al., 2016; byte-level in Radford et al., 2019) merges, word by
-word, the adjacent pair of lowest rank, the leftmost among equals, until the merge table holds no
-pair that is left. Here every word takes its steps at the same time, on one flat array of symbols.
+word, the adjacent pair of lowest rank, the leftmost among equals, until no adjacent pair is in the
+merge table. Here all words take their steps at the same time, on one flat array of symbols.
 
-Done word by word, a long word would need as many passes as it uses different merges, thousands of
-them. So each pass works on segments, which get shorter, and does as much as it can in each:
+A long word would need as many passes as it uses different merges, which may be thousands. So each
+pass works on segments, which get shorter, and does as much as it can in each:
 
-1. It cuts where no merge can ever join what is left and right; what happens on one side of such a
-   place has no influence on the other.
-2. In each segment it merges the pair of lowest rank, the step that the definition asks for.
-3. It also merges every pair that no merge of a lower rank can break up any more. It would be merged
-   in the end, so it may as well be now.
+1. It cuts where no merge can ever join the two sides; the sides do not influence each other.
+2. In each segment it merges the pair of lowest rank, the step of the definition.
+3. It also merges every pair that no merge of a lower rank can break up. Such a pair would be merged
+   later anyway.
 
-Just merging "every pair that ranks lower than its two neighbours" would be wrong: with the merges
-cd, b·cd, ab in this order, "abcd" ends as a·bcd, although ab does rank below bc.
+Merging "every pair that ranks lower than its two neighbours" would be wrong: with the merges cd,
+b·cd, ab in this order, "abcd" ends as a·bcd, although ab ranks below bc.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from gpt2x.tf.text.lookup import static_table
 from gpt2x.tf.text.pretokenization import shift_left, shift_right
 
 NO_MERGE = np.iinfo(np.int32).max
-"""The rank of a pair that the merge table does not hold; higher than every rank that it does."""
+"""The rank of a pair that is not in the merge table; higher than every rank in it."""
 
 _MISSING = -1
 _UNKNOWN_SYMBOL = (
@@ -41,9 +40,9 @@ _UNKNOWN_SYMBOL = (
 class BytePairMerges(tf.Module):
     """The merge table of a byte-level BPE, applied to a batch of words.
 
-    Symbols are numbered apart from the vocabulary: symbol b < 256 is the byte b, and each distinct
-    string that some merge makes has a number from 256 on. A vocabulary need hold neither (a merge
-    may lead through a string that has no id), so ids are given last.
+    Symbols have numbers of their own: symbol b < 256 is the byte b, and each distinct string that a
+    merge makes has a number from 256 on. Symbols need not be in the vocabulary (a merge may lead
+    through a string without id), so ids are assigned last.
 
     Args:
         merge_ranks: rank of each pair of byte strings; lowest merges first.
@@ -75,8 +74,8 @@ class BytePairMerges(tf.Module):
         self._rank = self._rank_table(
             (symbols[left], symbols[right], rank) for rank, (left, right) in enumerate(pairs)
         )
-        # The lowest rank of a merge that can ever join the place between two symbols, of which the
-        # left one may first grow to the left, and the right one to the right.
+        # The lowest rank of a merge that can ever join two neighbours, after the left one may have
+        # grown to the left and the right one to the right.
         grown_left, grown_right = _outer_parts(pairs)
         self._rank_across = self._rank_table(
             (symbols[left_part], symbols[right_part], rank)
@@ -114,7 +113,7 @@ class BytePairMerges(tf.Module):
     def _pass(
         self, symbols: tf.Tensor, joined: tf.Tensor, slots: tf.Tensor, finished: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Cut segments, merge in each of them, and take out those where nothing can be merged."""
+        """Cut segments, merge in each of them, and remove those where nothing can be merged."""
         # All [M]: of the place between each symbol and the next.
         following = shift_left(symbols)
         across = self._ranks(self._rank_across, symbols, following, joined)
@@ -130,19 +129,19 @@ class BytePairMerges(tf.Module):
             finished, tf.gather_nd(slots, done)[:, None], tf.gather_nd(symbols, done)
         )
         merges = self._lowest(active & tf.equal(ranks, lowest), segments, ranks, n_segments)
-        # A pair can be broken up by what takes its first symbol, or its second.
+        # A pair is broken up by a merge that takes its first or its second symbol.
         out_of_reach = ranks < tf.minimum(
             shift_right(across, fill=NO_MERGE), shift_left(across, fill=NO_MERGE)
         )
         if self._in_order is not None:
-            # Having a result early must not let its own merges go before their turn.
+            # The merges of an early result must still wait for their turn.
             out_of_reach &= tf.gather(self._in_order, self._rank_row(ranks))
         # The two kinds never overlap: each pair would have to rank below the other.
         merges |= out_of_reach
 
         merged_symbols = tf.gather(self._merged_symbol, self._rank_row(ranks))
         symbols = tf.where(merges, merged_symbols, symbols)
-        # A merged symbol is joined to what its second part was joined to.
+        # A merged symbol is joined to the neighbour of its second part.
         joined = tf.where(merges, shift_left(joined), joined)
         kept = tf.where(active & ~shift_right(merges))[:, 0]
         return tf.gather(symbols, kept), tf.gather(joined, kept), tf.gather(slots, kept), finished
@@ -154,7 +153,7 @@ class BytePairMerges(tf.Module):
         right: tf.Tensor,
         joined: tf.Tensor,
     ) -> tf.Tensor:
-        """Look up neighbours in a table of ranks; those that are not joined have none."""
+        """Look up neighbours in a table of ranks; neighbours that are not joined have no rank."""
         keys = tf.cast(left, tf.int64) * self._n_symbols + tf.cast(right, tf.int64)
         return tf.where(joined, table.lookup(keys), NO_MERGE)
 
@@ -163,8 +162,8 @@ class BytePairMerges(tf.Module):
     ) -> tf.Tensor:
         """Choose among the occurrences of each segment's lowest pair those to merge now: bool [M].
 
-        They are merged one by one, from the left. That is all of them, unless the result takes part
-        in a merge of a lower rank still, which is then next.
+        They are merged one by one, from the left. All of them are, unless the result takes part in
+        a merge of a lower rank, which is then next.
         """
         merges = _every_other_in_runs(hits)
         if self._in_order is not None:
@@ -203,24 +202,23 @@ def _number_symbols(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, int]:
 def _outer_parts(
     pairs: Sequence[tuple[bytes, bytes]],
 ) -> tuple[dict[bytes, set[bytes]], dict[bytes, set[bytes]]]:
-    """List for each symbol those that growing to the left (to the right) can turn into it."""
+    """Return for each symbol the symbols that can become it by growing to the left (right)."""
     grown_left: dict[bytes, set[bytes]] = defaultdict(set)
     grown_right: dict[bytes, set[bytes]] = defaultdict(set)
     for symbol in {part for pair in pairs for part in pair}:
         grown_left[symbol].add(symbol)
         grown_right[symbol].add(symbol)
     for left, right in sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1])):
-        # Parts are shorter than the whole, so that theirs are complete by now.
+        # Parts are shorter than the whole, so their lists are complete already.
         grown_left[left + right] |= grown_left[right]
         grown_right[left + right] |= grown_right[left]
     return grown_left, grown_right
 
 
 def _rank_before_their_uses(pairs: Sequence[tuple[bytes, bytes]]) -> list[bool]:
-    """Tell of each merge whether all merges that take its result rank after it.
+    """Return for each merge whether all merges that take its result rank after it.
 
-    Training finds merges in such an order, but for the few strings that it finds a second way to
-    make.
+    Training finds merges in this order, except for a few strings that it can make in two ways.
     """
     first_use: dict[bytes, int] = {}
     for rank, pair in enumerate(pairs):
@@ -234,7 +232,7 @@ def _rank_before_their_uses(pairs: Sequence[tuple[bytes, bytes]]) -> list[bool]:
 def _every_other_in_runs(hits: tf.Tensor) -> tf.Tensor:
     """Keep the 1st, 3rd, 5th ... of each run of neighbouring hits: bool [M] -> bool [M].
 
-    Hits next to each other overlap ("aaa" holds the pair "aa" twice), and the leftmost wins.
+    Hits next to each other overlap ("aaa" contains the pair "aa" twice), and the leftmost wins.
     """
     position = tf.range(tf.size(hits))
     begins_run = hits & ~shift_right(hits)

@@ -1,4 +1,4 @@
-"""Constant lookup tables that travel with a SavedModel."""
+"""Constant lookup tables that are stored in a SavedModel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def static_table(
     """Make a `StaticHashTable` that gives `default` for absent keys.
 
     Set as an attribute of a `tf.Module` or layer, the table is tracked: `tf.saved_model.save`
-    writes it into the graph as constants, with no file beside it.
+    writes it into the graph as constants, without a further file.
     """
     keys, values = list(keys), list(values)
     # A layer may be made while a graph is traced; the table must outlive that graph.
     with tf.init_scope():
         if not keys:
-            # TensorFlow fills no table with nothing, so it gets an entry that says nothing.
+            # TensorFlow does not accept an empty table, so it gets an entry without effect.
             keys, values = tf.zeros([1], key_dtype), [default]
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.convert_to_tensor(keys, key_dtype), tf.constant(values, value_dtype)

@@ -26,8 +26,8 @@ class TextEncoder(tf.Module):
         vocab: id of each token, tokens spelt as in vocab.json.
         merges: pairs of tokens, the first to merge first.
         added_tokens: by id, tokens that are found in text before it is split into words.
-        unknown_id: id of a byte that the vocabulary lacks; None makes one an error.
-        add_prefix_space: whether text that does not begin with a space is given one.
+        unknown_id: id of a byte that the vocabulary lacks; if None, such a byte is an error.
+        add_prefix_space: whether text that does not begin with a space gets one.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TextEncoder(tf.Module):
         self._add_prefix_space = add_prefix_space
         self._classes = CharacterClasses()
         self._added_tokens = AddedTokenFinder(added_tokens)
-        # Tokens that are not bytes can only be found as added ones, never be merged.
+        # Tokens that are not bytes are only found as added tokens; merges do not make them.
         self._merges = BytePairMerges(
             {
                 (token_to_bytes(left), token_to_bytes(right)): rank
@@ -83,7 +83,7 @@ class TextEncoder(tf.Module):
         """Encode words, or give added tokens their id: [W], [W] -> int32 ragged [W, (ids)]."""
         is_text = token_ids < 0
         text_places, token_places = tf.where(is_text)[:, 0], tf.where(~is_text)[:, 0]
-        # Words repeat, and each distinct one is merged once.
+        # Words repeat; each distinct word is merged once.
         distinct, row_of_text = tf.unique(tf.gather(words, text_places))
         ids_of_tokens = tf.RaggedTensor.from_tensor(tf.gather(token_ids, token_places)[:, None])
         rows = tf.concat([self._merges(distinct), ids_of_tokens], axis=0)
@@ -100,7 +100,7 @@ def _stands_for_bytes(token: str) -> bool:
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:
-    """Mark where a vector differs from the place before, and the first place: [N] -> bool [N]."""
+    """Mark places that differ from the one before, and the first: [N] -> bool [N]."""
     differs = tf.not_equal(values[1:], values[:-1])
     return tf.concat([tf.ones_like(values[:1], tf.bool), differs], axis=0)
 
@@ -110,7 +110,7 @@ def _put_spaces_before(
 ) -> tuple[tf.Tensor, tf.Tensor, Pieces]:
     """Put a space before each piece of text that does not begin with one."""
     lacks_space = pieces.begins & (pieces.token_id < 0) & tf.not_equal(code_points, ord(" "))
-    # Where there is a space to put, a character comes twice, and its first copy becomes the space.
+    # A character that needs a space before it is repeated, and its first copy becomes the space.
     n_copies = tf.where(lacks_space, 2, 1)
     source = tf.repeat(tf.range(tf.size(code_points)), n_copies)
     is_first = _changes(source)
