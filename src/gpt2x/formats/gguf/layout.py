@@ -1,4 +1,4 @@
-"""The format GGUF, as reading and writing it share: types, and what GPT-2's parts are called.
+"""The format GGUF, for the reader and the writer: types, and the names of GPT-2's parts.
 
 A header of typed key-value pairs, a table of tensors, then their data, aligned. Dimensions are
 listed from the fastest to the slowest; projections are (out, in).
