@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
+
+# So that a failed assertion in a helper shows its values, as one in a test does.
+pytest.register_assert_rewrite("support")
 
 # The test run is deterministic and quick; HYPOTHESIS_PROFILE=fuzz looks longer and elsewhere.
 settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)

@@ -13,7 +13,8 @@ import pytest
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import KVCache
 from support import positions
-from support.flax_models import random_ids, tiny_model
+from support.contract.cache import CacheContract
+from support.flax_models import BACKEND, random_ids, tiny_model
 
 IDS = random_ids(2, 6)
 
@@ -220,3 +221,7 @@ def test_it_tells_of_itself_by_the_names_of_transformers(model):
     assert (cache.max_batch_size, cache.max_cache_len, cache.get_max_cache_shape()) == (2, 9, -1)
     assert cache.is_sliding == [False] * len(cache)
     assert cache.get_mask_sizes(np.arange(2)) == (8, 0)
+
+
+class TestCache(CacheContract):
+    backend = BACKEND

@@ -14,7 +14,8 @@ from flax import nnx
 from gpt2x import flax as gpt2x_flax
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import FlaxGPT2LMHeadModel, FlaxGPT2Model, register_attention
-from support.flax_models import random_ids, tiny_config, tiny_model, tiny_params
+from support.contract.model import ModelContract
+from support.flax_models import BACKEND, random_ids, tiny_config, tiny_model, tiny_params
 from support.ignored_labels import IGNORED, ids_for
 
 IDS = random_ids(2, 6)
@@ -252,3 +253,7 @@ def test_models_name_their_framework_and_vocabulary():
 
 def test_tiny_params_fit(model):
     assert set(flatten_dict(tiny_params(model))) == model.required_params
+
+
+class TestModel(ModelContract):
+    backend = BACKEND

@@ -11,8 +11,9 @@ import torch
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt import attention
+from support.contract.attention import AttentionContract
 from support.positions import MASK, POSITIONS
-from support.pt_models import random_ids, tiny_config, tiny_model
+from support.pt_models import BACKEND, random_ids, tiny_config, tiny_model
 
 FLAGS = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
 PADDED = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
@@ -241,3 +242,7 @@ def test_dropout_acts_in_training_only(implementation: str, rate: str):
             module.p = 0.0
     trained = model(ids).logits
     torch.testing.assert_close(trained, model.eval()(ids).logits)
+
+
+class TestAttention(AttentionContract):
+    backend = BACKEND

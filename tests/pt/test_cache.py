@@ -10,7 +10,8 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
-from support.pt_models import assert_as_close_as, random_ids, tiny_config, tiny_model
+from support.contract.cache import CacheContract
+from support.pt_models import BACKEND, assert_as_close_as, random_ids, tiny_config, tiny_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -297,3 +298,7 @@ def test_it_tells_of_itself_by_the_names_of_transformers():
     assert cache.is_sliding == [False, False]
     assert (cache.max_batch_size, cache.max_cache_len, cache.get_max_cache_shape()) == (3, 7, -1)
     assert cache.get_mask_sizes(torch.arange(4, 6), layer_idx=1) == (6, 0)
+
+
+class TestCache(CacheContract):
+    backend = BACKEND

@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
+from support.contract.heads import HeadsContract
 from support.ignored_labels import IGNORED, ids_for
-from support.pt_models import random_ids, tensors, tiny_config, tiny_model
+from support.pt_models import BACKEND, random_ids, tensors, tiny_config, tiny_model
 
 CLASSES = [
     pt.GPT2Model,
@@ -357,3 +358,7 @@ def test_half_a_span_is_refused():
     model = tiny_model(pt.GPT2ForQuestionAnswering)
     with pytest.raises(InvalidInputError, match="both start_positions and end_positions"):
         model(random_ids(2, 4), start_positions=torch.zeros(2, dtype=torch.long))
+
+
+class TestHeads(HeadsContract):
+    backend = BACKEND

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gpt2x import flax as gpt2x_flax
 from gpt2x.config import GPT2Config
 from gpt2x.flax.parameters import flatten, unflatten
+from support.contract.backend import Backend
 from support.golden_data import GoldenCase
 
 TINY = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3}
@@ -50,3 +52,6 @@ def golden_model(case: GoldenCase, **options: Any) -> Any:
     """Load the model of a golden case."""
     kind = getattr(gpt2x_flax, "Flax" + case.settings["class"])
     return kind.from_pretrained(case.folder, config=GPT2Config.from_dict(case.config), **options)
+
+
+BACKEND = Backend(gpt2x_flax, "Flax", tiny_model, jnp.asarray, np.asarray)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpt2x import pt
 from gpt2x.config import GPT2Config
+from support.contract.backend import Backend
 from support.golden_data import GoldenCase
 
 TINY = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3}
@@ -55,3 +56,11 @@ def golden_model(case: GoldenCase, **options: Any) -> Any:
     """Load the model of a golden case."""
     kind = getattr(pt, case.settings["class"])
     return kind.from_pretrained(case.folder, config=GPT2Config.from_dict(case.config), **options)
+
+
+def untrained_model(*kind: type[pt.GPT2PreTrainedModel], **fields: Any) -> Any:
+    """Return a `tiny_model` that no derivative is taken of, so that its caches stay in place."""
+    return tiny_model(*kind, **fields).requires_grad_(False)
+
+
+BACKEND = Backend(pt, "", untrained_model, torch.tensor, Tensor.numpy)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from gpt2x import tf as gpt2x_tf
 from gpt2x.config import GPT2Config
+from support.contract.backend import Backend
 from support.golden_data import GoldenCase
 
 TINY = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3}
@@ -42,3 +44,6 @@ def golden_model(case: GoldenCase, **options: Any) -> Any:
     """Load the model of a golden case."""
     kind = getattr(gpt2x_tf, "TF" + case.settings["class"])
     return kind.from_pretrained(case.folder, config=GPT2Config.from_dict(case.config), **options)
+
+
+BACKEND = Backend(gpt2x_tf, "TF", tiny_model, tf.constant, np.asarray)
