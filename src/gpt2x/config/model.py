@@ -358,7 +358,7 @@ class GPT2Config(JSONConfig):
         gguf_file = kwargs.pop("gguf_file", None)
         if gguf_file is not None or (path.suffix == ".gguf" and path.is_file()):
             return {**_read_gguf(path, gguf_file, where), "name_or_path": name_or_path}, kwargs
-        values = cls._read(path, CONFIG_NAME, where)
+        values = cls._read(name_or_path, CONFIG_NAME, where)
         return {**values, "name_or_path": name_or_path}, kwargs
 
     @classmethod
