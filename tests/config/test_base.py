@@ -30,7 +30,7 @@ def test_a_config_is_read_from_a_folder_and_from_a_file(kind, filename, field, t
 def test_a_missing_file_is_named(kind, filename, field, tmp_path):
     with pytest.raises(CheckpointError, match=f"holds no {filename}; give a folder"):
         kind.from_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="There is no folder './nowhere'"):
+    with pytest.raises(CheckpointError, match=r"There is no folder '\./nowhere'"):
         kind.from_pretrained("./nowhere")  # never the model "nowhere" on the hub
 
 
