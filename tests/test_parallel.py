@@ -34,8 +34,6 @@ BESIDES = {
     ("tf", "heads", "_LanguageModel"): "the output layer of the two language models",
     ("tf", "model", "MainLayer"): "Keras keeps the body in a layer of its own, as transformers did",
     ("pt", "activations", "Activation"): "hooks of PyTorch hang on modules",
-    ("pt", "cache", "Layer"): "scripts read `cache.layers[i].keys`, as of transformers' caches",
-    ("tf", "cache", "LayerCache"): "Keras takes a cache apart that a block is given",
     ("flax", "cache", "LayerCache"): "nothing changes in a call: a block returns its layer",
     ("pt", "outputs", "_Dict"): "what PyTorch's tools see in an output",
     ("tf", "outputs", "_Pytree"): "what TensorFlow sees in an output",

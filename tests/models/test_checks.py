@@ -10,7 +10,7 @@ import pytest
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
+from gpt2x.models import cache, checks
 
 CONFIG = GPT2Config(vocab_size=10, n_positions=8, n_embd=6, n_head=3, n_layer=2)
 
@@ -168,7 +168,7 @@ def test_pasts():
     pair, traced = (np.zeros((2, 3, 4, 2)),) * 2, unknown(None, 3, None, 2)
 
     def check_past(past: Any, **options: Any) -> None:
-        checks.check_past(past, lambda value: hasattr(value, "shape"), **options)
+        cache.check_past(past, lambda value: hasattr(value, "shape"), **options)
 
     for past in ((), [pair, pair], ((*pair, *pair),) * 2, (pair, (traced, traced))):
         check_past(past)

@@ -5,19 +5,18 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, export, lax
+from jax import Array, export
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.flax.cpu.products import reads_weights_only
-from gpt2x.models import checks
-from gpt2x.models.cache import CacheNames
+from gpt2x.flax.cpu import folding
+from gpt2x.models.cache import CacheMixin, buffer_shape, check_past, each
 
 Pair = tuple[Array, Array]
 
@@ -43,10 +42,11 @@ class LayerCache(NamedTuple):
         if self.key is None or self.value is None:
             return self._replace(key=key, value=value), key, value
         layer = self._replace(
-            key=_behind(self.key, key, self.length), value=_behind(self.value, value, self.length)
+            key=folding.written(self.key, key, self.length),
+            value=folding.written(self.value, value, self.length),
         )
-        heads = key.shape[:2]
-        return layer, _unfolded(layer.key, heads), _unfolded(layer.value, heads)
+        heads = key.shape[1]
+        return layer, folding.unfolded(layer.key, heads), folding.unfolded(layer.value, heads)
 
     @property
     def cross(self) -> Pair | None:
@@ -56,20 +56,7 @@ class LayerCache(NamedTuple):
         return self.cross_key, self.cross_value
 
 
-def _behind(buffer: Array, new: Array, length: Array | None) -> Array:
-    """Return the buffer with `new` [B, H, T, D] at `length`, or at its end if that is None."""
-    new = new.reshape(*buffer.shape[:-2], *new.shape[-2:]).astype(buffer.dtype)
-    if length is None:
-        return jnp.concatenate([buffer, new], axis=-2)
-    return lax.dynamic_update_slice_in_dim(buffer, new, length, axis=-2)
-
-
-def _unfolded(buffer: Array, leading: tuple[int, ...]) -> Array:
-    """Return [B x H, S, D] as [B, H, S, D]; `leading` is (B, H)."""
-    return buffer.reshape(*leading, *buffer.shape[-2:])
-
-
-class KVCache(CacheNames):
+class KVCache(CacheMixin):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -86,16 +73,16 @@ class KVCache(CacheNames):
     alone, are kept beside them after the first call.
 
     A pytree: it can be an argument of a jitted function, also a donated one, and the carry of
-    `lax.scan` and `lax.while_loop`. Its leaves may be *folded*, [B x H, max_length, D]: a CPU's
-    XLA updates such a one in place, but makes four copies a step of a buffer of rank 4, which its
-    product with the query takes in another shape than the loop. `keys` and `values` show either as
-    rank 4.
+    `lax.scan` and `lax.while_loop`. Its leaves may be folded, [B x H, max_length, D], for a CPU's
+    sake (see `gpt2x.flax.cpu.folding`); `keys` and `values` show either as rank 4.
 
     >>> from gpt2x import GPT2Config
     >>> cache = KVCache.create(GPT2Config(), batch_size=2, max_length=64)
     >>> cache.length, cache.max_length, cache.keys[0].shape
     (0, 64, (2, 12, 64, 64))
     """
+
+    _is_array = staticmethod(lambda value: isinstance(value, Array | np.ndarray))
 
     def __init__(
         self,
@@ -105,8 +92,8 @@ class KVCache(CacheNames):
         cross_keys: Sequence[Array | None] | None = None,
         cross_values: Sequence[Array | None] | None = None,
     ) -> None:
-        self._keys = list(keys)
-        self._values = list(values)
+        self._keys: list[Any] = list(keys)
+        self._values: list[Any] = list(values)
         self._folded_heads: int | None = None  # H, if the buffers are folded
         self._length = length
         self.cross_keys = list(cross_keys or [None] * len(self._keys))
@@ -124,35 +111,12 @@ class KVCache(CacheNames):
 
         `dtype` defaults to the config's, and that to float32.
         """
-        if not 1 <= max_length <= config.n_positions:
-            raise InvalidInputError(
-                f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
-            )
-        shape = (batch_size, config.n_head, max_length, config.n_embd // config.n_head)
+        shape = buffer_shape(config, batch_size, max_length)
         dtype = jnp.dtype(dtype or config.dtype or "float32")
         # A buffer for each: one that stands in two places cannot be donated.
         keys = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
         values = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
         return cls(keys, values, jnp.zeros((), jnp.int32))._fold()
-
-    @classmethod
-    def empty(cls, n_layer: int) -> Self:
-        """Return a cache without buffers: the first call's keys and values become them."""
-        return cls([None] * n_layer, [None] * n_layer)
-
-    @classmethod
-    def from_tuple(cls, past_key_values: Sequence[Sequence[Array]]) -> Self:
-        """Wrap transformers' form, per layer (key, value) or (key, value, cross key, cross value).
-
-        The result is full: appending to it concatenates.
-        """
-        checks.check_past(past_key_values, _is_array)
-        keys, values, *cross = zip(*past_key_values, strict=True)
-        return cls(keys, values, None, *cross)
-
-    def to_tuple(self) -> tuple[tuple[Array, ...], ...]:
-        """Return the filled part as transformers' tuple of (key, value), and cross pairs if any."""
-        return tuple((*self[layer], *(self.cross(layer) or ())) for layer in range(len(self)))
 
     @classmethod
     def from_dict(cls, past_key_values: Mapping[str, Any]) -> Self:
@@ -174,7 +138,7 @@ class KVCache(CacheNames):
                 'layer, ["h"]["0"]["attn"] holds cached_key and cached_value [batch, max_length, '
                 "heads, head_dim] and the scalar cache_index. KVCache.to_dict makes one."
             ) from error
-        checks.check_past(list(zip(keys, values, strict=True)), _is_array)
+        check_past(list(zip(keys, values, strict=True)), cls._is_array)
         return cls(keys, values, length)
 
     def to_dict(self, *, prefix: bool) -> dict[str, Any]:
@@ -198,17 +162,26 @@ class KVCache(CacheNames):
         """For each layer, the keys [B, H, max_length, D]; None before the first call of an empty
         cache.
         """
-        return [self._unfold(buffer) for buffer in self._keys]
+        return [self._unfolded(buffer) for buffer in self._keys]
 
     @property
     def values(self) -> list[Array | None]:
         """For each layer, the values, as `keys`."""
-        return [self._unfold(buffer) for buffer in self._values]
+        return [self._unfolded(buffer) for buffer in self._values]
 
-    def _unfold(self, buffer: Array | None) -> Any:
-        if buffer is None or self._folded_heads is None or buffer.ndim == 4:
-            return buffer
-        return _unfolded(buffer, (self.batch_size, self._folded_heads))
+    def _unfolded(self, buffer: Array | None) -> Any:
+        return folding.unfolded(buffer, self._folded_heads)
+
+    def _buffers(self, layer: int) -> tuple[Any, Any]:
+        return self._unfolded(self._keys[layer]), self._unfolded(self._values[layer])
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether there are buffers: False before the first call of a cache made `empty`."""
+        return self._keys[0] is not None
+
+    def _size(self, axis: int) -> int:
+        return folding.unfolded_shape(self._keys[0].shape, self._folded_heads)[axis]
 
     @property
     def is_full(self) -> bool:
@@ -228,20 +201,12 @@ class KVCache(CacheNames):
         return self.max_length if self._length is None else self._length
 
     @property
-    def max_length(self) -> int:
-        """Positions for which there is room; 0 before the first call of a cache made `empty`."""
-        return 0 if self._keys[0] is None else self._keys[0].shape[-2]
-
-    @property
-    def batch_size(self) -> int:
-        """Rows (B); 0 before the first call of a cache made `empty`."""
-        return 0 if self._keys[0] is None else self._keys[0].shape[0] // (self._folded_heads or 1)
-
-    @property
     def key_spec(self) -> jax.ShapeDtypeStruct | None:
         """Shape [B, H, max_length, D] and dtype of a layer's keys; None where `keys` are None."""
         key = self._keys[0]
-        return None if key is None else jax.eval_shape(self._unfold, key)
+        if key is None:
+            return None
+        return jax.ShapeDtypeStruct(tuple(map(self._size, range(4))), key.dtype)
 
     def layer(self, layer: int) -> LayerCache:
         """Return a layer as a block takes it."""
@@ -253,33 +218,13 @@ class KVCache(CacheNames):
             self.cross_values[layer],
         )
 
-    def cross(self, layer: int) -> Pair | None:
-        """Return the cross-attention keys and values of a layer, if it has seen the encoder."""
-        return self.layer(layer).cross
-
     def __getitem__(self, layer: int) -> Pair:
-        key, value = self._unfold(self._keys[layer]), self._unfold(self._values[layer])
-        if key is None or value is None:
-            raise InvalidInputError("The cache is empty: no model has been called with it yet.")
-        length = self.length
-        if not isinstance(length, int):
+        if not isinstance(self.length, int):
             raise InvalidInputError(
                 "The filled part of a static cache has no shape inside jax.jit; read keys, values "
                 "and length instead."
             )
-        return key[:, :, :length], value[:, :, :length]
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[layer] for layer in range(len(self)))
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, "
-            f"length={self.length}, max_length={self.max_length})"
-        )
+        return super().__getitem__(layer)
 
     # --- changing as a whole; each returns a new cache ---
 
@@ -300,25 +245,16 @@ class KVCache(CacheNames):
 
     def reorder(self, parents: Array) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
-
-        def rows(buffer: Array) -> Array:
-            taken = jnp.take(self._unfold(buffer), parents, axis=0)
-            return taken if buffer.ndim == 4 else taken.reshape(-1, *buffer.shape[1:])
-
-        return self._map(rows)
+        return self._map(lambda buffer: folding.take_rows(buffer, parents, self._folded_heads))
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""
-        filled = self.length
-        kept = length if length >= 0 else filled + length
-        if isinstance(filled, int) and not 0 <= kept <= filled:
-            raise InvalidInputError(f"Cannot crop a cache of length {filled} to {length}.")
+        kept = self._kept(length)
         if self._length is not None:
             return self.at(kept)
         cropped = self.fork()
-        pairs = [self[layer] for layer in range(len(self))]
-        cropped._keys = [key[:, :, :kept] for key, _ in pairs]
-        cropped._values = [value[:, :, :kept] for _, value in pairs]
+        cropped._keys = [key[:, :, :kept] for key, _ in self]
+        cropped._values = [value[:, :, :kept] for _, value in self]
         return cropped
 
     def extend(self, max_length: int) -> Self:
@@ -326,16 +262,12 @@ class KVCache(CacheNames):
 
         Its buffers are new ones, so that it may be donated while this cache is kept.
         """
-        filled = self.length
-        if isinstance(filled, int) and max_length < filled:
-            raise InvalidInputError(
-                f"Cannot extend to {max_length} positions: {filled} are filled."
-            )
+        self._check_room(max_length)
         room = [(0, 0), (0, 0), (0, max(max_length - self.max_length, 0)), (0, 0)]
         copied = self._map(jnp.copy)
         extended = type(self)(
-            [jnp.pad(key, room) for key in copied.keys],
-            [jnp.pad(value, room) for value in copied.values],
+            each(lambda key: jnp.pad(key, room), copied.keys),
+            each(lambda value: jnp.pad(value, room), copied.values),
             jnp.array(self.offset, jnp.int32),
             copied.cross_keys,
             copied.cross_values,
@@ -344,14 +276,9 @@ class KVCache(CacheNames):
 
     def _fold(self) -> Self:
         """Return the cache with folded buffers, where that is faster."""
-        if not reads_weights_only(self.batch_size):
-            return self
         folded = self.fork()
-        for buffers in (folded._keys, folded._values):
-            for layer, buffer in enumerate(buffers):
-                if buffer is not None:
-                    folded._folded_heads = buffer.shape[1]
-                    buffers[layer] = buffer.reshape(-1, *buffer.shape[2:])
+        folded._keys, folded._folded_heads = folding.folded(self.keys)
+        folded._values, _ = folding.folded(self.values)
         return folded
 
     def fork(self) -> Self:
@@ -359,22 +286,15 @@ class KVCache(CacheNames):
         return self._map(lambda buffer: buffer)
 
     def _map(self, function: Callable[[Array], Array]) -> Self:
-        def each(buffers: list[Array | None]) -> list[Array | None]:
-            return [None if buffer is None else function(buffer) for buffer in buffers]
-
         mapped = type(self)(
-            each(self._keys),
-            each(self._values),
+            each(function, self._keys),
+            each(function, self._values),
             self._length,
-            each(self.cross_keys),
-            each(self.cross_values),
+            each(function, self.cross_keys),
+            each(function, self.cross_values),
         )
         mapped._folded_heads = self._folded_heads
         return mapped
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, Array | np.ndarray)
 
 
 # As JAX names them in paths -> as they are kept.

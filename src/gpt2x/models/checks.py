@@ -110,7 +110,7 @@ def check_model_inputs(
         shape = tuple(input_ids.shape)
         if len(shape) < 2:
             raise InvalidInputError(
-                f"input_ids has shape {_show(shape)}; it must be [batch, length]. Add the batch "
+                f"input_ids has shape {show(shape)}; it must be [batch, length]. Add the batch "
                 "dimension to a single text."
             )
         check_ids("input_ids", input_ids, config.vocab_size, values)
@@ -143,9 +143,9 @@ def check_shape(name: str, array: Any, allowed: Iterable[Shape]) -> None:
     """Raise unless the array has one of the shapes; None fits any size."""
     check_array(name, array)
     shape, allowed = tuple(array.shape), list(allowed)
-    if not any(_fits(shape, wanted) for wanted in allowed):
-        listed = " or ".join(dict.fromkeys(_show(wanted) for wanted in allowed))
-        raise InvalidInputError(f"{name} has shape {_show(shape)}; it must be {listed}.")
+    if not any(fits(shape, wanted) for wanted in allowed):
+        listed = " or ".join(dict.fromkeys(show(wanted) for wanted in allowed))
+        raise InvalidInputError(f"{name} has shape {show(shape)}; it must be {listed}.")
 
 
 def check_ids(name: str, ids: Any, limit: int, values: Values, *, size: str = "vocab_size") -> None:
@@ -196,17 +196,17 @@ def check_attention_mask(
             for heads in (1, config.n_head)
             for T in (queries, 1)
         ]
-        if not any(_fits(mask, wanted) for wanted in allowed):
+        if not any(fits(mask, wanted) for wanted in allowed):
             raise InvalidInputError(
-                f"attention_mask has shape {_show(mask)}; one of rank 4 must broadcast to "
-                f"{_show((batch, config.n_head, queries, length))} (batch, heads, new tokens, past "
+                f"attention_mask has shape {show(mask)}; one of rank 4 must broadcast to "
+                f"{show((batch, config.n_head, queries, length))} (batch, heads, new tokens, past "
                 "and new tokens)."
             )
         return
     wanted = (*shape[:-1], length)
-    if not _fits(mask, wanted):
+    if not fits(mask, wanted):
         raise InvalidInputError(
-            f"attention_mask has shape {_show(mask)}; it must be {_show(wanted)}, one entry for "
+            f"attention_mask has shape {show(mask)}; it must be {show(wanted)}, one entry for "
             "every past and new token, or of rank 4."
         )
 
@@ -227,38 +227,6 @@ def check_cache_position(
             f"count from {past_length} to {past_length + len(array) - 1}. Use position_ids to "
             "place tokens elsewhere."
         )
-
-
-def check_past(past: Any, is_array: Callable[[Any], bool], *, stacked: bool = False) -> None:
-    """Raise unless a past that is not a `KVCache` holds the keys and values of each layer.
-
-    Args:
-        past: what was given.
-        is_array: whether something is an array of the backend.
-        stacked: whether a layer may also be one array [2, B, H, past, D].
-    """
-    also = " or one tensor [2, batch, heads, past, head_dim]" if stacked else ""
-    problem = (
-        "past_key_values must be a KVCache, or for each layer a pair (key, value) of tensors "
-        f"[batch, heads, past, head_dim]{also}; got {type(past).__name__}"
-    )
-    if not isinstance(past, tuple | list):
-        raise InvalidInputError(f"{problem}.")
-    first: Shape | None = None
-    for number, layer in enumerate(past):
-        if isinstance(layer, tuple | list) and len(layer) in (2, 4) and all(map(is_array, layer)):
-            shapes = [tuple(array.shape) for array in layer[:2]]
-        elif stacked and is_array(layer) and len(layer.shape) == 5:
-            shapes = [tuple(layer.shape)[1:]]
-        else:
-            raise InvalidInputError(f"{problem} with {_kind(layer)} in layer {number}.")
-        for shape in shapes:
-            first = first or shape
-            if not _fits(shape, first):
-                raise InvalidInputError(
-                    f"past_key_values has shape {_show(shape)} in layer {number}, but "
-                    f"{_show(first)} in layer 0; all layers must hold the same tokens."
-                )
 
 
 def check_past_key(config: GPT2Config, past_key: Any, batch: int | None) -> None:
@@ -392,14 +360,8 @@ def check_can_pool(config: GPT2Config, has_mask: bool, batch: int | None) -> Non
         )
 
 
-def _kind(value: Any) -> str:
-    """Name the type of a value, or the types that a tuple or list holds."""
-    if not isinstance(value, tuple | list):
-        return type(value).__name__
-    return f"({', '.join(type(item).__name__ for item in value)})"
-
-
-def _fits(shape: Shape, wanted: Shape) -> bool:
+def fits(shape: Shape, wanted: Shape) -> bool:
+    """Whether a shape is the one that is wanted; None fits any size."""
     return len(shape) == len(wanted) and all(
         size is None or want is None or size == want
         for size, want in zip(shape, wanted, strict=True)
@@ -415,5 +377,6 @@ def _product(sizes: Shape) -> int | None:
     return total
 
 
-def _show(shape: Shape) -> str:
+def show(shape: Shape) -> str:
+    """Return a shape as messages have it."""
     return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"

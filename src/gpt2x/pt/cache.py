@@ -5,8 +5,8 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,20 +14,12 @@ from torch.utils import _pytree as pytree
 
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
-from gpt2x.models.cache import CacheNames
+from gpt2x.models.cache import CacheMixin, buffer_shape, each
 
 Pair = tuple[Tensor, Tensor]
 
 
-class Layer(NamedTuple):
-    """Keys and values of one layer, [B, H, S, D] each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-class KVCache(CacheNames):
+class KVCache(CacheMixin):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -47,17 +39,20 @@ class KVCache(CacheNames):
     (0, 64, torch.Size([2, 12, 64, 64]))
     """
 
+    _is_array = staticmethod(torch.is_tensor)
+
     def __init__(
         self,
-        keys: list[Tensor | None],
-        values: list[Tensor | None],
-        length: int = 0,
-        cross_keys: list[Tensor | None] | None = None,
-        cross_values: list[Tensor | None] | None = None,
+        keys: list[Any],
+        values: list[Any],
+        length: int | None = 0,
+        cross_keys: list[Any] | None = None,
+        cross_values: list[Any] | None = None,
     ) -> None:
         self.keys = keys
         self.values = values
-        self.length = length
+        # None: all positions of the buffers are filled.
+        self.length = keys[0].size(2) if length is None else length
         self.cross_keys = cross_keys or [None] * len(keys)
         self.cross_values = cross_values or [None] * len(keys)
 
@@ -76,81 +71,12 @@ class KVCache(CacheNames):
         `dtype` defaults to the config's, and that to float32; `n_layer` to the config's.
         """
         layers = config.n_layer if n_layer is None else n_layer
-        if not 1 <= max_length <= config.n_positions:
-            raise InvalidInputError(
-                f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
-            )
+        shape = buffer_shape(config, batch_size, max_length)
         dtype = dtype or getattr(torch, config.dtype or "float32")
-        shape = (batch_size, config.n_head, max_length, config.n_embd // config.n_head)
         # Zeros, not empty: what was never written must not be NaN for those who read the buffers.
         keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         return cls(list(keys), list(values))
-
-    @classmethod
-    def empty(cls, n_layer: int) -> Self:
-        """Return a cache without buffers: the first call's keys and values become them."""
-        return cls([None] * n_layer, [None] * n_layer)
-
-    @classmethod
-    def from_tuple(cls, past_key_values: Sequence[Sequence[Tensor]]) -> Self:
-        """Wrap transformers' form, per layer (key, value) or (key, value, cross key, cross value).
-
-        Appending to the result concatenates: the tensors of the tuple stay as they are.
-        """
-        checks.check_past(past_key_values, lambda value: isinstance(value, Tensor))
-        columns = list(zip(*past_key_values, strict=True))
-        keys, values, *cross = ([*column] for column in columns)
-        return cls(keys, values, keys[0].size(2), *cross)
-
-    def to_tuple(self) -> tuple[tuple[Tensor, ...], ...]:
-        """Return the filled part in transformers' form: views, not copies."""
-        return tuple((*self[layer], *(self.cross(layer) or ())) for layer in range(len(self.keys)))
-
-    # --- reading ---
-
-    @property
-    def max_length(self) -> int:
-        """Positions for which there is room; 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else self.keys[0].size(2)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows (B); 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else self.keys[0].size(0)
-
-    @property
-    def has_cross(self) -> bool:
-        """Whether the cache has seen an encoder's states."""
-        return self.cross_keys[0] is not None
-
-    def cross(self, layer: int) -> Pair | None:
-        """Return the cross-attention keys and values of a layer, if it has seen the encoder."""
-        key, value = self.cross_keys[layer], self.cross_values[layer]
-        return None if key is None or value is None else (key, value)
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The filled parts of the layers, each with `keys` and `values`, to be read."""
-        return tuple(Layer(*self[layer]) for layer in range(len(self)))
-
-    def __getitem__(self, layer: int) -> Pair:
-        key, value = self.keys[layer], self.values[layer]
-        if key is None or value is None:
-            raise InvalidInputError("The cache is empty: no model has been called with it yet.")
-        return key[:, :, : self.length], value[:, :, : self.length]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[layer] for layer in range(len(self)))
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(layers={len(self)}, batch_size={self.batch_size}, "
-            f"length={self.length}, max_length={self.max_length})"
-        )
 
     # --- writing ---
 
@@ -187,9 +113,7 @@ class KVCache(CacheNames):
     def reorder(self, parents: Tensor) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
 
-        def gather(buffer: Tensor | None) -> Tensor | None:
-            if buffer is None:
-                return None
+        def gather(buffer: Tensor) -> Tensor:
             filled = buffer[:, :, : self.length].index_select(0, parents)
             if buffer.requires_grad:  # what a derivative is taken of must not change
                 return filled
@@ -200,40 +124,32 @@ class KVCache(CacheNames):
             rows[:, :, : self.length] = filled
             return rows
 
-        def gather_cross(buffer: Tensor | None) -> Tensor | None:
-            return None if buffer is None else buffer.index_select(0, parents)
+        def gather_cross(buffer: Tensor) -> Tensor:
+            return buffer.index_select(0, parents)
 
-        self.keys = [gather(buffer) for buffer in self.keys]
-        self.values = [gather(buffer) for buffer in self.values]
-        self.cross_keys = [gather_cross(buffer) for buffer in self.cross_keys]
-        self.cross_values = [gather_cross(buffer) for buffer in self.cross_values]
+        self.keys, self.values = each(gather, self.keys), each(gather, self.values)
+        self.cross_keys = each(gather_cross, self.cross_keys)
+        self.cross_values = each(gather_cross, self.cross_values)
         return self
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""
-        kept = length if length >= 0 else self.length + length
-        if not 0 <= kept <= self.length:
-            raise InvalidInputError(f"Cannot crop a cache of length {self.length} to {length}.")
-        self.length = kept
+        self.length = self._kept(length)
         return self
 
     def extend(self, max_length: int) -> Self:
         """Make room for `max_length` positions in all; what is filled stays."""
-        if max_length < self.length:
-            raise InvalidInputError(
-                f"Cannot extend to {max_length} positions: {self.length} are filled."
-            )
+        self._check_room(max_length)
 
-        def enlarge(buffer: Tensor | None) -> Tensor | None:
-            if buffer is None or buffer.size(2) >= max_length:
+        def enlarge(buffer: Tensor) -> Tensor:
+            if buffer.size(2) >= max_length:
                 return buffer
             rows, heads, _, width = buffer.shape
             larger = buffer.new_zeros((rows, heads, max_length, width))
             larger[:, :, : self.length] = buffer[:, :, : self.length]
             return larger
 
-        self.keys = [enlarge(buffer) for buffer in self.keys]
-        self.values = [enlarge(buffer) for buffer in self.values]
+        self.keys, self.values = each(enlarge, self.keys), each(enlarge, self.values)
         return self
 
     def fork(self) -> Self:

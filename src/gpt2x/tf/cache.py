@@ -5,21 +5,19 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import optree
 import tensorflow as tf
 
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
-from gpt2x.models.cache import CacheNames
+from gpt2x.models.cache import CacheMixin, buffer_shape, each
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 
-class KVCache(CacheNames):
+class KVCache(CacheMixin):
     """Keys and values of every layer, with room for more.
 
     Each layer has two buffers [B, H, max_length, D], of which the first `length` positions are
@@ -41,6 +39,9 @@ class KVCache(CacheNames):
     >>> cache.length, cache.max_length, cache.keys[0].shape
     (0, 64, TensorShape([2, 12, 64, 64]))
     """
+
+    _is_array = staticmethod(lambda value: hasattr(value, "shape") and hasattr(value, "dtype"))
+    _takes_stacked = True
 
     def __init__(
         self,
@@ -68,37 +69,9 @@ class KVCache(CacheNames):
 
         `dtype` defaults to the config's, and that to float32.
         """
-        if isinstance(max_length, int) and not 1 <= max_length <= config.n_positions:
-            raise InvalidInputError(
-                f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
-            )
-        shape = [batch_size, config.n_head, max_length, config.n_embd // config.n_head]
+        shape = buffer_shape(config, batch_size, max_length)
         empty = [tf.zeros(shape, dtype or config.dtype or "float32")] * config.n_layer
         return cls(empty, empty, tf.constant(0, tf.int32))
-
-    @classmethod
-    def empty(cls, n_layer: int) -> Self:
-        """Return a cache without buffers: the first call's keys and values become them."""
-        return cls([None] * n_layer, [None] * n_layer)
-
-    @classmethod
-    def from_tuple(cls, past_key_values: Sequence[Any]) -> Self:
-        """Wrap a form of transformers' caches.
-
-        Per layer (key, value) or (key, value, cross key, cross value), or, as its TensorFlow
-        models had it, one tensor [2, B, H, S, D].
-        """
-        checks.check_past(past_key_values, _is_tensor, stacked=True)
-        layers = [
-            tf.unstack(layer, num=2) if hasattr(layer, "shape") else layer
-            for layer in past_key_values
-        ]
-        keys, values, *cross = zip(*layers, strict=True)
-        return cls(keys, values, None, *cross)
-
-    def to_tuple(self) -> tuple[tuple[tf.Tensor, ...], ...]:
-        """Return the filled part as transformers' tuple of (key, value), and cross pairs if any."""
-        return tuple((*self[layer], *(self.cross(layer) or ())) for layer in range(len(self)))
 
     def to_stacked(self) -> tuple[tf.Tensor, ...]:
         """Return the filled part as one tensor [2, B, H, S, D] per layer."""
@@ -119,41 +92,13 @@ class KVCache(CacheNames):
         known = tf.get_static_value(self._length)
         return self._length if known is None else int(known)
 
-    @property
-    def max_length(self) -> int | tf.Tensor:
-        """Positions for which there is room; 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else _size(self.keys[0], 2)
-
-    @property
-    def batch_size(self) -> int | tf.Tensor:
-        """Rows (B); 0 before the first call of a cache made `empty`."""
-        return 0 if self.keys[0] is None else _size(self.keys[0], 0)
-
-    def cross(self, layer: int) -> Pair | None:
-        """Return the cross-attention keys and values of a layer, if it has seen the encoder."""
-        key, value = self.cross_keys[layer], self.cross_values[layer]
-        return None if key is None or value is None else (key, value)
-
-    def __getitem__(self, layer: int) -> Pair:
-        key, value = self.keys[layer], self.values[layer]
-        if key is None or value is None:
-            raise InvalidInputError("The cache is empty: no model has been called with it yet.")
-        return key[:, :, : self.length], value[:, :, : self.length]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[layer] for layer in range(len(self)))
+    def _size(self, axis: int) -> int | tf.Tensor:
+        return _size(self.keys[0], axis)
 
     def __repr__(self) -> str:
-        name = type(self).__name__
         if isinstance(self.keys[0], str):  # Keras's error reports put strings in place of tensors
-            return f"{name}(layers={len(self)}, keys[0]={self.keys[0]})"
-        return (
-            f"{name}(layers={len(self)}, batch_size={self.batch_size}, "
-            f"length={self.length}, max_length={self.max_length})"
-        )
+            return f"{type(self).__name__}(layers={len(self)}, keys[0]={self.keys[0]})"
+        return super().__repr__()
 
     # --- writing ---
 
@@ -210,10 +155,7 @@ class KVCache(CacheNames):
 
     def crop(self, length: int | tf.Tensor) -> Self:
         """Forget all but the first `length` positions; a negative int drops from the end."""
-        kept = self.length + length if isinstance(length, int) and length < 0 else length
-        known = tf.get_static_value(self.length)
-        if known is not None and isinstance(kept, int) and not 0 <= kept <= known:
-            raise InvalidInputError(f"Cannot crop a cache of length {known} to {length}.")
+        kept = self._kept(length)
         cropped = self.fork()
         if self._length is None:
             cropped.keys = [key[:, :, :kept] for key in self.keys]
@@ -224,9 +166,7 @@ class KVCache(CacheNames):
 
     def extend(self, max_length: int) -> Self:
         """Make room for `max_length` positions in all; what is filled stays."""
-        known = tf.get_static_value(self.length)
-        if known is not None and max_length < known:
-            raise InvalidInputError(f"Cannot extend to {max_length} positions: {known} are filled.")
+        self._check_room(max_length)
 
         def enlarge(buffer: tf.Tensor) -> tf.Tensor:
             room = tf.maximum(max_length - _size(buffer, 2), 0)
@@ -248,15 +188,12 @@ class KVCache(CacheNames):
         return self._map(lambda buffer: buffer)
 
     def _map(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Self:
-        def each(buffers: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-            return [None if buffer is None else function(buffer) for buffer in buffers]
-
         return type(self)(
-            each(self.keys),
-            each(self.values),
+            each(function, self.keys),
+            each(function, self.values),
             self._length,
-            each(self.cross_keys),
-            each(self.cross_values),
+            each(function, self.cross_keys),
+            each(function, self.cross_values),
         )
 
     # --- pytree: TensorFlow looks for these two methods, and takes no None ---
@@ -277,35 +214,6 @@ class KVCache(CacheNames):
         n_layer, *names = metadata
         absent = {"keys": [None] * n_layer, "values": [None] * n_layer}
         return cls(**{**absent, **dict(zip(names, components, strict=True))})
-
-
-class LayerCache:
-    """One layer of a cache, as a block is given it.
-
-    Keras takes pytrees apart and rebuilds them on every call of a layer; this is a leaf to it, so
-    that what a block writes arrives in the cache.
-    """
-
-    def __init__(self, cache: KVCache, layer: int) -> None:
-        self.cache = cache
-        self.layer = layer
-
-    def update(self, key: tf.Tensor, value: tf.Tensor) -> Pair:
-        """Append to the layer; see `KVCache.update`."""
-        return self.cache.update(self.layer, key, value)
-
-    def cross(self) -> Pair | None:
-        """Return what the layer knows of the encoder; see `KVCache.cross`."""
-        return self.cache.cross(self.layer)
-
-    def update_cross(self, key: tf.Tensor, value: tf.Tensor) -> None:
-        """Keep what the layer knows of the encoder; see `KVCache.update_cross`."""
-        self.cache.update_cross(self.layer, key, value)
-
-
-def _is_tensor(value: Any) -> bool:
-    """Whether a value is an array that operations take: of TensorFlow, Keras or numpy."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _size(tensor: tf.Tensor, axis: int) -> int | tf.Tensor:

@@ -21,6 +21,7 @@ import tensorflow as tf
 from gpt2x.config import GPT2Config
 from gpt2x.models import stages
 from gpt2x.models.attention import attention_scaling
+from gpt2x.models.cache import LayerCache
 from gpt2x.models.stages import BlockInputs, Records
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.attention import (
@@ -32,7 +33,7 @@ from gpt2x.tf.attention import (
     score_dtype,
     self_attention_mask,
 )
-from gpt2x.tf.cache import KVCache, LayerCache
+from gpt2x.tf.cache import KVCache
 from gpt2x.tf.inputs import (
     Inputs,
     check_inputs,
