@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -60,7 +61,5 @@ def _print(found: dict[str, Any]) -> None:
     for what in ("missing", "extra", "mismatched"):
         console.print(f"{what}: {', '.join(map(_printable, found[what])) or 'none'}")
     if found["ignored"]:
-        reasons: dict[str, int] = {}
-        for why in found["ignored"].values():
-            reasons[why] = reasons.get(why, 0) + 1
+        reasons = Counter(found["ignored"].values())
         console.print("ignored: " + "; ".join(f"{n} x {why}" for why, n in reasons.items()))
