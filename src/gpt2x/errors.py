@@ -54,6 +54,14 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
         raise InvalidInputError(f"{what} is {value!r}; allowed are {listed}.{hint}")
 
 
+def check_count(what: str, value: object, least: int = 0) -> None:
+    """Raise InvalidInputError unless `value` is None or an integer of at least `least`."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+        raise InvalidInputError(f"{what} is {value!r}; it must be an integer of at least {least}.")
+
+
 def listed(names: Iterable[str], limit: int = 8) -> str:
     """Join names with commas; of many, only the first `limit`."""
     names = list(names)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from gpt2x.errors import InvalidInputError, check_choice, unknown_arguments
+from gpt2x.errors import InvalidInputError, check_choice, check_count, unknown_arguments
 from gpt2x.tokenization.encoding import Encoding
 
 PADDING = ("longest", "max_length", "do_not_pad")
@@ -198,9 +198,9 @@ class EncodeOptions:
         side = self.padding_side or tokenizer.padding_side
         check_choice("padding_side", side, SIDES)
         check_choice("truncation_side", tokenizer.truncation_side, SIDES)
-        _check_count("max_length", self.max_length)
-        _check_count("stride", self.stride)
-        _check_count("pad_to_multiple_of", self.pad_to_multiple_of, least=1)
+        check_count("max_length", self.max_length)
+        check_count("stride", self.stride)
+        check_count("pad_to_multiple_of", self.pad_to_multiple_of, least=1)
 
         length = self.max_length
         if length is not None and padding == "do_not_pad" and self.truncation is None:
@@ -286,10 +286,3 @@ def _strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str
         return off
     check_choice(what, value, allowed)
     return allowed[allowed.index(value)]  # a plain string, of an enumeration's member too
-
-
-def _check_count(what: str, value: Any, least: int = 0) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise InvalidInputError(f"{what} is {value!r}; it must be an integer of at least {least}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from gpt2x.errors import InvalidInputError, check_choice
+from gpt2x.errors import InvalidInputError, check_choice, check_count
 
 SIDES = ("right", "left")
 _PADDING = {True: "longest", False: "do_not_pad"}
@@ -58,9 +58,9 @@ class Layout:
         """
         check_choice("padding_side", padding_side, SIDES)
         check_choice("truncation_side", truncation_side, SIDES)
-        _check_count("max_length", max_length, least=0)
-        _check_count("pad_token_id", pad_token_id, least=0)
-        _check_count("pad_to_multiple_of", pad_to_multiple_of, least=1)
+        check_count("max_length", max_length)
+        check_count("pad_token_id", pad_token_id)
+        check_count("pad_to_multiple_of", pad_to_multiple_of, least=1)
         if padding is None:
             padding = "do_not_pad" if None in (max_length, pad_token_id) else "max_length"
         if truncation is None:
@@ -127,10 +127,3 @@ class Layout:
         # Row by row from left to right, the places of tokens come in the order of the tokens.
         ids = tf.tensor_scatter_nd_update(ids, tf.where(is_token), rows.flat_values)
         return ids, tf.cast(is_token, rows.dtype)
-
-
-def _check_count(what: str, value: Any, least: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise InvalidInputError(f"{what} is {value!r}; it must be an integer of at least {least}.")
