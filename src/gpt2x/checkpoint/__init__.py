@@ -8,8 +8,8 @@
 `open_checkpoint` opens the weights at a path; `open_source` opens a path or a model of the hub,
 with its config and tokenizer.
 
-Each format is one module of `gpt2x.formats`; no framework is needed for any of them but the two
-that a framework's own library writes.
+Each format is one module of `gpt2x.formats`. Only two formats, which a framework's own library
+writes, need a framework.
 """
 
 from gpt2x.checkpoint.conversion import convert

@@ -99,14 +99,14 @@ class GenerationConfig(JSONConfig):
         return self._max_length_given
 
     def validate(self, strict: bool = False) -> None:
-        """Check what fields ask for together.
+        """Check the fields together.
 
         Fields without effect are named in a warning of the logger "gpt2x.generation.config", once,
         and explained at its level INFO.
 
         Raises:
-            InvalidInputError: if that cannot be had; with `strict`, also if a field would have no
-                effect.
+            InvalidInputError: if fields contradict each other; with `strict`, also if a field has
+                no effect.
         """
         refuse_impossible(self)
         reasons = without_effect(self)
@@ -120,9 +120,9 @@ class GenerationConfig(JSONConfig):
             _log_once(logging.INFO, "; ".join(reasons.values()))
 
     def get_generation_mode(self, assistant_model: Any = None) -> str:
-        """Return transformers' name of the strategy that the fields ask for.
+        """Return transformers' name of the strategy of these fields.
 
-        Some of them are not available here; `generate` says so.
+        Some strategies are not available here; then `generate` raises.
         """
         if self.constraints is not None or self.force_words_ids is not None:
             return "constrained_beam_search"
@@ -171,8 +171,8 @@ class GenerationConfig(JSONConfig):
     ) -> Any:
         """Build a config from a dictionary, with the fields in `kwargs` changed.
 
-        Fields that are None take their defaults (transformers 5 writes them so); keys that are
-        not fields are kept as attributes and written back.
+        Fields that are None take their defaults (transformers 5 writes None for them). Keys
+        that are not fields are kept as attributes and written back.
         """
         known = {*DEFAULTS, *cls._origin}
         values = {name: value for name, value in config_dict.items() if value is not None}
@@ -199,7 +199,7 @@ class GenerationConfig(JSONConfig):
         if any(fields.get(flag) for flag in OUTPUT_FLAGS):
             fields["return_dict_in_generate"] = True
         pad = fields["pad_token_id"]
-        if isinstance(pad, int) and pad < 0:  # older files' "none", which would be invalid here
+        if isinstance(pad, int) and pad < 0:  # older files write -1 for none; it is invalid here
             fields["pad_token_id"] = None
         fields = {name: value for name, value in fields.items() if name in DEFAULTS}
         return cls(_from_model_config=True, **fields)

@@ -54,7 +54,7 @@ class GPT2Config(JSONConfig):
     fields have a second name each (`hidden_size` is `n_embd`, `num_hidden_layers` `n_layer`,
     `num_attention_heads` `n_head`, `max_position_embeddings` `n_positions`), and older files have
     `torch_dtype` for `dtype` and `n_ctx` for `n_positions`. Unknown keywords are kept as attributes
-    and written back, so that a file loses nothing by passing through.
+    and written back, so that a file that is loaded and saved loses nothing.
 
     Args:
         vocab_size: rows of the token embedding (V).
@@ -85,7 +85,7 @@ class GPT2Config(JSONConfig):
         name_or_path: where the config was loaded from.
 
     Raises:
-        InvalidInputError: if a value cannot be used, naming the field and what is allowed.
+        InvalidInputError: if a value cannot be used; it names the field and the allowed values.
 
     >>> config = GPT2Config(n_embd=96, num_attention_heads=6, n_layer=2)
     >>> config.hidden_size, config.n_head
@@ -252,12 +252,13 @@ class GPT2Config(JSONConfig):
         return self
 
     def validate(self) -> None:
-        """Check what concerns several fields at once.
+        """Check the rules across several fields.
 
-        Construction and every model call it: fields that are set one by one may disagree meanwhile.
+        Construction and every model call it, since fields that are set one by one may contradict
+        each other in between.
 
         Raises:
-            InvalidInputError: if they disagree.
+            InvalidInputError: if fields contradict each other.
         """
         if self.n_embd % self.n_head:
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""What each field of a `GPT2Config` defaults to, and what it may hold.
+"""The fields of a `GPT2Config`: their defaults and their checks.
 
 Source of names and defaults: transformers 4.57, `PretrainedConfig` and `GPT2Config`.
 """

@@ -1,4 +1,4 @@
-"""The formats, found among the modules of this package, and telling files of them apart."""
+"""The formats, found among the modules of this package, and detecting the format of a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gpt2x.storage.hub import ModelFiles
 
 _START = 16  # bytes that formats see of a file
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-# Of no interest in a folder: a trainer's state.
+# Not weights: the state of a trainer.
 _TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
 
 
 @cache
 def all_formats() -> Mapping[str, Format]:
-    """Return name -> format: transformers' first, in its order of looking, then by rank."""
+    """Return name -> format: transformers' first, in its search order, then by rank."""
     modules = pkgutil.walk_packages(formats.__path__, f"{formats.__name__}.")
     found = [getattr(import_module(module.name), "FORMAT", None) for module in modules]
     known = sorted((format for format in found if format is not None), key=_listing)
@@ -38,12 +38,12 @@ def _listing(format: Format) -> tuple[int, int]:
 
 
 def read_formats() -> tuple[str, ...]:
-    """The names of the formats that can be read."""
+    """Return the names of the formats that can be read."""
     return tuple(format.name for format in all_formats().values() if format.is_read)
 
 
 def weights_formats(*, read: bool = True) -> list[WeightsFormat]:
-    """The formats of transformers' weights that are read, or else written, in order of looking."""
+    """Return transformers' formats of weights that are read, or written, in search order."""
     return [
         format
         for format in all_formats().values()
@@ -52,7 +52,7 @@ def weights_formats(*, read: bool = True) -> list[WeightsFormat]:
 
 
 def weights_format(name: str) -> WeightsFormat:
-    """The format of transformers' weights of this name."""
+    """Return transformers' format of weights of this name."""
     format = all_formats()[name]
     assert isinstance(format, WeightsFormat), name
     return format

@@ -1,8 +1,8 @@
-"""`from_pretrained`, as far as it needs no framework.
+"""The part of `from_pretrained` that needs no framework.
 
-`resolve` turns a name and transformers' keywords into a config and an open checkpoint; its `plan`
-decides which tensor goes where and what is missing or left over. A backend only makes the model
-and moves arrays::
+`resolve` returns the config and the open checkpoint for a name and transformers' keywords. Its
+`plan` matches tensors with parameters, and finds missing and left-over ones. A backend only makes
+the model and moves arrays::
 
     with resolve(cls.__name__, "gpt2", revision="main") as source:
         model = cls(source.config)
@@ -40,14 +40,14 @@ from gpt2x.weights.pruning import restore_heads
 
 @dataclass
 class Pretrained:
-    """A model found by name: what it is, and its open weights. A context manager.
+    """A model that was found by its name: config and open weights. A context manager.
 
     Attributes:
-        name: the folder or hub name it was asked for by.
+        name: the given folder or hub name.
         config: its config, with the caller's overrides; pruned heads are restored, as zeros.
         checkpoint: its weights.
-        dtype: name of the dtype that the model is wanted in.
-        files: where its other files (the tokenizer's) can be found; None for a state dict.
+        dtype: name of the dtype for the model.
+        files: finds its other files (the tokenizer's); None for a state dict.
         generation_config: path of its generation_config.json, or None.
     """
 
@@ -60,13 +60,13 @@ class Pretrained:
 
     @property
     def plan(self) -> Callable[..., LoadPlan]:
-        """`plan_load` for its checkpoint and config; a partial, so that warnings name the caller's
-        caller as they do there.
+        """`plan_load` for its checkpoint and config; a partial, so that warnings name the caller of
+        the caller, as there.
         """
         return functools.partial(plan_load, self.checkpoint, self.config, name=self.name)
 
     def read_generation_config(self) -> GenerationConfig | None:
-        """Return what its generation_config.json says, or None if it has none."""
+        """Return the config of its generation_config.json; None without one."""
         path = self.generation_config
         return None if path is None else GenerationConfig.from_pretrained(path.parent)
 
@@ -107,17 +107,17 @@ def resolve(
 ) -> Pretrained:
     """Find a model by folder or hub name; read its config and open its weights.
 
-    The arguments are transformers'. The format is detected: `from_tf` and `from_flax` only look for
-    their format first, `from_pt` changes nothing. `gguf_file` names a file to read in a folder of
-    several. `dtype` (older name `torch_dtype`) is a dtype of any framework or its name, ``"auto"``
-    for that of the config or else of the weights; the default is float32, as in transformers 4.
-    Every other keyword is a field of the config to override.
+    The arguments are those of transformers. The format is detected: `from_tf` and `from_flax` only
+    search their format first, and `from_pt` has no effect. `gguf_file` is the file to read in a
+    folder of several. `dtype` (older name `torch_dtype`) is a dtype of any framework or its name;
+    ``"auto"`` is that of the config, or else of the weights; the default is float32, as in
+    transformers 4. Other keywords are fields of the config to override.
 
     Args:
         owner: name of the calling class, for messages.
         name_or_path: folder, checkpoint file, or name on the hub.
-        config: a config to use, or where to read it, in place of the model's own.
-        config_class: class of the result's config, unless `config` is an object, which decides.
+        config: a config, or the path or name to read it from, in place of the model's own.
+        config_class: class of the result's config, unless `config` is an object.
 
     Raises:
         CheckpointError: if the model, its config or its weights cannot be found or read.
@@ -174,7 +174,7 @@ def from_tensors(
     attn_implementation: str | None = None,
     **overrides: Any,
 ) -> Pretrained:
-    """Return as `resolve` does what a state dict holds: canonical name -> tensor.
+    """Return the model of a state dict as `resolve` does: canonical name -> tensor.
 
     Raises InvalidInputError without a config, or for a keyword that is not a field of it.
     """
@@ -197,9 +197,9 @@ def take_constructor_arguments(
 
     Args:
         cls: the class to be loaded, with a `config_class`.
-        base: the class of ours whose constructor has arguments that do not concern the user.
-        kwargs: those of `from_pretrained`; what is returned is removed.
-        has_config: whether the config is given as an object; else its fields have precedence.
+        base: our class; arguments of its constructor are not the user's.
+        kwargs: those of `from_pretrained`; the returned ones are removed.
+        has_config: whether the config is given as an object; otherwise its fields have precedence.
     """
     known = inspect.signature(base.__init__).parameters
     fields = None if has_config else cls.config_class()
@@ -208,7 +208,7 @@ def take_constructor_arguments(
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if name in kwargs
         and name not in known
-        and parameter.kind is not parameter.VAR_KEYWORD  # whatever its name, it is not an argument
+        and parameter.kind is not parameter.VAR_KEYWORD  # a `**kwargs`, not an argument
         and not hasattr(fields, name)
     }
 
@@ -244,7 +244,7 @@ def _find_config(
         raise InvalidInputError(unknown_arguments(f"{owner}.from_pretrained", unused, allowed))
     found.name_or_path = name
     if isinstance(config, GPT2Config):
-        found._attn_implementation = config._attn_implementation  # no field, so not in to_dict
+        found._attn_implementation = config._attn_implementation  # not a field, so not in to_dict
     return found
 
 

@@ -1,5 +1,4 @@
-"""What the models of the three backends are besides their forward passes, as far as it needs no
-framework: what they are called, how they are loaded, saved, resized and counted.
+"""The methods of the models that need no framework: loading, saving, resizing, counting.
 
 V vocab_size, E n_embd.
 """
@@ -26,9 +25,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: The part of `from_pretrained`'s documentation that is the same in the three backends.
 LOADING = """
-A checkpoint with another head, or none, loads too: the head that is missing is initialised and
-named in a warning. The files may be of any framework; none of the others has to be installed.
-Tensors are read one at a time, straight into the model.
+A checkpoint with another head, or without a head, loads too: the missing head is initialised and
+named in a warning. The files may be those of any framework, which need not be installed. Tensors
+are read one at a time, directly into the model.
 
 Args:
     pretrained_model_name_or_path: folder or name on the hub.
@@ -56,8 +55,8 @@ SAVING = """
 The folder appears whole or not at all, and any backend reads it too.
 
 Args:
-    save_directory: the folder, made if need be.
-    max_shard_size: bytes of weights in a file at most, or a string such as "5GB".
+    save_directory: the folder; it is made if it does not exist.
+    max_shard_size: largest size of a file of weights in bytes, or a string such as "5GB".
     safe_serialization: False writes pytorch_model.bin instead of safetensors.
     variant: write model.VARIANT.safetensors.
     push_to_hub: upload the folder as well (see `push_to_hub`).
@@ -73,7 +72,7 @@ Raises:
 
 
 def documented(shared: str) -> Callable[[Function], Function]:
-    """Append to a function's docstring what it shares with its namesakes in other backends."""
+    """Append the documentation to a function that is the same in the other backends."""
 
     def append(function: Function) -> Function:
         function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n{shared}"
@@ -85,7 +84,7 @@ def documented(shared: str) -> Callable[[Function], Function]:
 class FromConfig:
     """An attribute of a model that is a field of its config, unless the model sets it itself.
 
-    A property could not be set, as classes of users' own do in their constructors.
+    A property could not be set, and users' own classes set it in their constructors.
     """
 
     def __init__(self, field: str) -> None:
@@ -117,16 +116,16 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Whether the class has a language model to generate text with."""
+        """Return whether the class has a language model to generate text with."""
         return cls.head in (Head.LM, Head.DOUBLE)
 
     @property
     def base_model(self) -> Any:
-        """The body of a model with a head; the body itself is its own."""
+        """The body of a model with a head; for a body, the model itself."""
         return getattr(self, self.base_model_prefix, self)
 
     def _as_asked(self, output: Any, return_dict: bool | None) -> Any:
-        """Return the output, or its tuple where the caller or the config wants that."""
+        """Return the output, or its tuple if the caller or the config asks for it."""
         wanted = self.config.use_return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
 
@@ -134,7 +133,7 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
 
     @classmethod
     def _checked(cls, config: Any) -> GPT2Config:
-        """Return the config that a model is made of, its attention implementation decided."""
+        """Return the config of a new model, with its attention implementation set."""
         checks.check_config(cls.__name__, config)
         config._attn_implementation = config._attn_implementation or "sdpa"
         cls._get_attention(config._attn_implementation)
@@ -147,12 +146,12 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
         self._config_changed()
 
     def _config_changed(self) -> None:
-        """Tell the layers that the config has changed, where they must know."""
+        """Pass a changed config to the layers, if they need it."""
 
     # --- saving ---
 
     def _check_push_options(self, options: Iterable[str]) -> None:
-        """Raise for what `save_pretrained` was given beyond its arguments and an upload's."""
+        """Raise for keywords that are neither arguments of `save_pretrained` nor of an upload."""
         arguments = list(inspect.signature(self.save_pretrained).parameters)[:-1]
         check_push_options(f"{type(self).__name__}.save_pretrained", options, arguments)
 
@@ -162,7 +161,7 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
         tensors: Mapping[str, LazyTensor],
         **options: Any,
     ) -> None:
-        """Write the config and these tensors; see `save_folder`, whose options are taken."""
+        """Write the config and these tensors; the options are those of `save_folder`."""
         generation_config = self.generation_config if self.can_generate() else None
         options["generation_config"] = generation_config
         saving.save_folder(folder, self.config, tensors, self.head, **options)
@@ -189,9 +188,8 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
 
         New rows start as the mean of the old ones, so that new tokens are neither likelier nor
         less likely than the average token; with `mean_resizing=False` they are drawn like initial
-        weights. The output layer follows, tied or not, and so does `config.vocab_size`. An
-        optimizer knows the old weights and has to be made again; a model that Keras compiled has to
-        be compiled again.
+        weights. The output layer and `config.vocab_size` change too. An optimizer refers to the old
+        weights, so make a new one; compile a model of Keras again.
 
         Args:
             new_num_tokens: rows wanted; None keeps them.
@@ -216,8 +214,8 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
         """Count the parameters, a tied one once.
 
         `exclude_embeddings` leaves out token and position embeddings, and the output layer that is
-        tied to them. In Flax, where the optimizer is told what to train, `only_trainable` changes
-        nothing.
+        tied to them. In Flax `only_trainable` has no effect, since the optimizer decides what is
+        trained.
         """
         return sum(
             size
@@ -229,8 +227,8 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
 def vocabulary_rows(old: int, new: int | None, pad_to_multiple_of: int | None) -> int:
     """Return how many rows `resize_token_embeddings` gives an embedding of `old` rows.
 
-    That is `new` (None keeps them), rounded up to a multiple. Raises InvalidInputError for what is
-    not an integer of at least 1.
+    That is `new` (None keeps the rows), rounded up to a multiple. Raises InvalidInputError for a
+    number that is not an integer of at least 1.
     """
     for name, value in (("new_num_tokens", new), ("pad_to_multiple_of", pad_to_multiple_of)):
         if value is not None and (not isinstance(value, int | np.integer) or value < 1):

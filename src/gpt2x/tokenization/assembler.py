@@ -1,4 +1,4 @@
-"""From encoded sequences to rows for the model: special tokens, truncation, padding, masks."""
+"""Making rows for the model of encoded sequences: special tokens, truncation, padding, masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2x.tokenization.options import Padding, Truncation
 from gpt2x.tokenization.template import FIRST, Template
 from gpt2x.tokenization.token_table import TokenTable
 
-# Which framework's tensors a value is, by the package of its type.
+# Package of a tensor's type -> its framework.
 _TENSOR_KINDS = {"torch": "pt", "tensorflow": "tf", "jax": "jax", "jaxlib": "jax", "numpy": "np"}
 
 _WHOLE = Truncation()
@@ -49,8 +49,8 @@ class Assembler:
 
         Args:
             first, second: the sequences.
-            truncation: how long a row may be.
-            with_overflow: whether rows are made of what truncation removes, too.
+            truncation: the length and the way to truncate.
+            with_overflow: whether the removed tokens become further rows.
         """
         special = self.template.number_of_special_tokens(pair=second is not None)
         n_first = len(first.ids)
@@ -69,7 +69,7 @@ class Assembler:
         return row
 
     def row_of_ids(self, ids: Sequence[int], pair_ids: Sequence[int] | None = None) -> Encoding:
-        """Return the whole row of the ids of one sequence, or of a pair."""
+        """Return the untruncated row of the ids of one sequence, or of a pair."""
         second = None if pair_ids is None else EncodedSequence(list(pair_ids))
         return self.row(EncodedSequence(list(ids)), second)
 
@@ -87,7 +87,7 @@ class Assembler:
     # Padding --------------------------------------------------------------------------------------
 
     def pad(self, rows: list[Encoding], padding: Padding) -> None:
-        """Bring rows to one length, in place."""
+        """Pad rows to one length, in place."""
         target = padding.target([len(row) for row in rows])
         if target is None:
             return
@@ -100,12 +100,12 @@ class Assembler:
                 row.pieces.insert(len(row.pieces) if padding.side == "right" else 0, piece)
 
     def pad_entries(self, entries: dict[str, Any], main: str, padding: Padding) -> dict[str, Any]:
-        """Return the rows of each entry at one length.
+        """Return the rows of each entry, padded to one length.
 
         Args:
             entries: lists of rows, by name.
             main: the entry of the ids, whose lengths count.
-            padding: how.
+            padding: the length and the side.
         """
         lengths = [len(row) for row in entries[main]]
         target = padding.target(lengths)
@@ -138,7 +138,7 @@ class Assembler:
 
 
 def _spans(length: int, keep: int, truncation: Truncation, with_overflow: bool) -> list[Span]:
-    """The windows of a sequence of which a row keeps so many tokens."""
+    """Return the windows of a sequence of which a row keeps so many tokens."""
     if keep == length:
         return [(0, length)]
     if with_overflow:
@@ -159,7 +159,7 @@ def _overflow_order(first: list[Span], second: list[Span]) -> list[tuple[Span, S
 
 
 def as_entries(encoded: Any, main: str) -> dict[str, Any]:
-    """Turn a dictionary, or a list of dictionaries, into a dictionary of lists.
+    """Convert a dictionary, or a list of dictionaries, to a dictionary of lists.
 
     Raises:
         InvalidInputError: for anything else, and without an entry `main`.
@@ -179,7 +179,7 @@ def as_entries(encoded: Any, main: str) -> dict[str, Any]:
 
 
 def as_rows(entries: dict[str, Any], main: str) -> tuple[dict[str, Any], bool]:
-    """Turn tensors into lists and one row into a batch; return also whether there was a batch.
+    """Convert tensors to lists and one row to a batch; also return whether there was a batch.
 
     Raises:
         InvalidInputError: if entries differ in their number of rows.
@@ -206,7 +206,7 @@ def tensor_kind(value: Any) -> str | None:
 
 
 def to_list(value: Any) -> Any:
-    """Turn a tensor, or a list of them, into lists of Python numbers."""
+    """Convert a tensor, or a list of tensors, to lists of Python numbers."""
     if isinstance(value, (list, tuple)):
         return [to_list(item) for item in value]
     if isinstance(value, (int, float, bool, str)) or value is None:

@@ -1,6 +1,6 @@
 """One row of a batch: the tokens of a sequence or pair, with special tokens and padding.
 
-Both tokenizers give `EncodedSequence`s; `rows` builds these of them, once for both.
+Both engines return `EncodedSequence`s; the assembler makes these rows of them.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class EncodedSequence:
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens' texts, as the vocabulary spells them."""
+        """The tokens' texts, spelt as in the vocabulary."""
         raise _needs_fast("tokens")
 
     @property
     def offsets(self) -> list[Span]:
-        """First and last + 1 character of each token in its text (or in its word)."""
+        """The range of characters of each token in its text (or word): first, and last + 1."""
         raise _needs_fast("offsets")
 
     @property
     def word_ids(self) -> list[int]:
-        """The number of the word that each token is part of."""
+        """The number of the word of each token."""
         raise _needs_fast("word ids")
 
 
 def _needs_fast(what: str) -> NotImplementedError:
-    return NotImplementedError(f"The {what} are known of texts that GPT2TokenizerFast encoded.")
+    return NotImplementedError(f"The {what} are only known for texts of GPT2TokenizerFast.")
 
 
 class Piece(NamedTuple):
-    """Neighbouring tokens of a row that come from one place.
+    """Neighbouring tokens of a row with the same source.
 
     Attributes:
         ids: ids of the tokens.
@@ -57,7 +57,7 @@ class Piece(NamedTuple):
         sequence_id: 0 or 1 for the first or second sequence, None for special tokens and padding.
         source: the sequence that they are a slice of, if any.
         start: where that slice begins.
-        token: the token's text, where there is no source.
+        token: the token's text, if there is no source.
         attended: whether the attention mask is 1 there.
     """
 
@@ -75,8 +75,8 @@ class Encoding:
     """One row of a batch. The attributes are those of `tokenizers.Encoding`.
 
     Attributes:
-        pieces: what the row is made of, in order.
-        overflowing: the rows that hold what truncation took from this one.
+        pieces: the parts of the row, in order.
+        overflowing: further rows, of the tokens that truncation removed from this one.
     """
 
     pieces: list[Piece]
@@ -112,7 +112,7 @@ class Encoding:
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The tokens' texts, as the vocabulary spells them."""
+        """The tokens' texts, spelt as in the vocabulary."""
         return self._from_source("tokens", lambda piece: piece.token)
 
     @cached_property
@@ -122,7 +122,7 @@ class Encoding:
 
     @cached_property
     def word_ids(self) -> list[int | None]:
-        """The number of the word that each token is part of, within its sequence; else None."""
+        """The number of the word of each token within its sequence; None for others."""
         return self._from_source("word_ids", lambda piece: None)
 
     @property
@@ -146,11 +146,11 @@ class Encoding:
     # From tokens to words and characters, and back ------------------------------------------------
 
     def token_to_sequence(self, token_index: int) -> int | None:
-        """The sequence, 0 or 1, that a token is part of."""
+        """The sequence of a token, 0 or 1."""
         return self.sequence_ids[self._checked(token_index)]
 
     def token_to_word(self, token_index: int) -> int | None:
-        """The word that a token is part of, numbered within its sequence."""
+        """The word of a token, numbered within its sequence."""
         return self.word_ids[self._checked(token_index)]
 
     def token_to_chars(self, token_index: int) -> Span | None:
@@ -196,7 +196,7 @@ class Encoding:
 
 
 def _joined(parts: Iterable[list[T]]) -> list[T]:
-    """Join lists; a single one is returned as it is, as nearly all rows are one piece."""
+    """Join lists; a single list is returned as it is, since nearly all rows are one piece."""
     parts = list(parts)
     return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
 
@@ -204,7 +204,7 @@ def _joined(parts: Iterable[list[T]]) -> list[T]:
 def windows(length: int, max_length: int, stride: int, side: str) -> list[Span]:
     """Cut `length` tokens into windows of at most `max_length` that share `stride` tokens.
 
-    The first window is what truncation keeps; the others follow it away from there.
+    The first window has the tokens that truncation keeps; the others follow away from that side.
 
     Args:
         length: tokens to cut.
@@ -221,7 +221,7 @@ def windows(length: int, max_length: int, stride: int, side: str) -> list[Span]:
     [(2, 5), (0, 3)]
 
     Raises:
-        InvalidInputError: if the stride leaves nothing new in a window.
+        InvalidInputError: if the stride leaves no new token in a window.
     """
     if length <= max_length:
         return [(0, length)]

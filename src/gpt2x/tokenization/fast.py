@@ -20,9 +20,8 @@ from gpt2x.tokenization.vocabulary import PathLike, Vocabulary
 class GPT2TokenizerFast(GPT2TokenizerBase):
     """GPT-2's byte-level BPE tokenizer, on the `tokenizers` library.
 
-    Gives the ids of GPT2Tokenizer for every string, and knows which characters and words each
-    token comes from. Encodes the texts of a batch in parallel. Stands for transformers' class of
-    the same name.
+    Gives the ids of GPT2Tokenizer for every string, and knows the characters and words of each
+    token. Encodes the texts of a batch in parallel. Replaces transformers' class of the same name.
 
     Args, in transformers' order: those of GPT2Tokenizer, and
         tokenizer_object: a `tokenizers.Tokenizer`, in the place of files.
@@ -84,8 +83,8 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
     def backend_tokenizer(self) -> Tokenizer:
         """The same tokenizer as an object of the `tokenizers` library.
 
-        Its `post_processor` is where the special tokens around texts are kept: setting it changes
-        what this tokenizer adds. Other changes to it have no effect on this tokenizer.
+        Its `post_processor` has the special tokens around texts: setting it changes the tokens that
+        this tokenizer adds. Other changes have no effect on this tokenizer.
         """
         if self._backend is None:
             backend = Tokenizer(self._engine.model())

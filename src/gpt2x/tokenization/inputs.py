@@ -1,4 +1,4 @@
-"""The forms in which texts are given: strings, words, tokens or ids, in pairs and batches."""
+"""The forms of texts in calls: strings, words, tokens or ids, in pairs and batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pair = tuple[Any, Any]
 
 
 def as_pairs(text: Any, text_pair: Any, words: bool) -> tuple[list[Pair], bool]:
-    """Tell a text from a batch, as `__call__` takes them.
+    """Distinguish a text from a batch in the arguments of `__call__`.
 
     Args:
         text, text_pair: its arguments.
@@ -43,7 +43,7 @@ def as_pairs(text: Any, text_pair: Any, words: bool) -> tuple[list[Pair], bool]:
 
 
 def as_batch(batch: Any, words: bool) -> list[Pair]:
-    """Tell the texts of a batch from its pairs.
+    """Distinguish texts from pairs in a batch.
 
     Raises:
         InvalidInputError: if it is not a list.
@@ -54,7 +54,7 @@ def as_batch(batch: Any, words: bool) -> list[Pair]:
 
 
 def _as_pair(item: Any, words: bool) -> Pair:
-    """Tell a text from a pair of texts: a pair is a tuple or list of two texts.
+    """Distinguish a text from a pair of texts: a pair is a tuple or list of two texts.
 
     As in transformers, a list of strings or lists is a pair, of words or ids a text.
     """
@@ -72,12 +72,12 @@ def _as_pair(item: Any, words: bool) -> Pair:
 
 
 def is_list(value: Any) -> bool:
-    """Say whether a value is a list or tuple."""
+    """Return whether a value is a list or tuple."""
     return isinstance(value, (list, tuple))
 
 
 def _is_text_or_batch(value: Any, words: bool) -> bool:
-    """Say whether a value is made of strings, in lists no deeper than a batch of pairs is."""
+    """Return whether a value consists of strings, in lists at most as deep as a batch of pairs."""
     depth = 3 if words else 2
 
     def is_made_of_strings(part: Any, depth: int) -> bool:
@@ -89,10 +89,10 @@ def _is_text_or_batch(value: Any, words: bool) -> bool:
 
 
 def form_of(text: Any, words: bool) -> str:
-    """Tell the form of one text: "text", "words", "tokens" or "ids".
+    """Return the form of one text: "text", "words", "tokens" or "ids".
 
     Raises:
-        InvalidInputError: if it is none of them.
+        InvalidInputError: if it has none of these forms.
     """
     if isinstance(text, str):
         return "text"

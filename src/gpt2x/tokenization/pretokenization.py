@@ -4,8 +4,8 @@ OpenAI's pattern (encoder.py of the GPT-2 release), alternative by alternative: 
 contraction; letters, numbers, or other characters, each with at most one space before them; white
 space up to the last one before a word; white space.
 
-The two engines that run it, `regex` here and Oniguruma within `tokenizers`, must agree on every
-code point, so neither is asked what a letter is beyond ASCII: see `unicode`.
+Its two engines, `regex` here and Oniguruma in `tokenizers`, must agree on every code point, so
+neither classifies characters beyond ASCII: see `unicode`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TEMPLATE = (
     "|[{space}]+(?![^{space}])|[{space}]+"
 )
 
-# For text in which every character is ASCII, whose classes are the same in all Unicode versions.
+# For ASCII text: the classes of ASCII characters are the same in all Unicode versions.
 _find_words = regex.compile(_TEMPLATE.format(letter=r"\p{L}", number=r"\p{N}", space=r"\s")).findall
 
-# ASCII characters of each class that the pattern does not name, as it does the letters of
-# contractions and the plain space.
+# An ASCII character of each class that the pattern does not name; it names the letters of
+# contractions and the space.
 _STAND_INS = {OTHER: "!", LETTER: "A", NUMBER: "0", SPACE: "\t"}
 
 
@@ -49,7 +49,7 @@ def split_words(text: str) -> list[str]:
     code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     stand_in = _stand_ins()[code_points].tobytes().decode("ascii")
     words = _find_words(stand_in)
-    # Most words of most texts are ASCII, and stand for themselves; the others are looked up.
+    # Most words of most texts are ASCII and need no look-up.
     ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))
     foreign = np.flatnonzero(code_points >= 128)
     for number in np.unique(np.searchsorted(ends, foreign, side="right")).tolist():
@@ -60,7 +60,7 @@ def split_words(text: str) -> list[str]:
 
 @cache
 def _stand_ins() -> np.ndarray:
-    """For every code point an ASCII character (uint8) of its class: itself if it is ASCII."""
+    """Return an ASCII character (uint8) of the class of every code point; itself if it is ASCII."""
     by_class = np.empty(len(_STAND_INS), np.uint8)
     for character_class, character in _STAND_INS.items():
         by_class[character_class] = ord(character)

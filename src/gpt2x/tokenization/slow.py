@@ -16,18 +16,18 @@ from gpt2x.tokenization.vocabulary import PathLike, Vocabulary
 class GPT2Tokenizer(GPT2TokenizerBase):
     """GPT-2's byte-level BPE tokenizer, in pure Python.
 
-    Gives the ids of GPT2TokenizerFast for every string. Stands for transformers' class of the same
+    Gives the ids of GPT2TokenizerFast for every string. Replaces transformers' class of the same
     name, of versions 4 (`vocab_file`, `merges_file`) and 5 (`vocab`, `merges`).
 
     Args:
         vocab_file: path of a vocab.json, or the id of each token.
         merges_file: path of a merges.txt, or the merges as "a b" strings or pairs.
-        errors: what decoding does with bytes that are not UTF-8, as in `bytes.decode`.
-        unk_token: stands for what the vocabulary lacks; nothing, if it has all 256 bytes.
+        errors: treatment of bytes that are not UTF-8, as in `bytes.decode`.
+        unk_token: replaces bytes that the vocabulary lacks; unused if it has all 256.
         bos_token, eos_token: the tokens at the beginning and end of a text.
-        pad_token: the token that fills rows up; GPT-2 has none of its own.
-        add_prefix_space: whether texts are encoded as if a space stood before them.
-        add_bos_token: whether each text is given a `bos_token` at its beginning.
+        pad_token: the token that fills rows; GPT-2 has none.
+        add_prefix_space: whether texts are encoded as if after a space.
+        add_bos_token: whether each text begins with a `bos_token`.
         vocab, merges: other names of `vocab_file` and `merges_file`.
         tokenizer_file: path of a tokenizer.json, in their place.
         **settings: `sep_token`, `cls_token`, `mask_token`, `additional_special_tokens`,
@@ -98,12 +98,12 @@ class GPT2Tokenizer(GPT2TokenizerBase):
 
     @property
     def byte_encoder(self) -> dict[int, str]:
-        """The character that stands for each byte."""
+        """The character for each byte."""
         return byte_to_unicode()
 
     @property
     def byte_decoder(self) -> dict[str, int]:
-        """The byte that each character stands for."""
+        """The byte for each character."""
         return unicode_to_byte()
 
     def bpe(self, token: str) -> str:

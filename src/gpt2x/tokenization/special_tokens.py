@@ -1,4 +1,4 @@
-"""Special tokens by role: which token begins a text, which one pads it, and so on."""
+"""Special tokens by role: the token that begins a text, the one that pads it, and so on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADDITIONAL = "additional_special_tokens"
 
 
 class SpecialTokens:
-    """The special tokens of a tokenizer by role. Their ids are the business of `TokenTable`.
+    """The special tokens of a tokenizer by role. `TokenTable` has their ids.
 
     Attributes:
         by_role: a token, or for ADDITIONAL a list of them; None for a role without any.
@@ -57,7 +57,7 @@ class SpecialTokens:
         return _text(self.by_role[role])
 
     def texts(self) -> dict[str, Any]:
-        """Return the roles that have a token, and its text."""
+        """Return the roles that have a token, with its text."""
         return {role: _text(value) for role, value in self.by_role.items() if value}
 
     def tokens(self) -> dict[str, Token]:
@@ -70,7 +70,7 @@ class SpecialTokens:
         return found
 
     def to_assign(self, role: str, value: Any, replace_additional: bool) -> Any:
-        """Return what a role is set to for a value of `add_special_tokens`.
+        """Return the token or tokens of a role for a value of `add_special_tokens`.
 
         Args:
             role: one of the roles.
@@ -87,12 +87,12 @@ class SpecialTokens:
 
 
 def is_token(value: Any) -> bool:
-    """Say whether a value is a token."""
+    """Return whether a value is a token."""
     return isinstance(value, (str, AddedToken))
 
 
 def as_special(token: Any) -> Any:
-    """Turn a string into a special token: whole, never normalized."""
+    """Make a special token of a string: matched as a whole, not normalized."""
     if isinstance(token, str):
         return AddedToken(token, normalized=False, special=True)
     return token

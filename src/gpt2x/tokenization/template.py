@@ -1,4 +1,4 @@
-"""Which special tokens stand around one sequence and around a pair of them."""
+"""The special tokens around one sequence and around a pair."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2x.errors import CheckpointError
 
-#: A sequence within a template; anything else in it is a special token's text.
+#: A sequence in a template; the other pieces are texts of special tokens.
 FIRST, SECOND = 0, 1
 
 
@@ -32,17 +32,17 @@ class Template:
 
     @classmethod
     def with_bos(cls, bos_token: str) -> Template:
-        """The template of `add_bos_token`: each sequence after a token of its own."""
+        """Return the template of `add_bos_token`: a token before each sequence."""
         return cls((bos_token, FIRST), (bos_token, FIRST, bos_token, SECOND), (0, 0), (0, 0, 1, 1))
 
     def pieces(self, *, pair: bool) -> list[tuple[int | str, int]]:
-        """The pieces and their token types."""
+        """Return the pieces and their token types."""
         if pair:
             return list(zip(self.pair, self.pair_types, strict=True))
         return list(zip(self.single, self.single_types, strict=True))
 
     def number_of_special_tokens(self, *, pair: bool) -> int:
-        """How many tokens are added to one sequence, or to a pair."""
+        """Return the number of tokens that are added to one sequence, or to a pair."""
         return sum(isinstance(piece, str) for piece, _ in self.pieces(pair=pair))
 
     def names(self) -> list[str]:
@@ -56,7 +56,7 @@ class Template:
         """Read the `post_processor` of a tokenizer.json.
 
         Raises:
-            CheckpointError: if it is none of ByteLevel, TemplateProcessing and sequences of them.
+            CheckpointError: if it is not ByteLevel, TemplateProcessing or a sequence of them.
         """
         if state is None or state.get("type") == "ByteLevel":
             return cls()

@@ -33,11 +33,11 @@ def train_vocabulary(
 
     Args:
         texts: texts, or batches of texts.
-        vocab_size: tokens to make, special ones included; if it is less than these and the 256
-            bytes, which are always made, a warning says so.
+        vocab_size: tokens to make, including special ones. Special tokens and the 256 bytes are
+            always made; if that is more, there is a warning.
         special_tokens: these have the first ids.
-        add_prefix_space: whether texts are taken as if after a space.
-        length: how many items `texts` has, for the progress bar.
+        add_prefix_space: whether texts are split as if after a space.
+        length: number of items in `texts`, for the progress bar.
         trainer_options: any of TRAINER_OPTIONS.
 
     Raises:
@@ -47,7 +47,7 @@ def train_vocabulary(
     if vocab_size < least:
         logger.warning(
             f"vocab_size is {vocab_size}, but the 256 bytes and the {len(special_tokens)} special "
-            f"tokens alone are {least}: that is how many tokens there will be."
+            f"tokens alone are {least}: the vocabulary will have that many."
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pinned_pre_tokenizer(add_prefix_space)
