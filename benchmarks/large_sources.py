@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt2x.checkpoint.writing import write_weights
+from gpt2x.checkpoint.writing import plan_weights
 from gpt2x.config import GPT2Config
 from gpt2x.formats.gguf import writer as gguf_writer
 from gpt2x.formats.torch import nanogpt
@@ -54,7 +54,7 @@ def padded(config: GPT2Config, multiple: int) -> int:
 def _transformers(format: str, dtype: Any, max_shard_size: str = "100GB") -> Callable[..., Path]:
     def make(folder: Path, config: GPT2Config) -> Path:
         values = tensors(config, np.dtype(dtype))
-        write_weights(folder, values, config, Head.LM, format, max_shard_size)
+        plan_weights(values, config, Head.LM, format, max_shard_size).write(folder)
         config.save_pretrained(folder)
         return folder
 

@@ -86,7 +86,7 @@ def test_the_order_of_looking_in_a_folder(tmp_path):
 
 
 def test_the_order_of_looking_for_transformers_files():
-    assert [format.filename for format in weights_formats()] == [
+    assert [format.weights for format in weights_formats()] == [
         "model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"
     ]  # fmt: skip
 

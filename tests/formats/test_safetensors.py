@@ -15,6 +15,8 @@ from hypothesis.extra import numpy as npst
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats import safetensors as ours
+from gpt2x.formats.base import Checkpoint
+from gpt2x.storage.budget import Budget
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor
 
 ARRAYS = {
@@ -27,11 +29,9 @@ ARRAYS = {
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    tensors, metadata, close = ours.open_file(path)
-    try:
-        return {name: tensor.read() for name, tensor in tensors.items()}, dict(metadata)
-    finally:
-        close()
+    with Checkpoint("safetensors", path) as checkpoint:
+        tensors = ours.read_file(checkpoint, path, Budget("test"))
+        return {name: tensor.read() for name, tensor in tensors.items()}, checkpoint.metadata
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -78,14 +78,14 @@ def test_round_trip(tmp_path_factory, array):
 def test_rows_of_a_tensor(tmp_path):
     path = tmp_path / "model.safetensors"
     write(path, {"x": np.arange(100, dtype=np.float32).reshape(25, 4)})
-    tensors, _, close = ours.open_file(path)
-    tensor = tensors["x"]
+    checkpoint = Checkpoint("safetensors", path)
+    tensor = ours.read_file(checkpoint, path, Budget("test"))["x"]
     np.testing.assert_array_equal(tensor.rows(3, 5), tensor.read()[3:5])
     blocks = list(tensor.blocks(64))
     assert [len(block) for block in blocks] == [4] * 6 + [1]
     np.testing.assert_array_equal(np.concatenate(blocks), tensor.read())
     assert tensor.read(BFLOAT16).dtype == BFLOAT16
-    close()
+    checkpoint.close()
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
@@ -138,7 +138,7 @@ TWICE = b'{"x":%s,"x":%s}' % tuple(
 )
 def test_a_bad_header_is_refused(tmp_path, header, data, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        ours.open_file(file_with(tmp_path / "bad.safetensors", header, data))
+        read(file_with(tmp_path / "bad.safetensors", header, data))
     assert "bad.safetensors" in str(caught.value)
 
 
@@ -146,7 +146,7 @@ def test_an_absurd_header_size_allocates_nothing(tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match="header would take"):
-        ours.open_file(path)
+        read(path)
     path.write_bytes(b"abc")
     with pytest.raises(CheckpointError, match="truncated"):
-        ours.open_file(path)
+        read(path)

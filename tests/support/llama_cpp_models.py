@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2x.checkpoint import LazyTensor, convert
-from gpt2x.checkpoint.writing import write_weights
+from gpt2x.checkpoint.writing import plan_weights
 from gpt2x.config import GPT2Config
 from gpt2x.weights.table import Head, parameter_shapes
 from support.golden_data import GOLDEN
@@ -42,6 +42,6 @@ def write_model(folder: Path) -> Path:
         is_scale = len(shape) == 1 and name.endswith(".weight")
         values = generator.normal(is_scale, 0.3 if len(shape) == 2 else 0.1, shape)
         tensors[name] = LazyTensor.of(values.astype(np.float32))
-    write_weights(folder, tensors, config, Head.LM, "safetensors", "5GB")
+    plan_weights(tensors, config, Head.LM, "safetensors", "5GB").write(folder)
     config.save_pretrained(folder)
     return folder

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.verify import Difference, largest_difference
-from gpt2x.checkpoint.writing import plan_files, write_weights
+from gpt2x.checkpoint.writing import WeightsPlan, plan_weights
 from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError, check_choice
@@ -49,6 +49,8 @@ class Conversion:
         files: names of the files, or the folder, that hold the weights.
         tokenizer: names of the tokenizer's files that travel along.
         difference: how far what was written is from the source, if that was asked for.
+        dtype: the dtype that was asked for.
+        weights: which tensor goes into which file, for transformers' formats.
     """
 
     source: str
@@ -61,6 +63,8 @@ class Conversion:
     files: list[str] = field(default_factory=list)
     tokenizer: list[str] = field(default_factory=list)
     difference: Difference | None = None
+    dtype: str | None = None
+    weights: WeightsPlan | None = field(default=None, repr=False)
 
     @property
     def is_file(self) -> bool:
@@ -122,7 +126,7 @@ def convert(
     with opening as opened:
         made = _plan(opened, Path(destination).expanduser(), to, dtype, max_shard_size, overwrite)
         if not dry_run:
-            _write(opened, made, dtype, max_shard_size, overwrite, verify, progress)
+            _write(opened, made, overwrite, verify, progress)
     return made
 
 
@@ -141,12 +145,18 @@ def _plan(
     tensors = _planned_tensors(source)
     target.check(source.config, tensors)
     stored = target.stored(tensors, dtype)
-    read_as = source.checkpoint.format
     plan = Conversion(
-        read_as, target.name, destination, source.config, source.head, tensors, stored
+        source.checkpoint.format,
+        target.name,
+        destination,
+        source.config,
+        source.head,
+        tensors,
+        stored,
+        tokenizer=sorted(source.tokenizer),
+        dtype=dtype,
     )
-    plan.tokenizer = sorted(source.tokenizer)
-    plan.files = _planned_files(plan, target, max_shard_size)
+    _plan_files(plan, target, max_shard_size)
     return plan
 
 
@@ -160,18 +170,20 @@ def _target(destination: Path, to: str | None) -> Format:
     return all_formats()[to]
 
 
-def _planned_files(plan: Conversion, target: Format, max_shard_size: int | str | None) -> list[str]:
+def _plan_files(plan: Conversion, target: Format, max_shard_size: int | str | None) -> None:
     if isinstance(target, WeightsFormat):
         size = _SHARD_SIZE if max_shard_size is None else max_shard_size
         tensors = cast_tensors(plan.tensors, plan.stored)
-        return plan_files(tensors, plan.config, plan.head, target.name, size).files
+        plan.weights = plan_weights(tensors, plan.config, plan.head, target.name, size)
+        plan.files = plan.weights.files
+        return
     if max_shard_size is not None and plan.nbytes > parse_size(max_shard_size):
         raise InvalidInputError(
             f"{target.name} would take {plan.nbytes / 1e6:,.1f} MB, more than max_shard_size="
             f"{max_shard_size!r}, and cannot be split. Leave max_shard_size out, or choose one of "
             f"{', '.join(format.name for format in weights_formats(read=False))}."
         )
-    return [plan.destination.name if plan.is_file else target.weights]
+    plan.files = [plan.destination.name if plan.is_file else target.weights]
 
 
 def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
@@ -212,36 +224,25 @@ def _check_destination(destination: Path, target: Format, overwrite: bool) -> No
 
 
 def _write(
-    source: Source,
-    made: Conversion,
-    dtype: str | None,
-    max_shard_size: int | str | None,
-    overwrite: bool,
-    verify: bool,
-    progress: Progress,
+    source: Source, made: Conversion, overwrite: bool, verify: bool, progress: Progress
 ) -> None:
     target = all_formats()[made.target]
-    model = _model_to_write(source, made, dtype, progress)
+    model = _model_to_write(source, made, progress)
     if made.is_file:
         with atomic_file(made.destination) as path:
-            _write_weights(path, target, model, max_shard_size)
-            made.difference = _verified(path, made) if verify else None
+            _write_weights(path, target, made, model, verify)
         return
     with atomic_folder(made.destination, replaces=_weights_names() if overwrite else ()) as folder:
-        path = folder / target.file.name if target.file else folder
-        _write_weights(path, target, model, max_shard_size)
-        if target.file is None:
+        path = folder / target.weights if target.suffixes else folder
+        if not target.suffixes:
             model.config.save_pretrained(folder)
             if model.generation_config is not None:
                 shutil.copyfile(model.generation_config, folder / GENERATION_CONFIG_NAME)
         write_tokenizer_files(folder, source.tokenizer)
-        if verify:  # before anything is replaced, which may be the source
-            made.difference = _verified(path, made)
+        _write_weights(path, target, made, model, verify)
 
 
-def _model_to_write(
-    source: Source, made: Conversion, dtype: str | None, progress: Progress
-) -> ModelToWrite:
+def _model_to_write(source: Source, made: Conversion, progress: Progress) -> ModelToWrite:
     config = GPT2Config.from_dict(made.config.to_dict())
     config.architectures = [made.head.architecture]
     if made.stored["wte.weight"] != "q8_0":  # which is not a dtype of a model
@@ -251,7 +252,7 @@ def _model_to_write(
         head=made.head,
         tensors=made.tensors,
         stored=made.stored,
-        dtype=dtype,
+        dtype=made.dtype,
         name=Path(source.files.name).name or "gpt2",
         generation_config=source.files.find(GENERATION_CONFIG_NAME),
         tokenizer=lambda: _load_tokenizer(source.tokenizer),
@@ -260,25 +261,25 @@ def _model_to_write(
 
 
 def _write_weights(
-    path: Path, target: Format, model: ModelToWrite, max_shard_size: int | str | None
+    path: Path, target: Format, made: Conversion, model: ModelToWrite, verify: bool
 ) -> None:
-    """Write the weights into a folder, or into the one file of a format."""
-    if isinstance(target, WeightsFormat):
-        size = _SHARD_SIZE if max_shard_size is None else max_shard_size
-        tensors, progress = model.cast(), model.progress
-        write_weights(path, tensors, model.config, model.head, target.name, size, progress=progress)
+    """Write the weights into a folder, or into the one file of a format, before it is replaced."""
+    if made.weights is not None:
+        made.weights.write(path, model.progress)
     else:
         assert target.write is not None
         target.write(path, model)
+    if verify:
+        made.difference = _verified(path, made)
 
 
 def _weights_names() -> tuple[str, ...]:
     """The weights that a model may be read from, of all formats, as patterns; indices last."""
     weights = weights_formats()
     return (
-        *(format.filename.replace(".", "*.") + "*" for format in weights),
+        *(format.weights.replace(".", "*.") + "*" for format in weights),
         *(format.weights for format in all_formats().values() if format.write is not None),
-        *(format.filename.replace(".", "*.") + ".index*.json" for format in weights),
+        *(format.weights.replace(".", "*.") + ".index*.json" for format in weights),
     )
 
 

@@ -21,16 +21,18 @@ from gpt2x.weights.table import Head
 
 
 @dataclass(frozen=True)
-class WritePlan:
+class WeightsPlan:
     """Which tensor goes into which file of a folder.
 
     Attributes:
+        format: what the files are written in.
         tensors: name in the files -> tensor in their layout.
         aliases: further names of tensors, each for the name whose values it repeats.
         shards: the files, in order.
         index: the name of the file that lists the shards, if there are several.
     """
 
+    format: WeightsFormat
     tensors: dict[str, LazyTensor]
     aliases: dict[str, str]
     shards: list[Shard]
@@ -41,8 +43,24 @@ class WritePlan:
         """The names of all files."""
         return [shard.file for shard in self.shards] + ([self.index] if self.index else [])
 
+    def write(self, folder: Path, progress: Progress = lambda nbytes: None) -> None:
+        """Write the files into an existing folder.
 
-def plan_files(
+        `progress` is called with each tensor's bytes once they are written.
+        """
+        assert self.format.write_file is not None
+        for shard in self.shards:
+            part = {name: self.tensors[name] for name in shard.names}
+            aliases = {alias: name for alias, name in self.aliases.items() if name in part}
+            self.format.write_file(folder / shard.file, part, aliases, progress)
+        if self.index is not None:
+            size = sum(tensor.nbytes for tensor in self.tensors.values())
+            parameters = sum(tensor.size for tensor in self.tensors.values())
+            text = index_json(self.shards, size, parameters, self.aliases)
+            (folder / self.index).write_text(text, encoding="utf-8")
+
+
+def plan_weights(
     tensors: Mapping[str, LazyTensor],
     config: GPT2Config,
     head: Head,
@@ -52,10 +70,21 @@ def plan_files(
     variant: str | None = None,
     others: Mapping[str, LazyTensor] = MappingProxyType({}),
     prefix: bool | None = None,
-) -> WritePlan:
-    """Decide which tensor goes into which file; the arguments are those of `write_weights`.
+) -> WeightsPlan:
+    """Plan the files of a model's weights: one, or shards with an index if it would be too large.
 
-    Raises InvalidInputError for several files of a format that transformers reads from one alone.
+    Args:
+        tensors: canonical name -> tensor in canonical layout.
+        config: of the model; says whether the output layer is tied.
+        head: which model class; a body alone is written without the prefix ``transformer``.
+        format: the name of one of transformers' formats.
+        max_shard_size: bytes of a file at most, or a string such as "5GB".
+        variant: put into the files' names.
+        others: name in the file -> tensor that is not GPT-2's, written as it is.
+        prefix: put the body's names under ``transformer``; by default where there is a head.
+
+    Raises:
+        InvalidInputError: for several files of a format that transformers reads from one alone.
     """
     style = weights_format(format)
     with_prefix = head is not Head.NONE if prefix is None else prefix
@@ -69,50 +98,7 @@ def plan_files(
             "reads it from one file alone. Allow a larger max_shard_size, or write flax-msgpack, "
             "which may come in shards."
         )
-    return WritePlan(named, aliases, plan, style.index(variant) if len(plan) > 1 else None)
-
-
-def write_weights(
-    folder: Path,
-    tensors: Mapping[str, LazyTensor],
-    config: GPT2Config,
-    head: Head,
-    format: str,
-    max_shard_size: int | str,
-    *,
-    variant: str | None = None,
-    progress: Progress = lambda nbytes: None,
-    others: Mapping[str, LazyTensor] = MappingProxyType({}),
-    prefix: bool | None = None,
-) -> None:
-    """Write weights into a folder, in shards with an index if one file would be too large.
-
-    Args:
-        folder: an existing folder.
-        tensors: canonical name -> tensor in canonical layout.
-        config: of the model; says whether the output layer is tied.
-        head: which model class; a body alone is written without the prefix ``transformer``.
-        format: the name of one of transformers' formats.
-        max_shard_size: bytes of a file at most, or a string such as "5GB".
-        variant: put into the files' names.
-        progress: called with each tensor's bytes once they are written.
-        others: name in the file -> tensor that is not GPT-2's, written as it is.
-        prefix: put the body's names under ``transformer``; by default where there is a head.
-    """
-    plan = plan_files(
-        tensors, config, head, format, max_shard_size, variant=variant, others=others, prefix=prefix
-    )
-    write_file = weights_format(format).write_file
-    assert write_file is not None
-    for shard in plan.shards:
-        part = {name: plan.tensors[name] for name in shard.names}
-        aliases = {alias: name for alias, name in plan.aliases.items() if name in part}
-        write_file(folder / shard.file, part, aliases, progress)
-    if plan.index is not None:
-        size = sum(tensor.nbytes for tensor in plan.tensors.values())
-        parameters = sum(tensor.size for tensor in plan.tensors.values())
-        text = index_json(plan.shards, size, parameters, plan.aliases)
-        (folder / plan.index).write_text(text, encoding="utf-8")
+    return WeightsPlan(style, named, aliases, plan, style.index(variant) if plan[1:] else None)
 
 
 def _spelled(

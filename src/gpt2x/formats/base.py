@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from gpt2x.errors import CheckpointError, WeightsError
+from gpt2x.formats.binary import BinaryFile
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.lazy import LazyTensor, check_name
@@ -22,18 +24,7 @@ if TYPE_CHECKING:
     from gpt2x.tokenization import GPT2Tokenizer
 
 Answer = TypeVar("Answer")
-
-
-class Closable(Protocol):
-    """An open file."""
-
-    @property
-    def close(self) -> Callable[[], None]:
-        """Close it."""
-        ...
-
-
-Open = TypeVar("Open", bound=Closable)
+Open = TypeVar("Open", bound=BinaryFile | RawIOBase)
 
 #: Called with each tensor's bytes once they are written.
 Progress = Callable[[int], None]
@@ -123,21 +114,8 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class TensorFile(NamedTuple):
-    """The tensors of one open file under the file's own names."""
-
-    tensors: Mapping[str, LazyTensor]
-    metadata: Mapping[str, Any]
-    close: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -158,14 +136,6 @@ class UnknownFile:
         if question not in self._answers:
             self._answers[question] = question(self.path)
         return self._answers[question]
-
-
-@dataclass(frozen=True)
-class SingleFile:
-    """How a format that is one file calls it in a folder, and how a destination ends that is it."""
-
-    name: str
-    suffixes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +195,9 @@ class Format:
         read: fills a checkpoint, whose `path` is the file that identifies it; further files are
             found through `ModelFiles`.
         write: writes into a file, or into a folder for a format that is not one file.
-        file: the one file that it is, if it is one; such a file holds the config too.
-        folder: otherwise, the folder inside a model's folder that it writes.
+        weights: what the weights are called that it writes into a model's folder.
+        suffixes: how a destination ends that is the weights alone, for a format that is one file;
+            such a file holds the config too.
         dtypes: what its tensors may be converted to.
         stored: returns the dtype that each tensor gets for the dtype asked for.
         check: raises WeightsError for a config, or for tensors, that it has no place for.
@@ -239,8 +210,8 @@ class Format:
     recognises: Callable[[UnknownFile], bool] = lambda file: False
     read: Callable[[Checkpoint, ModelFiles], None] | None = None
     write: Callable[[Path, ModelToWrite], None] | None = None
-    file: SingleFile | None = None
-    folder: str = ""
+    weights: str = ""
+    suffixes: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     stored: Callable[[Mapping[str, LazyTensor], str | None], dict[str, str]] = stored_dtypes
     check: Callable[[GPT2Config, Iterable[str]], None] = lambda config, tensors: None
@@ -255,25 +226,15 @@ class Format:
         """Whether models can be converted to it."""
         return self.write is not None
 
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """How a destination ends that is its one file; nothing for a format that is a folder."""
-        return self.file.suffixes if self.file else ()
-
-    @property
-    def weights(self) -> str:
-        """The file or folder of the weights inside a model's folder."""
-        return self.file.name if self.file else self.folder
-
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFormat(Format):
     """A format of transformers: its weights are one file, or shards that an index lists.
 
     Attributes:
-        filename: transformers' name of the one file.
-        place: in transformers' order of looking for these names.
-        open_file: opens one file; a budget is that of all shards, if there are several.
+        place: in transformers' order of looking for `weights`, the name of the one file.
+        read_file: returns the tensors of a file that belongs to a checkpoint, under the file's own
+            names; the budget is that of all shards.
         rename: returns what reads the names in files that say this of themselves.
         write_file: writes one file: its path, tensors, aliases (further name -> name of a tensor),
             progress.
@@ -283,9 +244,8 @@ class WeightsFormat(Format):
         in_shards: whether transformers reads it in shards.
     """
 
-    filename: str
     place: int
-    open_file: Callable[[Path, Budget], TensorFile] | None = None
+    read_file: Callable[[Checkpoint, Path, Budget], dict[str, LazyTensor]] | None = None
     rename: Callable[[Mapping[str, Any]], Rename] | None = None
     write_file: (
         Callable[[Path, Mapping[str, LazyTensor], Mapping[str, str], Progress], None] | None
@@ -298,25 +258,20 @@ class WeightsFormat(Format):
     @property
     def is_read(self) -> bool:
         """Whether checkpoints of it can be opened."""
-        return self.open_file is not None
+        return self.read_file is not None
 
     @property
     def is_written(self) -> bool:
         """Whether models can be converted to it."""
         return self.write_file is not None
 
-    @property
-    def weights(self) -> str:
-        """The file of the weights inside a model's folder."""
-        return self.filename
-
     def single(self, variant: str | None) -> str:
         """The file's name; a variant such as "fp16" stands before the last dot."""
-        return _with_variant(self.filename, variant)
+        return _with_variant(self.weights, variant)
 
     def index(self, variant: str | None) -> str:
         """The name of the index of its shards."""
-        return _with_variant(f"{self.filename}.index.json", variant)
+        return _with_variant(f"{self.weights}.index.json", variant)
 
     def names(self, variant: str | None = None) -> tuple[str, str]:
         """The names to look for: of the one file, then of the index."""

@@ -6,11 +6,11 @@ model's other files are. (`gpt2x.checkpoint.open_source` adds the model's config
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2x.errors import CheckpointError, check_choice, listed
+from gpt2x.errors import CheckpointError, check_choice
 from gpt2x.formats import shards
 from gpt2x.formats.base import Checkpoint, Format, WeightsFormat
 from gpt2x.formats.registry import (
@@ -24,7 +24,6 @@ from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.names import Rename
 
 CONFIG_NAME = "config.json"
 
@@ -105,9 +104,9 @@ def _chosen(format: str | None, path: Path) -> Format:
 
 
 def _open_index_or_file(path: Path, format: str | None, files: ModelFiles) -> Checkpoint:
-    for weights in weights_formats():
-        if path.name.startswith(f"{weights.filename}.index.") and path.suffix == ".json":
-            return _open(weights, path, files, is_index=True)
+    for candidate in weights_formats():
+        if path.name.startswith(f"{candidate.weights}.index.") and path.suffix == ".json":
+            return _open(candidate, path, files, is_index=True)
     return _open(_chosen(format, path), path, files)
 
 
@@ -149,7 +148,7 @@ def _nothing_found(
     tried = [name for candidate in candidates for name in candidate.names(variant)]
     looked = f" looked for {', '.join(tried)}" if tried else f" of the format {format!r}"
     message = f"{files.name!r} holds no weights;{looked}."
-    plain = [c.filename for c in candidates if variant and files.find(c.filename)]
+    plain = [c.weights for c in candidates if variant and files.find(c.weights)]
     if plain:
         message += f" It does hold {plain[0]!r}: leave out variant={variant!r}."
     return message
@@ -160,7 +159,9 @@ def _open(format: Format, path: Path, files: ModelFiles, *, is_index: bool = Fal
     checkpoint = Checkpoint(format.name, path)
     try:
         if isinstance(format, WeightsFormat):
-            paths = _find_shards(files, path) if is_index else {path.name: path}
+            paths = {path.name: path}
+            if is_index:
+                paths = shards.find_shards(files, path, shards.read_index(path).values())
             _read_weights(format, checkpoint, paths, is_index)
         else:
             assert format.read is not None
@@ -184,50 +185,22 @@ def _add_config(checkpoint: Checkpoint, files: ModelFiles) -> None:
         checkpoint.config["tie_word_embeddings"] = True
 
 
-def _find_shards(files: ModelFiles, index: Path) -> dict[str, Path]:
-    """File name -> path of each shard; raises CheckpointError naming all that are missing."""
-    found = {name: files.find(name) for name in shards.shard_files(shards.read_index(index))}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        raise CheckpointError(
-            f"{files.name!r} lacks {len(missing)} of the {len(found)} shards that {index.name} "
-            f"lists: {listed(missing)}. Download or copy the rest."
-        )
-    return {name: path for name, path in found.items() if path is not None}
-
-
 def _read_weights(
     format: WeightsFormat, checkpoint: Checkpoint, paths: Mapping[str, Path], is_index: bool
 ) -> None:
     """Read one file, or the shards of an index, into a checkpoint."""
-    assert format.open_file is not None
+    assert format.read_file is not None
     assert format.rename is not None
     tensors: dict[str, LazyTensor] = {}
-    held: dict[str, list[str]] = {}
+    held: dict[str, Iterable[str]] = {}
     budget = Budget(str(checkpoint.path))
     for name, path in paths.items():
-        shard = checkpoint.hold(format.open_file(path, budget))
-        if twice := tensors.keys() & shard.tensors.keys():
+        held[name] = found = format.read_file(checkpoint, path, budget)
+        if twice := tensors.keys() & found.keys():
             raise CheckpointError(f"Two shards of {str(checkpoint.path)!r} hold {min(twice)!r}.")
-        tensors |= shard.tensors
-        checkpoint.metadata |= shard.metadata
-        held[name] = list(shard.tensors)
+        tensors |= found
     rename = format.rename(checkpoint.metadata)
     if is_index:
-        _check_shards(checkpoint.path, held, rename)
+        shards.check_shards(checkpoint.path, held, rename)
     checkpoint.add_renamed(tensors, rename)
     checkpoint.files = tuple(paths.values())
-
-
-def _check_shards(index: Path, held: Mapping[str, list[str]], rename: Rename) -> None:
-    """Compare what the shards hold with the index, whose names may carry another prefix."""
-    listed = {
-        place.name: file
-        for name, file in shards.read_index(index).items()
-        if (place := rename(name)) is not None
-    }
-    found = {
-        file: [place.name for name in names if (place := rename(name)) is not None]
-        for file, names in held.items()
-    }
-    shards.check_shards(index, listed, found)

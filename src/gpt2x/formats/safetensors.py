@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.formats.base import Progress, TensorFile, WeightsFormat
+from gpt2x.formats.base import Checkpoint, Progress, WeightsFormat
 from gpt2x.formats.binary import BinaryFile, check_shape
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.json_files import load_json
@@ -49,45 +49,37 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def open_file(path: Path, budget: Budget | None = None) -> TensorFile:
-    """Open one safetensors file.
+def read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, LazyTensor]:
+    """Return the tensors of a safetensors file.
 
     Raises CheckpointError unless the header is sound and the tensors fill the file exactly.
     """
-    file = BinaryFile(path, budget)
-    try:
-        tensors, metadata = _read_header(file)
-    except BaseException:
-        file.close()
-        raise
-    return TensorFile(tensors, metadata, file.close)
-
-
-def _rename(metadata: Mapping[str, Any]) -> Rename:
-    """How to read names: ``metadata["format"]`` tells which framework's they are."""
-    return {"tf": tensorflow_name, "flax": flax_name}.get(str(metadata.get("format")), pytorch_name)
-
-
-def _read_header(file: BinaryFile) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    file = checkpoint.hold(BinaryFile(path, budget))
     size = int.from_bytes(file.read(0, 8), "little")
     if not 2 <= size <= min(MAX_HEADER_BYTES, file.size - 8):
         raise _corrupt(file, f"its header would take {size} of {file.size} bytes")
     _check_names(file, file.read(8, size))
     tensors, start = {}, 8 + size
     try:
-        with safe_open(file.path, "np", backend="pread") as opened:
+        with safe_open(path, "np", backend="pread") as opened:
+            checkpoint.metadata |= opened.metadata() or {}
             for name in opened.offset_keys():  # the package checks that they follow one another
                 entry = opened.get_slice(name)
                 dtype, shape = DTYPES[entry.get_dtype()], entry.get_shape()
-                shape = check_shape(shape, f"{str(file.path)!r}: {name!r}")
+                shape = check_shape(shape, f"{str(path)!r}: {name!r}")
                 tensors[name] = file.tensor(start, shape, dtype, f"tensor {name!r}")
                 start += tensors[name].nbytes
-            return tensors, opened.metadata() or {}
     except SafetensorError as error:
         why = str(error).removeprefix("Error while deserializing header: ")
         raise _corrupt(file, why) from error
     except KeyError as error:
         raise _corrupt(file, f"it holds a tensor of the dtype {error}, which is not read") from None
+    return tensors
+
+
+def _rename(metadata: Mapping[str, Any]) -> Rename:
+    """How to read names: ``metadata["format"]`` tells which framework's they are."""
+    return {"tf": tensorflow_name, "flax": flax_name}.get(str(metadata.get("format")), pytorch_name)
 
 
 def _check_names(file: BinaryFile, header: bytes) -> None:
@@ -149,10 +141,10 @@ FORMAT = WeightsFormat(
     name="safetensors",
     rank=110,
     place=1,
-    filename="model.safetensors",
+    weights="model.safetensors",
     patterns=("*.safetensors",),
     recognises=lambda file: file.start[8:9] == b"{",
-    open_file=open_file,
+    read_file=read_file,
     rename=_rename,
     write_file=lambda path, tensors, aliases, progress: write(
         path, tensors, {"format": "pt"}, progress

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpt2x.errors import CheckpointError, InvalidInputError, listed
 from gpt2x.storage.budget import Budget
+from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
+from gpt2x.weights.names import Rename
 
 # No folder, no drive, not "." or "..", and no longer than file systems allow.
 _PLAIN_NAME = re.compile(r"[^/\\:\0]{0,254}[^/\\:\0.]")
@@ -42,14 +45,12 @@ def parse_size(size: int | str) -> int:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> file name, from an index file; only plain names beside the index pass."""
+    """Tensor name -> file name, from an index file."""
     budget = Budget(str(path), path.stat().st_size)
     weight_map = read_object(path, budget).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{str(path)!r} has no 'weight_map'; it is not an index of shards.")
     budget.charge(_LISTED * len(weight_map), "tensors")
-    for file in weight_map.values():
-        check_shard_name(path, file)
     return weight_map
 
 
@@ -62,20 +63,38 @@ def check_shard_name(index: Path, file: object) -> None:
         )
 
 
-def shard_files(weight_map: Mapping[str, str]) -> list[str]:
-    """The shards' file names, each once, in order."""
-    return sorted(set(weight_map.values()))
+def find_shards(files: ModelFiles, index: Path, names: Iterable[Any]) -> dict[str, Path]:
+    """File name -> path of the shards that an index names, in order.
+
+    Raises CheckpointError for names of files elsewhere, and naming all shards that are missing.
+    """
+    names = list(names)
+    for name in names:
+        check_shard_name(index, name)
+    found = {name: files.find(name) for name in sorted(set(names))}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise CheckpointError(
+            f"{files.name!r} lacks {len(missing)} of the {len(found)} shards that {index.name} "
+            f"lists; missing: {listed(missing)}. Download or copy the rest."
+        )
+    return {name: path for name, path in found.items() if path is not None}
 
 
-def check_shards(
-    index: Path, weight_map: Mapping[str, str], found: Mapping[str, Iterable[str]]
-) -> None:
+def check_shards(index: Path, held: Mapping[str, Iterable[str]], rename: Rename) -> None:
     """Raise CheckpointError unless each shard holds the tensors that the index puts there.
 
-    `found` gives file name -> names of the tensors in it.
+    Args:
+        index: the index file.
+        held: file name -> names of the tensors in it.
+        rename: reads both, since names in an index may carry another prefix.
     """
-    held = {file: set(names) for file, names in found.items()}
-    absent = [f"{name} ({file})" for name, file in weight_map.items() if name not in held[file]]
+    found = {file: {rename(name) for name in names} for file, names in held.items()}
+    absent = [
+        f"{place.name} ({file})"
+        for name, file in read_index(index).items()
+        if (place := rename(name)) is not None and place not in found[file]
+    ]
     if absent:
         raise CheckpointError(
             f"The shards beside {str(index)!r} lack {len(absent)} of the tensors it lists: "

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.config.checks import integer
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array
 from gpt2x.generation.registry import ops_for
@@ -48,7 +47,11 @@ class MaxLengthCriteria(StoppingCriteria):
     """End once the text, prompt included, has `max_length` tokens."""
 
     def __init__(self, max_length: int, max_position_embeddings: int | None = None) -> None:
-        self.max_length = integer(1)("max_length", max_length)
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+            raise InvalidInputError(
+                f"max_length must be an integer of at least 1; got {max_length!r}."
+            )
+        self.max_length = max_length
         self.max_position_embeddings = max_position_embeddings
 
     def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:

@@ -11,8 +11,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import numpy as np
+
 from gpt2x.config import GPT2Config
-from gpt2x.config.checks import integer, optional
+from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks, saving
 from gpt2x.storage.publishing import PushToHubMixin, check_push_options
 from gpt2x.unavailable import LacksNames
@@ -228,7 +230,8 @@ def vocabulary_rows(old: int, new: int | None, pad_to_multiple_of: int | None) -
     That is `new` (None keeps the rows), rounded up to a multiple. Raises InvalidInputError for a
     number that is not an integer of at least 1.
     """
-    check = optional(integer(1))
-    rows = check("new_num_tokens", new) or old
-    multiple = check("pad_to_multiple_of", pad_to_multiple_of) or 1
+    for name, value in (("new_num_tokens", new), ("pad_to_multiple_of", pad_to_multiple_of)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise InvalidInputError(f"{name} must be an integer of at least 1; got {value}.")
+    rows, multiple = int(old if new is None else new), int(pad_to_multiple_of or 1)
     return math.ceil(rows / multiple) * multiple

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.checkpoint.writing import write_weights
+from gpt2x.checkpoint.writing import plan_weights
 from gpt2x.config import GPT2Config
 from gpt2x.formats.base import WeightsFormat
 from gpt2x.formats.registry import weights_format
@@ -73,18 +73,10 @@ def save_folder(
     written.dtype = lazy["wte.weight"].dtype.name
     stem, _, suffix = format.single(variant).rpartition(".")
     stale = (f"{stem}-*-of-*.{suffix}", *format.names(variant))
+    options: dict[str, Any] = {"variant": variant, "others": others, "prefix": prefix}
+    plan = plan_weights(lazy, config, head, format.name, max_shard_size, **options)
     with atomic_folder(path, replaces=stale) as folder:
-        write_weights(
-            folder,
-            lazy,
-            config,
-            head,
-            format.name,
-            max_shard_size,
-            variant=variant,
-            others=others,
-            prefix=prefix,
-        )
+        plan.write(folder)
         written.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)

@@ -7,7 +7,9 @@ import struct
 import pytest
 
 from gpt2x.errors import CheckpointError
+from gpt2x.formats.base import Checkpoint
 from gpt2x.formats.flax import msgpack as flax_msgpack
+from gpt2x.storage.budget import Budget
 
 
 def text(value: str) -> bytes:
@@ -29,11 +31,9 @@ def one(value: bytes) -> bytes:
 
 def read(path, data: bytes):
     path.write_bytes(data)
-    raw = flax_msgpack.open_file(path)
-    try:
-        return {name: tensor.read() for name, tensor in raw.tensors.items()}
-    finally:
-        raw.close()
+    with Checkpoint("flax-msgpack", path) as checkpoint:
+        tensors = flax_msgpack.read_file(checkpoint, path, Budget("test"))
+        return {name: tensor.read() for name, tensor in tensors.items()}
 
 
 def test_a_sound_file(tmp_path):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import Progress, TensorFile, UnknownFile, WeightsFormat, reading
+from gpt2x.formats.base import Checkpoint, Progress, UnknownFile, WeightsFormat, reading
 from gpt2x.formats.binary import MAX_DIMENSIONS, BinaryFile, check_shape
 from gpt2x.storage.budget import VALUE, Budget
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor
@@ -33,20 +33,16 @@ _MAX_TEXT = 2**16
 _VALUE = 4 * VALUE  # what walking to a value costs, in memory and time
 
 
-def open_file(path: Path, budget: Budget | None = None) -> TensorFile:
-    """Open one file; raises CheckpointError if it is damaged or holds something else."""
-    file = BinaryFile(path, budget)
-    try:
-        with reading(path, "Flax checkpoint"):
-            tree, end = _Walker(file).value(0)
-            if end != file.size or not isinstance(tree, dict):
-                raise CheckpointError("it is not a single map of parameters")
-            tensors: dict[str, LazyTensor] = {}
-            _flatten(tree, "", tensors, file.budget)
-    except BaseException:
-        file.close()
-        raise
-    return TensorFile(tensors, {}, file.close)
+def read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, LazyTensor]:
+    """Return the arrays of a file; raises CheckpointError if it is damaged or of another kind."""
+    file = checkpoint.hold(BinaryFile(path, budget))
+    tensors: dict[str, LazyTensor] = {}
+    with reading(path, "Flax checkpoint"):
+        tree, end = _Walker(file).value(0)
+        if end != file.size or not isinstance(tree, dict):
+            raise CheckpointError("it is not a single map of parameters")
+        _flatten(tree, "", tensors, file.budget)
+    return tensors
 
 
 def _recognises(file: UnknownFile) -> bool:
@@ -280,10 +276,10 @@ FORMAT = WeightsFormat(
     name="flax-msgpack",
     rank=120,
     place=4,
-    filename="flax_model.msgpack",
+    weights="flax_model.msgpack",
     patterns=("*.msgpack",),
     recognises=_recognises,
-    open_file=open_file,
+    read_file=read_file,
     rename=lambda metadata: flax_name,
     write_file=lambda path, tensors, aliases, progress: write(path, tensors, progress),
     spelling=FLAX,

@@ -162,5 +162,5 @@ FORMAT = Format(
     recognises=lambda file: file.path.name == METADATA_NAME,
     read=_read,
     write=_write,
-    folder=PARAMS_NAME,
+    weights=PARAMS_NAME,
 )

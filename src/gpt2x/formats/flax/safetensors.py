@@ -10,7 +10,7 @@ FORMAT = WeightsFormat(
     name="flax-safetensors",
     rank=130,
     place=5,
-    filename="model.safetensors",
+    weights="model.safetensors",
     write_file=lambda path, tensors, aliases, progress: write(
         path, tensors, {"format": "flax"}, progress
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpt2x.formats.base import Format, ModelToWrite, SingleFile
+from gpt2x.formats.base import Format, ModelToWrite
 from gpt2x.formats.gguf import writer
 from gpt2x.formats.gguf.layout import MAGIC
 from gpt2x.formats.gguf.reader import read
@@ -49,7 +49,8 @@ FORMAT = Format(
     recognises=lambda file: file.start[:4] == MAGIC,
     read=read,
     write=_write,
-    file=SingleFile("model.gguf", (".gguf",)),
+    weights="model.gguf",
+    suffixes=(".gguf",),
     dtypes=tuple(_TYPES),
     stored=_stored,
     check=writer.check,

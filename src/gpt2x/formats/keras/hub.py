@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2x.errors import CheckpointError, listed
+from gpt2x.errors import CheckpointError
 from gpt2x.formats import shards
 from gpt2x.formats.base import Checkpoint, Format, UnknownFile
 from gpt2x.formats.keras.archive import module_in, open_archive
-from gpt2x.formats.tensorflow.hdf5 import is_functional, open_file
+from gpt2x.formats.tensorflow.hdf5 import Kind, kind_of, read_file
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
@@ -51,7 +51,7 @@ _DECODER = re.compile(r"transformer_decoder(?:_(\d{1,9}))?")
 
 
 def _recognises(file: UnknownFile) -> bool:
-    if file.path.name == SHARDS_NAME or is_functional(file):
+    if file.path.name == SHARDS_NAME or kind_of(file) is Kind.FUNCTIONAL:
         return True
     return (module_in(file) or "").startswith("keras_hub")
 
@@ -72,7 +72,7 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
     tensors: dict[str, LazyTensor] = {}
     budget = Budget(str(path))
     for shard in checkpoint.files:
-        tensors |= checkpoint.hold(open_file(shard, budget, stream=stream)).tensors
+        tensors |= read_file(checkpoint, shard, budget, stream=stream)
     _add_tensors(checkpoint, tensors)
     beside = files.find(CONFIG_NAME)
     if checkpoint.config is None and beside is not None:
@@ -81,20 +81,14 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
         checkpoint.config = infer_config(checkpoint, _heads(tensors))
 
 
-def _shards(path: Path, files: ModelFiles) -> list[Path]:
+def _shards(path: Path, files: ModelFiles) -> Iterable[Path]:
     """The files that a preset's list of shards names; each layer may be spread over several."""
     weight_map = read_object(path).get("weight_map")
     values = weight_map.values() if isinstance(weight_map, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list) else [value])]
-    for name in names:
-        shards.check_shard_name(path, name)
-    found = {name: files.find(name) for name in sorted(set(names))}
-    missing = [name for name, shard in found.items() if shard is None]
-    if not found:
+    if not names:
         raise CheckpointError(f"{str(path)!r} lists no shards.")
-    if missing:
-        raise CheckpointError(f"{str(path)!r} lists shards that are missing: {listed(missing)}.")
-    return [shard for shard in found.values() if shard is not None]
+    return shards.find_shards(files, path, names).values()
 
 
 def _is_preset(config: Mapping[str, Any]) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 
 from gpt2x import backends
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.formats.base import Checkpoint, Format, ModelToWrite, SingleFile, stored_dtypes
+from gpt2x.formats.base import Checkpoint, Format, ModelToWrite, stored_dtypes
 from gpt2x.formats.keras.archive import module_in, open_archive
-from gpt2x.formats.tensorflow.hdf5 import is_subclassed, open_file
+from gpt2x.formats.tensorflow.hdf5 import Kind, kind_of, read_file
+from gpt2x.storage.budget import Budget
 from gpt2x.storage.hub import ModelFiles
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.names import to_canonical
@@ -34,7 +35,7 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
     if zipfile.is_zipfile(path):
         archive = open_archive(path)
         saved, stream = archive.saved, checkpoint.hold(archive.weights)
-    _add_tensors(checkpoint, checkpoint.hold(open_file(path, stream=stream)).tensors)
+    _add_tensors(checkpoint, read_file(checkpoint, path, Budget(str(path)), stream=stream))
     if "wte.weight" not in checkpoint:
         kind = f", a {saved['class_name']} of Keras," if "class_name" in saved else ""
         raise CheckpointError(f"{str(path)!r}{kind} holds no GPT-2 of gpt2x.tf or KerasHub.")
@@ -84,9 +85,10 @@ FORMAT = Format(
     name="keras-tf",
     rank=30,
     patterns=("*.keras", "*.weights.h5"),
-    recognises=lambda file: module_in(file) is not None or is_subclassed(file),
+    recognises=lambda file: module_in(file) is not None or kind_of(file) is Kind.SUBCLASSED,
     read=_read,
     write=_write,
-    file=SingleFile("model.keras", (".keras", ".weights.h5")),
+    weights="model.keras",
+    suffixes=(".keras", ".weights.h5"),
     stored=_stored,
 )

@@ -6,6 +6,7 @@ begins with the model's name, shards leave it out. Read with h5py, without Tenso
 
 from __future__ import annotations
 
+import enum
 import io
 import math
 import zlib
@@ -16,7 +17,7 @@ import numpy as np
 
 from gpt2x.backends import require_library
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import TensorFile, UnknownFile, WeightsFormat, reading
+from gpt2x.formats.base import Checkpoint, UnknownFile, WeightsFormat, reading
 from gpt2x.formats.binary import check_shape
 from gpt2x.storage.budget import ALLOWANCE, TENSOR, Budget
 from gpt2x.weights.lazy import BFLOAT16, LazyTensor, check_name
@@ -36,25 +37,20 @@ _CHECKSUM_BYTES = 4  # what fletcher32 adds
 _MAX_INFLATION = 1032  # bytes of which deflate makes one, at most
 
 
-def open_file(
-    path: Path, budget: Budget | None = None, *, stream: io.RawIOBase | None = None
-) -> TensorFile:
-    """Open one HDF5 file, or an open stream of one that is part of the file at `path`.
+def read_file(
+    checkpoint: Checkpoint, path: Path, budget: Budget, *, stream: io.RawIOBase | None = None
+) -> dict[str, LazyTensor]:
+    """Return the tensors of an HDF5 file, or of an open stream that is part of the file at `path`.
 
     Raises CheckpointError for a file that is damaged, or whose tensors lie outside of it or would
     take more memory than `budget` allows; MissingBackendError without h5py.
     """
-    file = _open(path, stream)
-    try:
-        with reading(path, "HDF5 file", _DAMAGE):
-            collector = _Collector(_h5py(), file, path, budget)
-            collector.collect(collector.root())
-        if not collector.tensors:
-            raise CheckpointError(f"{str(path)!r} holds no weights.")
-    except BaseException:
-        file.close()
-        raise
-    return TensorFile(collector.tensors, {}, file.close)
+    with reading(path, "HDF5 file", _DAMAGE):
+        collector = _Collector(checkpoint.hold(_open(path, stream)), path, budget)
+        collector.collect(collector.root())
+    if not collector.tensors:
+        raise CheckpointError(f"{str(path)!r} holds no weights.")
+    return collector.tensors
 
 
 def _h5py() -> Any:
@@ -62,9 +58,7 @@ def _h5py() -> Any:
 
 
 def _open(path: Path, stream: io.RawIOBase | None = None) -> Any:
-    h5py = _h5py()
-    with reading(path, "HDF5 file", (OSError, ValueError)):
-        return h5py.File(stream or path, "r")
+    return _h5py().File(stream or path, "r")
 
 
 def _has_link(file: Any, name: str) -> bool:
@@ -75,31 +69,25 @@ def _has_link(file: Any, name: str) -> bool:
     return file.id.links.exists(name.encode())
 
 
-def is_from_keras_2(file: UnknownFile) -> bool:
-    """Whether it is an HDF5 file that Keras 2 wrote; it lists layers in an attribute."""
-    return _is_hdf5(file) and file.ask(_writer) == "Keras 2"
+class Kind(enum.Enum):
+    """Whose HDF5 file it is."""
+
+    KERAS_2 = "Keras 2"
+    FUNCTIONAL = "a functional model of Keras 3, as KerasHub's are"
+    SUBCLASSED = "another model of Keras 3"
 
 
-def is_functional(file: UnknownFile) -> bool:
-    """Whether it is an HDF5 file of Keras 3 with a functional model, as KerasHub's are."""
-    return _is_hdf5(file) and file.ask(_writer) == "functional"
+def kind_of(file: UnknownFile) -> Kind | None:
+    """Whose HDF5 file it is; None if it is not one. Raises CheckpointError if it is damaged."""
+    return file.ask(_kind) if file.start[:8] == b"\x89HDF\r\n\x1a\n" else None
 
 
-def is_subclassed(file: UnknownFile) -> bool:
-    """Whether it is an HDF5 file of Keras 3 with a model of another kind."""
-    return _is_hdf5(file) and file.ask(_writer) == "subclassed"
-
-
-def _is_hdf5(file: UnknownFile) -> bool:
-    return file.start[:8] == b"\x89HDF\r\n\x1a\n"
-
-
-def _writer(path: Path) -> str:
+def _kind(path: Path) -> Kind:
     with reading(path, "HDF5 file", _DAMAGE), _open(path) as file:
         if "layer_names" in file.attrs or _has_link(file, _MODEL):
-            return "Keras 2"
-        functional = any(_has_link(file, name) for name in ("layers", "_backbone", "backbone"))
-        return "functional" if functional else "subclassed"
+            return Kind.KERAS_2
+        groups_layers = any(_has_link(file, name) for name in ("layers", "_backbone", "backbone"))
+        return Kind.FUNCTIONAL if groups_layers else Kind.SUBCLASSED
 
 
 _DAMAGE = (
@@ -117,13 +105,13 @@ _DAMAGE = (
 class _Collector:
     """Gathers the datasets of a file as tensors, by their paths."""
 
-    def __init__(self, h5py: Any, file: Any, path: Path, budget: Budget | None) -> None:
+    def __init__(self, file: Any, path: Path, budget: Budget) -> None:
         self.tensors: dict[str, LazyTensor] = {}
-        self._h5py = h5py
+        self._h5py = _h5py()
         self._file = file
         self._path = path
         self._size = path.stat().st_size
-        self._budget = Budget(str(path)) if budget is None else budget
+        self._budget = budget
         self._budget.admit(self._size)
         self._seen: set[int] = set()
         self._inflated: set[str] = set()
@@ -262,10 +250,10 @@ FORMAT = WeightsFormat(
     name="tf-h5",
     rank=40,
     place=3,
-    filename="tf_model.h5",
+    weights="tf_model.h5",
     patterns=("*.h5",),
-    recognises=is_from_keras_2,
-    open_file=open_file,
+    recognises=lambda file: kind_of(file) is Kind.KERAS_2,
+    read_file=read_file,
     rename=lambda metadata: tensorflow_name,
     spelling=TENSORFLOW,
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import Checkpoint, Format, Progress, SingleFile, check_fields
+from gpt2x.formats.base import Checkpoint, Format, Progress, check_fields
 from gpt2x.formats.binary import BinaryFile
 from gpt2x.formats.torch.pytorch_model import state_dict
 from gpt2x.formats.torch.serialization import load, saved_in
@@ -153,6 +153,7 @@ FORMAT = Format(
     recognises=lambda file: _is_nanogpt(saved_in(file)),
     read=_read,
     write=lambda path, model: write(path, model.config, model.cast(), model.progress),
-    file=SingleFile("ckpt.pt", (".pt",)),
+    weights="ckpt.pt",
+    suffixes=(".pt",),
     check=_check,
 )

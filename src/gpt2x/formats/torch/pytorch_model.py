@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import TensorFile, WeightsFormat
+from gpt2x.formats.base import Checkpoint, WeightsFormat
 from gpt2x.formats.binary import BinaryFile
 from gpt2x.formats.torch.pickle_machine import Inert
 from gpt2x.formats.torch.serialization import is_saved, load
@@ -20,14 +20,9 @@ from gpt2x.weights.table import PYTORCH
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def _open_file(path: Path, budget: Budget | None = None) -> TensorFile:
-    """Open one file that holds a state dict, bare or under a training script's usual key."""
-    file = BinaryFile(path, budget)
-    try:
-        return TensorFile(state_dict(load(file), file.path), {}, file.close)
-    except BaseException:
-        file.close()
-        raise
+def _read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, LazyTensor]:
+    """Return a file's state dict, bare or under a training script's usual key."""
+    return state_dict(load(checkpoint.hold(BinaryFile(path, budget))), path)
 
 
 def state_dict(saved: Any, path: Path) -> dict[str, LazyTensor]:
@@ -57,10 +52,10 @@ FORMAT = WeightsFormat(
     name="pytorch",
     rank=100,
     place=2,
-    filename="pytorch_model.bin",
+    weights="pytorch_model.bin",
     patterns=("*.pt", "*.pth", "*.ckpt", "*.bin"),
     recognises=is_saved,
-    open_file=_open_file,
+    read_file=_read_file,
     rename=lambda metadata: pytorch_name,
     write_file=write,
     spelling=PYTORCH,
