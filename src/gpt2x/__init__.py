@@ -57,6 +57,22 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
 
 __version__ = "0.1.0"
 
+# The processors that transformers has for TensorFlow and for Flax, after its prefix.
+_PROCESSORS = (
+    "LogitsProcessor",
+    "LogitsWarper",
+    "LogitsProcessorList",
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "ForceTokensLogitsProcessor",
+    "MinLengthLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+)
+
 # What needs no framework, by the module that defines it.
 _CORE_MODULES: dict[str, tuple[str, ...]] = {
     "gpt2x.config": ("GPT2Config",),
@@ -108,33 +124,11 @@ _CORE_MODULES: dict[str, tuple[str, ...]] = {
         "AsyncTextIteratorStreamer",
     ),
     "gpt2x.generation.framework_names": (
-        "TFLogitsProcessor",
-        "TFLogitsWarper",
-        "TFLogitsProcessorList",
-        "TFForcedBOSTokenLogitsProcessor",
-        "TFForcedEOSTokenLogitsProcessor",
-        "TFForceTokensLogitsProcessor",
-        "TFMinLengthLogitsProcessor",
+        *("TF" + name for name in _PROCESSORS),
+        *("Flax" + name for name in _PROCESSORS),
         "TFNoBadWordsLogitsProcessor",
         "TFNoRepeatNGramLogitsProcessor",
         "TFRepetitionPenaltyLogitsProcessor",
-        "TFSuppressTokensAtBeginLogitsProcessor",
-        "TFSuppressTokensLogitsProcessor",
-        "TFTemperatureLogitsWarper",
-        "TFTopKLogitsWarper",
-        "TFTopPLogitsWarper",
-        "FlaxLogitsProcessor",
-        "FlaxLogitsWarper",
-        "FlaxLogitsProcessorList",
-        "FlaxForcedBOSTokenLogitsProcessor",
-        "FlaxForcedEOSTokenLogitsProcessor",
-        "FlaxForceTokensLogitsProcessor",
-        "FlaxMinLengthLogitsProcessor",
-        "FlaxSuppressTokensAtBeginLogitsProcessor",
-        "FlaxSuppressTokensLogitsProcessor",
-        "FlaxTemperatureLogitsWarper",
-        "FlaxTopKLogitsWarper",
-        "FlaxTopPLogitsWarper",
     ),
     "gpt2x.data": ("EMBEDDED_MODEL",),
     "gpt2x.errors": (
