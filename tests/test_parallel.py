@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import gpt2x
+from structure import body_lines, branches
 
 PACKAGE = Path(gpt2x.__file__).parent
-TOOLS = Path(__file__).parents[1] / "tools"
 BACKENDS = ("pt", "tf", "flax")
 FILES = (
     "model",
@@ -31,7 +29,6 @@ FILES = (
 
 # Classes that one or two backends have beside those that all have, with the reason.
 BESIDES = {
-    ("tf", "heads", "_LanguageModel"): "the output layer of the two language models",
     ("tf", "model", "MainLayer"): "Keras keeps the body in a layer of its own, as transformers did",
     ("pt", "activations", "Activation"): "hooks of PyTorch hang on modules",
     ("flax", "cache", "LayerCache"): "nothing changes in a call: a block returns its layer",
@@ -101,14 +98,6 @@ def calls(function: ast.FunctionDef) -> list[str]:
     return [f.attr for f in sorted(own, key=lambda f: (f.lineno, f.col_offset))]
 
 
-def structure() -> ModuleType:
-    """Return tools/structure.py, which counts branches."""
-    spec = importlib.util.spec_from_file_location("structure", TOOLS / "structure.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_the_same_classes_stand_in_the_same_order(file: str):
     pt, tf, flax = (classes(backend, file) for backend in BACKENDS)
@@ -156,11 +145,10 @@ def test_forwards_have_the_same_stages():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("file", ["model", "heads", "attention", "inputs"])
 def test_functions_are_short_and_have_few_branches(backend: str, file: str):
-    measured = structure()
     for node in ast.walk(tree(backend, file)):
         if isinstance(node, ast.FunctionDef):
-            assert measured.branches(node) < 15, node.name
-            assert measured.body_lines(node) < 60, node.name
+            assert branches(node) < 15, node.name
+            assert body_lines(node) < 60, node.name
 
 
 def test_blocks_take_the_same_arguments_where_they_have_them():

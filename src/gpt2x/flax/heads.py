@@ -17,7 +17,6 @@ from jax import Array
 
 from flax import nnx
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
 from gpt2x.flax.activations import ACTIVATIONS
 from gpt2x.flax.dropout import dropout, subkey
 from gpt2x.flax.generation import GenerationMixin
@@ -32,8 +31,9 @@ from gpt2x.flax.outputs import (
 )
 from gpt2x.flax.parameters import Precision
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
-from gpt2x.models import checks
+from gpt2x.models import checks, heads
 from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.models.pretrained import documented
 from gpt2x.weights.table import Head
 
 # The part of a call's dropout key that is a head's: blocks have the numbers from 0 on.
@@ -86,16 +86,27 @@ def causal_lm_loss(
     return total / count
 
 
-class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
-    """The body with a language model on top, whose weight is the token embedding's."""
-
-    head: ClassVar[Head] = Head.LM
+class _LanguageModel(GenerationMixin, FlaxGPT2PreTrainedModel):
+    """The body and the output layer of the two classes that have a language model."""
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         self.transformer: Any = _body(config, precision)
         if not config.tie_word_embeddings:
             self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
 
+    def _next_token_logits(self, hidden_states: Array) -> Array:
+        """[..., E] -> [..., V], by the output layer or by the table that is tied to it."""
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(hidden_states)
+        return tied_logits(hidden_states, self.transformer.wte.embedding[...])
+
+
+class FlaxGPT2LMHeadModel(_LanguageModel):
+    """The body with a language model on top, whose weight is the token embedding's."""
+
+    head: ClassVar[Head] = Head.LM
+
+    @documented(heads.CAUSAL_LM)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -123,20 +134,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         shift_labels: Array | None = None,
         **unknown: Any,
     ) -> FlaxCausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Predict the next token at every position. For the inputs of the body see `FlaxGPT2Model`.
-
-        Args:
-            labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the
-                usual call.
-            logits_to_keep: how many of the last positions get logits (decoding needs one), or an
-                index array of positions [n]; 0 for all.
-            num_items_in_batch: see `causal_lm_loss`.
-            ignore_index: see `causal_lm_loss`.
-            shift_labels: labels [B, T] that are shifted already; the loss uses them.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Predict the next token at every position."""
         checks.reject_unknown(self.__call__, unknown)
         checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
         model = self._with_params(params)
@@ -159,7 +157,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
             use_cache=use_cache,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = _logits(model, outputs.last_hidden_state[..., kept, :])  # [B, kept, V]
+        logits = model._next_token_logits(outputs.last_hidden_state[..., kept, :])  # [B, kept, V]
 
         loss = None
         targets = labels if shift_labels is None else shift_labels
@@ -173,14 +171,7 @@ class FlaxGPT2LMHeadModel(GenerationMixin, FlaxGPT2PreTrainedModel):
                 ignore_index=ignore_index,
                 shift_labels=shift_labels,
             )
-        output = FlaxCausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
+        output = FlaxCausalLMOutputWithCrossAttentions.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
 
@@ -188,20 +179,14 @@ class FlaxGPT2SequenceSummary(nnx.Module):
     """One vector per choice out of its hidden states, projected to a score."""
 
     def __init__(self, config: GPT2Config, *, precision: Precision) -> None:
-        if config.summary_type == "attn":
-            raise InvalidInputError(
-                "summary_type 'attn' is not implemented (nor is it in transformers); use "
-                "'cls_index', 'last', 'first' or 'mean'."
-            )
         self.summary_type = config.summary_type
         self.summary_use_proj = config.summary_use_proj
-        if config.summary_use_proj:
-            # One score a choice, whatever num_labels says: the choices are rows, not labels.
-            n_out = 1 if config.summary_proj_to_labels else config.n_embd
+        n_out = heads.summary_outputs(config)
+        if n_out is not None:
             self.summary = precision.linear(config.n_embd, n_out, use_bias=True)
         self.activation = config.summary_activation or "linear"
         self.first_dropout = config.summary_first_dropout
-        self.last_dropout = getattr(config, "summary_last_dropout", None) or 0.0
+        self.last_dropout = heads.last_dropout(config)
 
     def __call__(
         self,
@@ -233,17 +218,16 @@ class FlaxGPT2SequenceSummary(nnx.Module):
         return dropout(summary, rate=self.last_dropout, key=subkey(dropout_key, 1))
 
 
-class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
+class FlaxGPT2DoubleHeadsModel(_LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
-        self.transformer: Any = _body(config, precision)
-        if not config.tie_word_embeddings:
-            self.lm_head = precision.linear(config.n_embd, config.vocab_size, use_bias=False)
+        super().setup(config, precision)
         self.multiple_choice_head = FlaxGPT2SequenceSummary(config, precision=precision)
 
+    @documented(heads.DOUBLE_HEADS)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -267,18 +251,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         use_cache: bool | None = None,
         **unknown: Any,
     ) -> FlaxGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
-        """Predict the next tokens of every choice, and score the choices.
-
-        Args:
-            input_ids: [B, C, T].
-            mc_token_ids: [B, C], the position in each choice that the score is read from; by
-                default the last.
-            labels: [B, C, T], as for the language model.
-            mc_labels: [B], the right choice.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Predict the next tokens of every choice, and score the choices."""
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
         outputs = model.transformer(
@@ -301,7 +274,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         *choices, T = hidden_states.shape[:-1]
         if mc_token_ids is not None:
             checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
-        logits = _logits(model, hidden_states)  # [B, C, T, V]
+        logits = model._next_token_logits(hidden_states)  # [B, C, T, V]
         mc_logits = model.multiple_choice_head(
             hidden_states, mc_token_ids, subkey(self._dropout_key(dropout_rng, train), _HEAD)
         )
@@ -317,14 +290,8 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, FlaxGPT2PreTrainedModel):
             shapes.append((*shapes[0], 1))
             checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
             mc_loss = cross_entropy(mc_logits, jnp.reshape(mc_labels, shapes[0]))
-        output = FlaxGPT2DoubleHeadsModelOutput(
-            loss=loss,
-            mc_loss=mc_loss,
-            logits=logits,
-            mc_logits=mc_logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        output = FlaxGPT2DoubleHeadsModelOutput.of(
+            outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
         )
         return self._as_asked(output, return_dict)
 
@@ -339,6 +306,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
         self.transformer: Any = _body(config, precision)
         self.score = precision.linear(config.n_embd, config.num_labels, use_bias=False)
 
+    @documented(heads.SEQUENCE_CLASSIFICATION)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -359,19 +327,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
         use_cache: bool | None = None,
         **unknown: Any,
     ) -> FlaxSequenceClassifierOutputWithPast | tuple[Any, ...]:
-        """Classify each text by its last token.
-
-        That is the last one that `attention_mask` (rank 2) attends to. Without a mask it is the
-        last that is not `config.pad_token_id`, or, for `inputs_embeds`, the very last.
-
-        Args:
-            labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels]
-                numbers for one with several, or 0/1 numbers for several classes at once. Which it
-                is, `config.problem_type` says, or else `num_labels` and the labels' type.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify each text by its last token."""
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
         inputs = input_ids if inputs_embeds is None else inputs_embeds
@@ -404,13 +360,7 @@ class FlaxGPT2ForSequenceClassification(FlaxGPT2PreTrainedModel):
             named = self.config.problem_type
             problem = checks.check_problem(named, self.num_labels, labels, B, host_values)
             loss = self._loss(problem, logits, jnp.asarray(labels))
-        output = FlaxSequenceClassifierOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        output = FlaxSequenceClassifierOutputWithPast.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
     def _last_token(
@@ -445,10 +395,10 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
     def setup(self, config: GPT2Config, precision: Precision) -> None:
         self.num_labels = config.num_labels
         self.transformer: Any = _body(config, precision)
-        rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
-        self.dropout = next((rate for rate in rates if rate is not None), 0.1)
+        self.dropout = heads.classifier_dropout(config)
         self.classifier = precision.linear(config.n_embd, config.num_labels, use_bias=True)
 
+    @documented(heads.TOKEN_CLASSIFICATION)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -469,14 +419,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
         use_cache: bool | None = None,
         **unknown: Any,
     ) -> FlaxTokenClassifierOutput | tuple[Any, ...]:
-        """Classify every token.
-
-        Args:
-            labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify every token."""
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
         outputs = model.transformer(
@@ -502,12 +445,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
         if labels is not None:
             checks.check_labels("labels", labels, [logits.shape[:-1]], self.num_labels, host_values)
             loss = cross_entropy(logits, labels)
-        output = FlaxTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        output = FlaxTokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
 
@@ -521,6 +459,7 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
         self.transformer: Any = _body(config, precision)
         self.qa_outputs = precision.linear(config.n_embd, 2, use_bias=True)
 
+    @documented(heads.QUESTION_ANSWERING)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -540,16 +479,7 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
         end_positions: Array | None = None,
         **unknown: Any,
     ) -> FlaxQuestionAnsweringModelOutput | tuple[Any, ...]:
-        """Score every token as the start and as the end of the answer.
-
-        Args:
-            start_positions: [B], the first token of the answer.
-            end_positions: [B], its last token. Positions outside of the text leave the row out of
-                the loss if they lie behind it, and count as the first token if before it.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Score every token as the start and as the end of the answer."""
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
         outputs = model.transformer(
@@ -569,20 +499,12 @@ class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
         start_logits, end_logits = logits[..., 0], logits[..., 1]  # 2 x [B, T]
 
         loss = None
-        B, T = start_logits.shape
-        if checks.check_span(start_positions, end_positions, B):
-            ends = ((start_logits, start_positions), (end_logits, end_positions))
-            losses = [
-                cross_entropy(scores, jnp.clip(jnp.reshape(positions, -1), 0, T), ignore_index=T)
-                for scores, positions in ends
-            ]
-            loss = (losses[0] + losses[1]) / 2
-        output = FlaxQuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        if checks.check_span(start_positions, end_positions, start_logits.shape[0]):
+            start_loss = _position_loss(start_logits, start_positions)
+            end_loss = _position_loss(end_logits, end_positions)
+            loss = (start_loss + end_loss) / 2
+        output = FlaxQuestionAnsweringModelOutput.of(
+            outputs, loss=loss, start_logits=start_logits, end_logits=end_logits
         )
         return self._as_asked(output, return_dict)
 
@@ -592,8 +514,7 @@ def _body(config: GPT2Config, precision: Precision) -> FlaxGPT2Model:
     return FlaxGPT2Model(config, dtype=dtype, _do_init=False, param_dtype=param_dtype)
 
 
-def _logits(model: Any, hidden_states: Array) -> Array:
-    """Apply a model's output layer, tied or its own: [..., E] -> [..., V]."""
-    if not model.config.tie_word_embeddings:
-        return model.lm_head(hidden_states)
-    return tied_logits(hidden_states, model.transformer.wte.embedding[...])
+def _position_loss(scores: Array, positions: Any) -> Array:
+    """Return the cross-entropy of positions [B] (or [B, 1]) under scores [B, T]."""
+    T = scores.shape[1]
+    return cross_entropy(scores, jnp.clip(jnp.reshape(positions, -1), 0, T), ignore_index=T)

@@ -42,6 +42,7 @@ from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.flax.sharding import check_automatic
 from gpt2x.models import checks, stages
 from gpt2x.models.attention import AttentionFunction, attention_scaling
+from gpt2x.models.pretrained import documented
 from gpt2x.models.stages import BlockInputs, Records
 
 Past = KVCache | Sequence[Sequence[Array]] | Mapping[str, Any]
@@ -257,6 +258,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         # Configs of 2020 and 2021 switch it on.
         self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
 
+    @documented(stages.FORWARD)
     def __call__(
         self,
         input_ids: Array | None = None,
@@ -279,42 +281,20 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         use_cache: bool | None = None,
         **unknown: Any,
     ) -> FlaxBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
-        """Run the body. The first twelve arguments are those of transformers, in its order.
+        """Run the body.
 
-        Args:
-            input_ids: token ids [B, T]; further leading dimensions are kept in the output. With a
-                past, only the tokens that are not in it.
-            attention_mask: [B, S], nonzero where a token, past or new, may be attended to; with a
-                static cache also as wide as that. Or [B, 1 or H, T, S], boolean or additive, which
-                replaces the causal order; or [B, 1 or H, 1, S], which is added to it.
-            position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
-                behind the last of them counts on by one); else the positions that follow the past.
-                Without mask and cache, positions that start again keep packed texts apart.
-            encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
-                seen them they may be left out.
-            encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where
-                it may be attended to, or rank 4 as above.
+        The first twelve arguments are those of transformers, in its order.
+
+        Arguments of this backend alone:
             params: parameters to use in place of the model's own, as `model.params` has them.
             past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four arrays with
                 cross-attention); or the dict of transformers' Flax models. Comes back longer, in
-                the form in which it was given.
+                the form in which it was given. With a static cache, `attention_mask` may also be as
+                wide as that.
             dropout_rng: the key of all dropout in this call; needed to train with dropout.
             train: whether to drop out; by default as `model.train()` or `model.eval()` has set it,
                 and before either, not.
-            output_attentions: return attention weights, which are then computed eagerly.
-            output_hidden_states: return the hidden states of every layer.
-            return_dict: an output object (default) or the tuple of its fields that are not None.
-            token_type_ids: [B, T], embedded with the tokens' embedding and added.
-            head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
-                the call then computes attention eagerly.
-            inputs_embeds: [B, T, E] in place of `input_ids`.
             cache_position: [T], the positions that follow the past; nothing else is allowed.
-            use_cache: return the keys and values; the config decides by default.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown. Ids are checked
-                only where that is free: on the CPU, outside of transformations.
         """
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 
 class ModelOutput:
@@ -22,6 +22,8 @@ class ModelOutput:
     >>> output.to_tuple(), "loss" in output
     (([0.5],), False)
     """
+
+    __match_args__: ClassVar[tuple[str, ...]] = ()  # the fields: dataclasses set it
 
     # A mapping's methods without its class: TensorFlow rebuilds every `Mapping` from pairs of names
     # and values, which these classes do not take.
@@ -59,6 +61,13 @@ class ModelOutput:
     # Compared and hashed as objects: comparing arrays has no single answer.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    @classmethod
+    def of(cls, body: ModelOutput, **own: Any) -> Self:
+        """Return an output with fields of its own; the others are those of the body's output."""
+        # Not `fields(cls)`, which torch.compile cannot read.
+        taken = {name: getattr(body, name) for name in cls.__match_args__ if name not in own}
+        return cls(**taken, **own)
 
 
 @dataclass(eq=False, repr=False)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
+from gpt2x.models import checks, heads
 from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.models.pretrained import documented
 from gpt2x.pt.activations import ACTIVATIONS
 from gpt2x.pt.cpu.linear import Linear
 from gpt2x.pt.generation import GenerationMixin
@@ -33,6 +33,20 @@ from gpt2x.pt.pretrained import GPT2PreTrainedModel
 from gpt2x.weights.table import Head
 
 _LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Return the mean cross-entropy, in float32, of labels [...] that are not `ignore_index`.
+
+    logits: [..., classes]. Without any label it is NaN.
+    """
+    return _total(logits, labels, ignore_index, "mean")
+
+
+def _total(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
+    targets = labels.reshape(-1).to(logits.device, torch.int64)
+    rows = logits.float().reshape(-1, logits.size(-1))
+    return F.cross_entropy(rows, targets, ignore_index=ignore_index, reduction=reduction)
 
 
 def causal_lm_loss(
@@ -55,21 +69,14 @@ def causal_lm_loss(
     """
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = F.cross_entropy(
-        logits.float().reshape(-1, logits.size(-1)),
-        shift_labels.reshape(-1).to(logits.device, torch.int64),
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    if num_items_in_batch is None:
+        return cross_entropy(logits, shift_labels, ignore_index)
+    return _total(logits, shift_labels, ignore_index, "sum") / num_items_in_batch
 
 
-class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
-    """The body with a language model on top, whose weight is the token embedding's."""
+class _LanguageModel(GenerationMixin, GPT2PreTrainedModel):
+    """The body and the output layer of the two classes that have a language model."""
 
-    head: ClassVar[Head] = Head.LM
-    accepts_loss_kwargs: ClassVar[bool] = True
     _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
     _keys_to_ignore_on_save: ClassVar[list[str]] = _tied_weights_keys
 
@@ -77,8 +84,19 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
         super().__init__(config)
         self.transformer = GPT2Model(config)
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
+
+
+class GPT2LMHeadModel(_LanguageModel):
+    """The body with a language model on top, whose weight is the token embedding's."""
+
+    head: ClassVar[Head] = Head.LM
+    accepts_loss_kwargs: ClassVar[bool] = True
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
         self.post_init()
 
+    @documented(heads.CAUSAL_LM)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -99,18 +117,9 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
         logits_to_keep: int | Tensor = 0,
         **loss_options: Any,
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Predict the next token at every position. For the inputs of the body see `GPT2Model`.
+        """Predict the next token at every position.
 
-        Args:
-            labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the
-                usual call.
-            logits_to_keep: how many of the last positions get logits (decoding needs one), or an
-                index tensor of positions [n]; 0 for all.
-            **loss_options: `num_items_in_batch`, `ignore_index` and `shift_labels` (labels [B, T]
-                that are shifted already; the loss uses them): see `causal_lm_loss`.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
+        `**loss_options` are `num_items_in_batch`, `ignore_index` and `shift_labels`.
         """
         # Not named above: transformers' Trainer waits for every argument with "label" in its name.
         checks.reject_unknown(self.forward, loss_options, _LOSS_OPTIONS)
@@ -144,14 +153,7 @@ class GPT2LMHeadModel(GenerationMixin, GPT2PreTrainedModel):
             ignored = loss_options.get("ignore_index", IGNORE_INDEX)
             checks.check_labels("labels", targets, [shape], classes, host_values, ignored)
             loss = causal_lm_loss(logits, targets, **loss_options)
-        output = CausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
+        output = CausalLMOutputWithCrossAttentions.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
 
@@ -160,20 +162,14 @@ class GPT2SequenceSummary(nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        if config.summary_type == "attn":
-            raise InvalidInputError(
-                "summary_type 'attn' is not implemented (nor is it in transformers); use "
-                "'cls_index', 'last', 'first' or 'mean'."
-            )
         self.summary_type = config.summary_type
         self.summary: nn.Module = nn.Identity()
-        if config.summary_use_proj:
-            # One score a choice, whatever num_labels says: the choices are rows, not labels.
-            n_out = 1 if config.summary_proj_to_labels else config.n_embd
+        n_out = heads.summary_outputs(config)
+        if n_out is not None:
             self.summary = nn.Linear(config.n_embd, n_out)
         self.activation = ACTIVATIONS[config.summary_activation or "linear"]
         self.first_dropout = nn.Dropout(config.summary_first_dropout)
-        self.last_dropout = nn.Dropout(getattr(config, "summary_last_dropout", None) or 0.0)
+        self.last_dropout = nn.Dropout(heads.last_dropout(config))
 
     def forward(self, hidden_states: Tensor, cls_index: Tensor | None = None) -> Tensor:
         """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
@@ -197,20 +193,17 @@ class GPT2SequenceSummary(nn.Module):
         return self.last_dropout(self.activation(summary))
 
 
-class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
+class GPT2DoubleHeadsModel(_LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE
-    _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
-    _keys_to_ignore_on_save: ClassVar[list[str]] = _tied_weights_keys
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
-        self.transformer = GPT2Model(config)
-        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.multiple_choice_head = GPT2SequenceSummary(config)
         self.post_init()
 
+    @documented(heads.DOUBLE_HEADS)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -230,18 +223,7 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> GPT2DoubleHeadsModelOutput | tuple[Any, ...]:
-        """Predict the next tokens of every choice, and score the choices.
-
-        Args:
-            input_ids: [B, C, T].
-            mc_token_ids: [B, C], the position in each choice that the score is read from; by
-                default the last.
-            labels: [B, C, T], as for the language model.
-            mc_labels: [B], the right choice.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Predict the next tokens of every choice, and score the choices."""
         checks.reject_unknown(self.forward, unknown)
         outputs = self.transformer(
             input_ids,
@@ -273,16 +255,9 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2PreTrainedModel):
             shapes, classes = [tuple(mc_logits.shape[:-1])], mc_logits.size(-1)
             shapes.append((*shapes[0], 1))
             checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
-            targets = mc_labels.reshape(-1).long()
-            mc_loss = F.cross_entropy(mc_logits.float().reshape(-1, classes), targets)
-        output = GPT2DoubleHeadsModelOutput(
-            loss=loss,
-            mc_loss=mc_loss,
-            logits=logits,
-            mc_logits=mc_logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            mc_loss = cross_entropy(mc_logits, mc_labels)
+        output = GPT2DoubleHeadsModelOutput.of(
+            outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
         )
         return self._as_asked(output, return_dict)
 
@@ -299,6 +274,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         self.score = nn.Linear(config.n_embd, config.num_labels, bias=False)
         self.post_init()
 
+    @documented(heads.SEQUENCE_CLASSIFICATION)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -315,19 +291,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> SequenceClassifierOutputWithPast | tuple[Any, ...]:
-        """Classify each text by its last token.
-
-        That is the last one that `attention_mask` (rank 2) attends to. Without a mask it is the
-        last that is not `config.pad_token_id`, or, for `inputs_embeds`, the very last.
-
-        Args:
-            labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels]
-                numbers for one with several, or 0/1 numbers for several classes at once. Which it
-                is, `config.problem_type` says, or else `num_labels` and the labels' type.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify each text by its last token."""
         checks.reject_unknown(self.forward, unknown)
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         by_mask = attention_mask is not None and attention_mask.dim() == 2
@@ -358,13 +322,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
                 self.config.problem_type, self.num_labels, labels, B, host_values
             )
             loss = self._loss(problem, logits, labels)
-        output = SequenceClassifierOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        output = SequenceClassifierOutputWithPast.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
     def _last_token(
@@ -380,9 +338,9 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         return (is_token * torch.arange(T, device=is_token.device)).argmax(dim=-1)
 
     def _loss(self, problem: str, logits: Tensor, labels: Tensor) -> Tensor:
-        logits = logits.float()
         if problem == "single_label_classification":
-            return F.cross_entropy(logits, labels.reshape(-1).long())
+            return cross_entropy(logits, labels)
+        logits = logits.float()
         labels = labels.reshape(logits.shape).to(logits.dtype)
         if problem == "regression":
             return F.mse_loss(logits, labels)
@@ -398,11 +356,11 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.transformer = GPT2Model(config)
-        rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
-        self.dropout = nn.Dropout(next((rate for rate in rates if rate is not None), 0.1))
+        self.dropout = nn.Dropout(heads.classifier_dropout(config))
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 
+    @documented(heads.TOKEN_CLASSIFICATION)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -419,14 +377,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """Classify every token.
-
-        Args:
-            labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify every token."""
         checks.reject_unknown(self.forward, unknown)
         outputs = self.transformer(
             input_ids,
@@ -447,14 +398,8 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         if labels is not None:
             shapes = [tuple(logits.shape[:-1])]
             checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
-            targets = labels.reshape(-1).long()
-            loss = F.cross_entropy(logits.float().reshape(-1, self.num_labels), targets)
-        output = TokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            loss = cross_entropy(logits, labels)
+        output = TokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
 
@@ -470,6 +415,7 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         self.qa_outputs = nn.Linear(config.n_embd, 2)
         self.post_init()
 
+    @documented(heads.QUESTION_ANSWERING)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -485,16 +431,7 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
-        """Score every token as the start and as the end of the answer.
-
-        Args:
-            start_positions: [B], the first token of the answer.
-            end_positions: [B], its last token. Positions outside of the text leave the row out of
-                the loss if they lie behind it, and count as the first token if before it.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Score every token as the start and as the end of the answer."""
         checks.reject_unknown(self.forward, unknown)
         outputs = self.transformer(
             input_ids,
@@ -511,17 +448,15 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         start_logits, end_logits = logits.unbind(dim=-1)  # 2 x [B, T]
 
         loss = None
-        B = start_logits.size(0)
-        if checks.check_span(start_positions, end_positions, B):
+        if checks.check_span(start_positions, end_positions, start_logits.size(0)):
             start_loss = _position_loss(start_logits, start_positions)
             end_loss = _position_loss(end_logits, end_positions)
             loss = (start_loss + end_loss) / 2
-        output = QuestionAnsweringModelOutput(
+        output = QuestionAnsweringModelOutput.of(
+            outputs,
             loss=loss,
             start_logits=start_logits.contiguous(),
             end_logits=end_logits.contiguous(),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
         )
         return self._as_asked(output, return_dict)
 
@@ -529,5 +464,4 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
 def _position_loss(scores: Tensor, positions: Any) -> Tensor:
     """Return the cross-entropy of positions [B] (or [B, 1]) under scores [B, T]."""
     T = scores.size(1)
-    targets = positions.reshape(-1).clamp(0, T).long()
-    return F.cross_entropy(scores.float(), targets, ignore_index=T)
+    return cross_entropy(scores, positions.clamp(0, T), ignore_index=T)

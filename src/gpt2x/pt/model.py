@@ -21,6 +21,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks, stages
 from gpt2x.models.attention import attention_scaling
+from gpt2x.models.pretrained import documented
 from gpt2x.models.stages import BlockInputs, Records
 from gpt2x.pt.activations import Activation
 from gpt2x.pt.attention import (
@@ -279,6 +280,7 @@ class GPT2Model(GPT2PreTrainedModel):
         self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.post_init()
 
+    @documented(stages.FORWARD)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -299,38 +301,13 @@ class GPT2Model(GPT2PreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run the body.
 
-        Args:
-            input_ids: token ids [B, T]; further leading dimensions are kept in the output. With a
-                past, only the tokens that are not in it.
+        Arguments of this backend alone:
             past_key_values: a `KVCache`, which is appended to in place and returned; or, per layer,
                 a pair [B, H, past, D] (four tensors with cross-attention), which is left as it is
                 and comes back as a longer tuple; or a `Cache` of transformers, which is appended
-                to. All let gradients through.
+                to. All let gradients through. None while gradient checkpointing trains, which also
+                keeps `use_cache` from returning one.
             cache_position: [T], the positions that follow the past; nothing else is allowed.
-            attention_mask: [B, S], nonzero where a token, past or new, may be attended to; or
-                [B, 1 or H, T, S], boolean or additive, which replaces the causal order; or
-                [B, 1 or H, 1, S], which is added to it.
-            token_type_ids: [B, T], embedded with the tokens' embedding and added.
-            position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
-                behind the last of them counts on by one); else the positions that follow the past.
-                Without mask and cache, positions that start again keep packed texts apart.
-            head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
-                the call then computes attention eagerly.
-            inputs_embeds: [B, T, E] in place of `input_ids`.
-            encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
-                seen them they may be left out.
-            encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where
-                it may be attended to, or rank 4 as above.
-            use_cache: return the keys and values; the config decides by default. Never while
-                gradient checkpointing trains.
-            output_attentions: return attention weights, which are then computed eagerly.
-            output_hidden_states: return the hidden states of every layer.
-            return_dict: an output object (default) or the tuple of its fields that are not None.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown. Ids are checked
-                only where that is free: on the CPU, outside of compilation.
         """
         checks.reject_unknown(self.forward, unknown)
         use_cache, output_attentions, output_hidden_states = stages.asked(

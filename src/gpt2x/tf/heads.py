@@ -14,9 +14,9 @@ import keras
 import tensorflow as tf
 
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
-from gpt2x.models import checks
+from gpt2x.models import checks, heads
 from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.models.pretrained import documented
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.generation import GenerationMixin
 from gpt2x.tf.inputs import host_values, shape_of
@@ -62,7 +62,7 @@ def causal_lm_loss(
 
 
 class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):
-    """The output layer of the two classes that have a language model."""
+    """The body and the output layer of the two classes that have a language model."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(config, **options)
@@ -90,6 +90,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
         super().__init__(config, **options)
         self.post_init()
 
+    @documented(heads.CAUSAL_LM)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -112,20 +113,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
         ignore_index: int = IGNORE_INDEX,
         shift_labels: tf.Tensor | None = None,
     ) -> TFCausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Predict the next token at every position. For the inputs of the body see `TFGPT2Model`.
-
-        Args:
-            labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the
-                usual call.
-            logits_to_keep: how many of the last positions get logits (decoding needs one), or an
-                index tensor of positions [n]; 0 for all.
-            num_items_in_batch: see `causal_lm_loss`.
-            ignore_index: see `causal_lm_loss`.
-            shift_labels: labels [B, T] that are shifted already; the loss uses them.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Predict the next token at every position."""
         checks.check_logits_to_keep(labels, shift_labels, logits_to_keep)
         outputs = self.transformer(
             input_ids,
@@ -164,14 +152,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
                 ignore_index=ignore_index,
                 shift_labels=shift_labels,
             )
-        output = TFCausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
-        )
+        output = TFCausalLMOutputWithCrossAttentions.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
     def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
@@ -183,20 +164,13 @@ class TFGPT2SequenceSummary(TrackedLayer):
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(**options)
-        if config.summary_type == "attn":
-            raise InvalidInputError(
-                "summary_type 'attn' is not implemented (nor is it in transformers); use "
-                "'cls_index', 'last', 'first' or 'mean'."
-            )
         self.config = config
-        if config.summary_use_proj:
-            # One score a choice, whatever num_labels says: the choices are rows, not labels.
-            n_out = 1 if config.summary_proj_to_labels else config.n_embd
+        n_out = heads.summary_outputs(config)
+        if n_out is not None:
             self.summary = _linear(config, n_out, "summary", self)
         self.activation = ACTIVATIONS[config.summary_activation or "linear"]
-        last_dropout = getattr(config, "summary_last_dropout", None) or 0.0
         self.first_dropout = _dropout(config.summary_first_dropout, "first_dropout", self)
-        self.last_dropout = _dropout(last_dropout, "last_dropout", self)
+        self.last_dropout = _dropout(heads.last_dropout(config), "last_dropout", self)
 
     def build(self, input_shape: Any = None) -> None:
         if self.config.summary_use_proj:
@@ -241,6 +215,7 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
         )
         self.post_init()
 
+    @documented(heads.DOUBLE_HEADS)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -259,18 +234,7 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
         mc_labels: tf.Tensor | None = None,
         training: bool = False,
     ) -> TFGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
-        """Predict the next tokens of every choice, and score the choices.
-
-        Args:
-            input_ids: [B, C, T].
-            mc_token_ids: [B, C], the position in each choice that the score is read from; by
-                default the last.
-            labels: [B, C, T], as for the language model.
-            mc_labels: [B], the right choice.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Predict the next tokens of every choice, and score the choices."""
         outputs = self.transformer(
             input_ids,
             past_key_values=past_key_values,
@@ -304,14 +268,8 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
             shapes.append((*shapes[0], 1))
             checks.check_labels("mc_labels", mc_labels, shapes, count, host_values)
             mc_loss = self.target("mc_labels", mc_logits, mc_labels).loss()
-        output = TFGPT2DoubleHeadsModelOutput(
-            loss=loss,
-            mc_loss=mc_loss,
-            logits=logits,
-            mc_logits=mc_logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        output = TFGPT2DoubleHeadsModelOutput.of(
+            outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
         )
         return self._as_asked(output, return_dict)
 
@@ -339,6 +297,7 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
         self.score = _linear(config, config.num_labels, "score", self, use_bias=False)
         self.post_init()
 
+    @documented(heads.SEQUENCE_CLASSIFICATION)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -355,19 +314,7 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
         labels: tf.Tensor | None = None,
         training: bool = False,
     ) -> TFSequenceClassifierOutputWithPast | tuple[Any, ...]:
-        """Classify each text by its last token.
-
-        That is the last one that `attention_mask` (rank 2) attends to. Without a mask it is the
-        last that is not `config.pad_token_id`, or, for `inputs_embeds`, the very last.
-
-        Args:
-            labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels]
-                numbers for one with several, or 0/1 numbers for several classes at once. Which it
-                is, `config.problem_type` says, or else `num_labels` and the labels' type.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify each text by its last token."""
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         by_mask = attention_mask is not None and attention_mask.shape.rank == 2
         if inputs is not None:
@@ -393,13 +340,7 @@ class TFGPT2ForSequenceClassification(TFGPT2PreTrainedModel):
         loss = None
         if labels is not None:
             loss = self.target("labels", logits, labels).loss()
-        output = TFSequenceClassifierOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        output = TFSequenceClassifierOutputWithPast.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
     def _last_token(
@@ -441,12 +382,11 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
         super().__init__(config, **options)
         self.num_labels = config.num_labels
         self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
-        rates = (getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout"))
-        rate = next((rate for rate in rates if rate is not None), 0.1)
-        self.dropout = _dropout(rate, "dropout", self)
+        self.dropout = _dropout(heads.classifier_dropout(config), "dropout", self)
         self.classifier = _linear(config, config.num_labels, "classifier", self)
         self.post_init()
 
+    @documented(heads.TOKEN_CLASSIFICATION)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -463,14 +403,7 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
         labels: tf.Tensor | None = None,
         training: bool = False,
     ) -> TFTokenClassifierOutput | tuple[Any, ...]:
-        """Classify every token.
-
-        Args:
-            labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Classify every token."""
         outputs = self.transformer(
             input_ids,
             past_key_values=past_key_values,
@@ -492,12 +425,7 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
             shapes = [tuple(logits.shape[:-1])]
             checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
             loss = classes(logits, labels).loss()
-        output = TFTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        output = TFTokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
 
     def target(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> Target:
@@ -521,6 +449,7 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
         self.qa_outputs = _linear(config, 2, "qa_outputs", self)
         self.post_init()
 
+    @documented(heads.QUESTION_ANSWERING)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -536,16 +465,7 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
         end_positions: tf.Tensor | None = None,
         training: bool = False,
     ) -> TFQuestionAnsweringModelOutput | tuple[Any, ...]:
-        """Score every token as the start and as the end of the answer.
-
-        Args:
-            start_positions: [B], the first token of the answer.
-            end_positions: [B], its last token. Positions outside of the text leave the row out of
-                the loss if they lie behind it, and count as the first token if before it.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown.
-        """
+        """Score every token as the start and as the end of the answer."""
         outputs = self.transformer(
             input_ids,
             attention_mask=attention_mask,
@@ -566,12 +486,8 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
             start = positions(start_logits, start_positions)
             end = positions(end_logits, end_positions)
             loss = (start.loss() + end.loss()) / 2
-        output = TFQuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        output = TFQuestionAnsweringModelOutput.of(
+            outputs, loss=loss, start_logits=start_logits, end_logits=end_logits
         )
         return self._as_asked(output, return_dict)
 

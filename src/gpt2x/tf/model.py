@@ -22,6 +22,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.models import stages
 from gpt2x.models.attention import attention_scaling
 from gpt2x.models.cache import LayerCache
+from gpt2x.models.pretrained import documented
 from gpt2x.models.stages import BlockInputs, Records
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.attention import (
@@ -502,6 +503,7 @@ class TFGPT2Model(TFGPT2PreTrainedModel):
         self.transformer = TFGPT2MainLayer(config, name="transformer", dtype=self.dtype_policy)
         self.post_init()
 
+    @documented(stages.FORWARD)
     def call(
         self,
         input_ids: tf.Tensor | None = None,
@@ -521,38 +523,15 @@ class TFGPT2Model(TFGPT2PreTrainedModel):
     ) -> TFBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run the body.
 
-        Args:
-            input_ids: token ids [B, T], int32 or int64; further leading dimensions are kept in the
-                output. With a past, only the tokens that are not in it. All inputs may also come
-                together as the first argument: a dictionary, or a list in the order given here.
+        All inputs may also come together as the first argument: a dictionary, or a list in the
+        order given here.
+
+        Arguments of this backend alone:
             past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four tensors with
                 cross-attention) or one tensor [2, B, H, past, D]. The longer past is returned in
                 the form in which it was given, and lets gradients through. The older name `past`
                 is accepted.
-            attention_mask: [B, S], nonzero where a token, past or new, may be attended to; or
-                [B, 1 or H, T, S], boolean or additive, which replaces the causal order; or
-                [B, 1 or H, 1, S], which is added to it.
-            token_type_ids: [B, T], embedded with the tokens' embedding and added.
-            position_ids: [B, T]. Default: the number of attended tokens before each token, where a
-                mask of rank 2 is given, so that a padded row gives what it gives alone (padding
-                behind the last of them counts on by one); else the positions that follow the past.
-                Without mask and cache, positions that start again keep packed texts apart.
-            head_mask: [H] or [L, H] (or [L, B, H, T, S]), multiplied with the attention weights;
-                the call then computes attention eagerly.
-            inputs_embeds: [B, T, E] in place of `input_ids`.
-            encoder_hidden_states: [B, encoder length, E], for cross-attention. Once a cache has
-                seen them they may be left out.
-            encoder_attention_mask: [B, encoder length] or [B, T, encoder length], nonzero where
-                it may be attended to, or rank 4 as above.
-            use_cache: return the keys and values; the config decides by default.
-            output_attentions: return attention weights, which are then computed eagerly.
-            output_hidden_states: return the hidden states of every layer.
-            return_dict: an output object (default) or the tuple of its fields that are not None.
             training: whether dropout is active.
-
-        Raises:
-            InvalidInputError: if an input cannot be used or a keyword is unknown. Ids are checked
-                only where that is free: eagerly, on the CPU.
         """
         return self.transformer(
             input_ids,
