@@ -139,6 +139,17 @@ def test_labels():
             checks.check_labels("labels", labels, shape, 10, np.asarray)
 
 
+def test_targets_have_the_shape_of_the_logits():
+    checks.check_targets("labels", np.array([[0, 9, -100]] * 2), (2, 3, 10), np.asarray)
+    checks.check_targets("mc_labels", np.array([1, 0]), (2, 3), np.asarray)
+    column = np.array([[1], [0]])
+    checks.check_targets("mc_labels", column, (2, 3), np.asarray, or_column=True)
+    with pytest.raises(InvalidInputError, match=r"has shape \[2, 1\]; it must be \[2\]\."):
+        checks.check_targets("mc_labels", column, (2, 3), np.asarray)
+    with pytest.raises(InvalidInputError, match="mc_labels holds 3; allowed are 0 to 2"):
+        checks.check_targets("mc_labels", np.array([1, 3]), (2, 3), np.asarray)
+
+
 def test_logits_to_keep():
     checks.check_logits_to_keep(None, None, 3)
     checks.check_logits_to_keep(np.zeros(3), None, 0)

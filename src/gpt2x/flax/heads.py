@@ -162,8 +162,7 @@ class FlaxGPT2LMHeadModel(_LanguageModel):
         loss = None
         targets = labels if shift_labels is None else shift_labels
         if targets is not None:
-            shape, classes = tuple(logits.shape[:-1]), logits.shape[-1]
-            checks.check_labels("labels", targets, [shape], classes, host_values, ignore_index)
+            checks.check_targets("labels", targets, logits.shape, host_values, ignore_index)
             loss = causal_lm_loss(
                 logits,
                 targets,
@@ -282,14 +281,12 @@ class FlaxGPT2DoubleHeadsModel(_LanguageModel):
 
         loss = mc_loss = None
         if labels is not None:
-            shape, classes = (*choices, T), logits.shape[-1]
-            checks.check_labels("labels", labels, [shape], classes, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = causal_lm_loss(logits, labels)
         if mc_labels is not None:
-            shapes, classes = [tuple(mc_logits.shape[:-1])], mc_logits.shape[-1]
-            shapes.append((*shapes[0], 1))
-            checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
-            mc_loss = cross_entropy(mc_logits, jnp.reshape(mc_labels, shapes[0]))
+            shape = mc_logits.shape
+            checks.check_targets("mc_labels", mc_labels, shape, host_values, or_column=True)
+            mc_loss = cross_entropy(mc_logits, jnp.reshape(mc_labels, shape[:-1]))
         output = FlaxGPT2DoubleHeadsModelOutput.of(
             outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
         )
@@ -443,7 +440,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            checks.check_labels("labels", labels, [logits.shape[:-1]], self.num_labels, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = cross_entropy(logits, labels)
         output = FlaxTokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)

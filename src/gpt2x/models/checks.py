@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -283,6 +283,24 @@ def check_labels(
             f"{name} holds {int(wrong[0])}; allowed are 0 to {classes - 1}, and {ignore_index} for "
             "what the loss leaves out."
         )
+
+
+def check_targets(
+    name: str,
+    labels: Any,
+    logits: Shape,
+    values: Values,
+    ignore_index: int = IGNORE_INDEX,
+    *,
+    or_column: bool = False,
+) -> None:
+    """Raise unless labels [...] are classes of logits that have the shape [..., classes].
+
+    `or_column` also allows [..., 1].
+    """
+    *leading, classes = tuple(logits)
+    allowed = [(*leading,), (*leading, 1)] if or_column else [(*leading,)]
+    check_labels(name, labels, allowed, cast(int, classes), values, ignore_index)
 
 
 def check_logits_to_keep(labels: Any, shift_labels: Any, logits_to_keep: Any) -> None:

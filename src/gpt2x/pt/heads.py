@@ -149,9 +149,8 @@ class GPT2LMHeadModel(_LanguageModel):
         loss = None
         targets = labels if shift_labels is None else shift_labels
         if targets is not None:
-            shape, classes = tuple(logits.shape[:-1]), logits.size(-1)
             ignored = loss_options.get("ignore_index", IGNORE_INDEX)
-            checks.check_labels("labels", targets, [shape], classes, host_values, ignored)
+            checks.check_targets("labels", targets, logits.shape, host_values, ignored)
             loss = causal_lm_loss(logits, targets, **loss_options)
         output = CausalLMOutputWithCrossAttentions.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
@@ -248,13 +247,11 @@ class GPT2DoubleHeadsModel(_LanguageModel):
 
         loss = mc_loss = None
         if labels is not None:
-            shape, classes = (*choices, T), logits.size(-1)
-            checks.check_labels("labels", labels, [shape], classes, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = causal_lm_loss(logits, labels)
         if mc_labels is not None:
-            shapes, classes = [tuple(mc_logits.shape[:-1])], mc_logits.size(-1)
-            shapes.append((*shapes[0], 1))
-            checks.check_labels("mc_labels", mc_labels, shapes, classes, host_values)
+            shape = mc_logits.shape
+            checks.check_targets("mc_labels", mc_labels, shape, host_values, or_column=True)
             mc_loss = cross_entropy(mc_logits, mc_labels)
         output = GPT2DoubleHeadsModelOutput.of(
             outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
@@ -396,8 +393,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            shapes = [tuple(logits.shape[:-1])]
-            checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = cross_entropy(logits, labels)
         output = TokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)

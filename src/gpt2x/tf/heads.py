@@ -141,10 +141,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
         loss = None
         targets = labels if shift_labels is None else shift_labels
         if targets is not None:
-            shape = tuple(logits.shape[:-1])
-            checks.check_labels(
-                "labels", targets, [shape], self.config.vocab_size, host_values, ignore_index
-            )
+            checks.check_targets("labels", targets, logits.shape, host_values, ignore_index)
             loss = causal_lm_loss(
                 logits,
                 targets,
@@ -260,13 +257,11 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
 
         loss = mc_loss = None
         if labels is not None:
-            shape, count = (*choices, T), self.config.vocab_size
-            checks.check_labels("labels", labels, [shape], count, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = causal_lm_loss(logits, labels)
         if mc_labels is not None:
-            shapes, count = [tuple(mc_logits.shape[:-1])], mc_logits.shape[-1]
-            shapes.append((*shapes[0], 1))
-            checks.check_labels("mc_labels", mc_labels, shapes, count, host_values)
+            shape = mc_logits.shape
+            checks.check_targets("mc_labels", mc_labels, shape, host_values, or_column=True)
             mc_loss = self.target("mc_labels", mc_logits, mc_labels).loss()
         output = TFGPT2DoubleHeadsModelOutput.of(
             outputs, loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits
@@ -422,8 +417,7 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
 
         loss = None
         if labels is not None:
-            shapes = [tuple(logits.shape[:-1])]
-            checks.check_labels("labels", labels, shapes, self.num_labels, host_values)
+            checks.check_targets("labels", labels, logits.shape, host_values)
             loss = classes(logits, labels).loss()
         output = TFTokenClassifierOutput.of(outputs, loss=loss, logits=logits)
         return self._as_asked(output, return_dict)
