@@ -242,9 +242,7 @@ class GPT2Block(nn.Module):
         )
         hidden_states = hidden_states + attended
         outputs = (weights,) if output_attentions else ()
-        if encoder_hidden_states is not None or (
-            past_key_values is not None and past_key_values.has_cross
-        ):
+        if stages.attends_to_encoder(encoder_hidden_states, past_key_values):
             attended, weights = self.crossattention(
                 self.ln_cross_attn(hidden_states),
                 past_key_values=past_key_values,
