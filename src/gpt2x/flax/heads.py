@@ -58,6 +58,7 @@ def _summed_cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tu
     return jnp.where(counted, losses, 0.0).sum(), counted.sum(dtype=losses.dtype)
 
 
+@documented(heads.CAUSAL_LM_LOSS)
 def causal_lm_loss(
     logits: Array,
     labels: Array,
@@ -66,16 +67,7 @@ def causal_lm_loss(
     ignore_index: int = IGNORE_INDEX,
     shift_labels: Array | None = None,
 ) -> Array:
-    """Return the mean cross-entropy of each token given those before it, in float32.
-
-    Args:
-        logits: [..., T, V].
-        labels: [..., T]; position t is what the logits of position t - 1 predict.
-        num_items_in_batch: divide the sum by this number instead of the number of labels, as
-            gradient accumulation needs it. Without it, the mean over no label is NaN.
-        ignore_index: label that is left out.
-        shift_labels: [..., T] labels that are shifted already, in place of `labels`.
-    """
+    """Return the mean cross-entropy of each token given those before it, in float32."""
     if shift_labels is None:
         labels = jnp.asarray(labels)
         ends = jnp.full_like(labels[..., :1], ignore_index)

@@ -8,6 +8,16 @@ from __future__ import annotations
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 
+CAUSAL_LM_LOSS = """
+Args:
+    logits: [..., T, V].
+    labels: [..., T]; position t is what the logits of position t - 1 predict.
+    num_items_in_batch: divide the sum by this number instead of the number of labels, as
+        gradient accumulation needs it. Without it, the mean over no label is NaN.
+    ignore_index: label that is left out.
+    shift_labels: [..., T] labels that are shifted already, in place of `labels`.
+"""
+
 CAUSAL_LM = """
 For the inputs of the body see the model without a head.
 

@@ -49,6 +49,7 @@ def _total(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) ->
     return F.cross_entropy(rows, targets, ignore_index=ignore_index, reduction=reduction)
 
 
+@documented(heads.CAUSAL_LM_LOSS)
 def causal_lm_loss(
     logits: Tensor,
     labels: Tensor,
@@ -57,16 +58,7 @@ def causal_lm_loss(
     ignore_index: int = IGNORE_INDEX,
     shift_labels: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean cross-entropy of each token given those before it, in float32.
-
-    Args:
-        logits: [..., T, V].
-        labels: [..., T]; position t is what the logits of position t - 1 predict.
-        num_items_in_batch: divide the sum by this number instead of the number of labels, as
-            gradient accumulation needs it. Without it, the mean over no label is NaN.
-        ignore_index: label that is left out.
-        shift_labels: [..., T] labels that are shifted already, in place of `labels`.
-    """
+    """Return the mean cross-entropy of each token given those before it, in float32."""
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     if num_items_in_batch is None:

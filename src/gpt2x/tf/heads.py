@@ -34,6 +34,7 @@ from gpt2x.tf.tracking import Dense, TrackedLayer
 from gpt2x.weights.table import Head
 
 
+@documented(heads.CAUSAL_LM_LOSS)
 def causal_lm_loss(
     logits: tf.Tensor,
     labels: tf.Tensor,
@@ -42,16 +43,7 @@ def causal_lm_loss(
     ignore_index: int = IGNORE_INDEX,
     shift_labels: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Return the mean cross-entropy of each token given those before it, in float32.
-
-    Args:
-        logits: [..., T, V].
-        labels: [..., T]; position t is what the logits of position t - 1 predict.
-        num_items_in_batch: divide the sum by this number instead of the number of labels, as
-            gradient accumulation needs it. Without it, the mean over no label is NaN.
-        ignore_index: label that is left out.
-        shift_labels: [..., T] labels that are shifted already, in place of `labels`.
-    """
+    """Return the mean cross-entropy of each token given those before it, in float32."""
     if shift_labels is None:
         target = next_tokens(logits, labels, ignore_index)
     else:
