@@ -296,13 +296,7 @@ def test_masks_are_inferred_only_where_padding_is_certain():
 
 
 def pad_first(ids, mask, **arguments):
-    ids, mask = padding_first(
-        np.array(ids),
-        np.array(mask),
-        arguments,
-        host=lambda array: array,
-        take=lambda array, columns: np.take_along_axis(array, columns, axis=1),
-    )
+    ids, mask = padding_first(np.array(ids), np.array(mask), arguments)
     return ids.tolist(), mask.tolist(), {k: v.tolist() for k, v in arguments.items()}
 
 

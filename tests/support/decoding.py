@@ -42,7 +42,9 @@ def decode(
     settings = plan.settings(ops, ops.constant(prompt, "int"), device_mask, keys)
     engine = engine_of(ops)
     if stepwise or on_tokens is not None:
-        carry = driver.stepwise(ops, plan.strategy, engine, settings, on_tokens)
+        for carry in driver.steps(ops, plan.strategy, engine, settings):
+            if on_tokens is not None:
+                on_tokens(carry.request.tokens)
     else:
         carry = driver.fused(ops, plan.strategy, engine, settings)
     return results.result(ops, plan, settings, carry.state)

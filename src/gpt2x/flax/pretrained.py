@@ -32,7 +32,7 @@ from gpt2x.flax.parameters import (
     unflatten,
     variables_of,
 )
-from gpt2x.flax.static import Static
+from gpt2x.flax.static_config import StaticConfig
 from gpt2x.generation import GenerationConfig
 from gpt2x.models import loading
 from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
@@ -89,14 +89,14 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        self._config = Static(self._checked(config))
+        self._config = StaticConfig(self._checked(config))
         self.input_shape = tuple(input_shape)
         self.seed = seed
         precision = Precision.of(dtype, param_dtype)
         self.dtype = precision.dtype
         self.param_dtype = precision.param_dtype
         if self.can_generate():
-            self._generation_config = Static(GenerationConfig.from_model_config(config))
+            self._generation_config = StaticConfig(GenerationConfig.from_model_config(config))
         self.deterministic = True
         self.setup(config, precision)
         if _do_init:
@@ -126,7 +126,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
 
     @generation_config.setter
     def generation_config(self, generation_config: GenerationConfig) -> None:
-        self._generation_config = Static(generation_config)
+        self._generation_config = StaticConfig(generation_config)
 
     @property
     def key(self) -> Array:
@@ -405,7 +405,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
 
     def _config_changed(self) -> None:
         # Functions that were jitted with the model see by its statics that they must trace again.
-        self._config = self.base_model._config = Static(self.config)
+        self._config = self.base_model._config = StaticConfig(self.config)
 
     # --- gradient checkpointing ---
 

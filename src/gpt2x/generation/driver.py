@@ -3,21 +3,21 @@
 *Fused*: `fused` holds the prefill, all steps and their stop condition as one computation, which a
 backend may compile whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
 
-*Stepwise*: `stepwise` returns to the host after every step, for whatever must see a token before
+*Stepwise*: `steps` returns to the host after every step, for whatever must see a token before
 the next but one is computed (streaming), or needs concrete arrays (stopping criteria, grammars).
 The model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.strategies import Request, Settings, Strategy
 
 Cache = Any
-Step = Callable[..., tuple[Any, Request]]
 
 
 class Engine(Protocol):
@@ -49,7 +49,18 @@ class Carry(NamedTuple):
     cache: Cache
 
 
-def start(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> Carry:
+class CompiledStrategy(NamedTuple):
+    """A strategy as the driver sees it, with `init` and `step` as a backend has compiled them."""
+
+    rows_per_prompt: int
+    reorders: bool
+    init: Callable[[Ops, Settings, int], Any]
+    step: Callable[[Ops, Any, Array, Settings], tuple[Any, Request]]
+
+
+def start(
+    ops: Ops, strategy: Strategy | CompiledStrategy, engine: Engine, settings: Settings
+) -> Carry:
     """Run the prompts, each once, give every row its own copy, and take the first step."""
     logits, cache = engine.prefill()
     if strategy.rows_per_prompt > 1:
@@ -63,18 +74,17 @@ def start(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> C
 
 def advance(
     ops: Ops,
-    strategy: Strategy,
+    strategy: Strategy | CompiledStrategy,
     engine: Engine,
     settings: Settings,
     carry: Carry,
-    step: Step | None = None,
 ) -> Carry:
     """Run the model on what the last step asked for, and take the next step."""
     state, request, cache = carry
     if strategy.reorders:
         cache = engine.reorder(cache, request.parents)
     logits, cache = engine.decode(request.tokens, cache, state.length)
-    state, request = (step or strategy.step)(ops, state, logits, settings)
+    state, request = strategy.step(ops, state, logits, settings)
     return Carry(state, request, cache)
 
 
@@ -87,23 +97,21 @@ def fused(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> C
     )
 
 
-def stepwise(
+def steps(
     ops: Ops,
-    strategy: Strategy,
+    strategy: Strategy | CompiledStrategy,
     engine: Engine,
     settings: Settings,
-    on_tokens: Callable[[Array], None] | None = None,
-    step: Step | None = None,
-) -> Carry:
-    """Decode to the end, calling `on_tokens` with each step's tokens (int [R]) as they are chosen.
+    running: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Carry]:
+    """Decode step by step: yield what each step has chosen before the model computes on it.
 
-    `step` may be a compiled `strategy.step`, for later steps than the first.
+    Each step, but not what happens between them, runs in a context that `running` makes.
     """
-    carry = start(ops, strategy, engine, settings)
-    if on_tokens is not None:
-        on_tokens(carry.request.tokens)
+    with running():
+        carry = start(ops, strategy, engine, settings)
+    yield carry
     while bool(carry.state.running):
-        carry = advance(ops, strategy, engine, settings, carry, step)
-        if on_tokens is not None:
-            on_tokens(carry.request.tokens)
-    return carry
+        with running():
+            carry = advance(ops, strategy, engine, settings, carry)
+        yield carry

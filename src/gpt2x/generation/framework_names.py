@@ -4,17 +4,23 @@ Here one class serves every framework.
 """
 
 from gpt2x.generation.processors import (
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from gpt2x.generation.processors.constraints import (
     ForcedBOSTokenLogitsProcessor,
     ForcedEOSTokenLogitsProcessor,
     ForceTokensLogitsProcessor,
-    LogitsProcessor,
-    LogitsProcessorList,
     MinLengthLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+from gpt2x.generation.processors.history import (
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    SuppressTokensAtBeginLogitsProcessor,
-    SuppressTokensLogitsProcessor,
+)
+from gpt2x.generation.processors.warpers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,

@@ -16,7 +16,7 @@ SMALLEST_BUCKET = 16
 
 
 def total_length(
-    config: GenerationConfig, prompt_length: Any, n_positions: int, hidden_length: Any = 0
+    config: GenerationConfig, prompt_length: Any, n_positions: int, embeds_only: Any = 0
 ) -> Any:
     """Return the columns at which generation ends.
 
@@ -28,16 +28,16 @@ def total_length(
         prompt_length: columns of the prompt's token ids, padding included; a scalar of the
             framework where only the graph knows, and then nothing is checked.
         n_positions: positions that the model has.
-        hidden_length: columns that the model is given beyond those (`inputs_embeds`); they count
+        embeds_only: columns that the model is given beyond those (`inputs_embeds`); they count
             for `max_length` but are not part of the result.
 
     Raises:
         InvalidInputError: if the prompt or the text does not fit.
     """
-    start = prompt_length + hidden_length
+    start = prompt_length + embeds_only
     if not isinstance(start, int):
         if config.max_new_tokens is None and config.max_length_given:
-            return config.max_length - hidden_length
+            return config.max_length - embeds_only
         new = config.max_new_tokens
         return prompt_length + (DEFAULT_NEW_TOKENS if new is None else new)
     if start > n_positions:
@@ -64,11 +64,11 @@ def total_length(
             f"{total} tokens in all, but a model with {n_positions} positions (n_positions) can "
             f"write at most {longest}; lower {source} or shorten the prompt."
         )
-    return total - hidden_length
+    return total - embeds_only
 
 
 def shortest_length(
-    config: GenerationConfig, prompt_length: Any, max_length: Any, hidden_length: Any = 0
+    config: GenerationConfig, prompt_length: Any, max_length: Any, embeds_only: Any = 0
 ) -> Any:
     """Return the columns before which eos is forbidden; warn if that is beyond `max_length`.
 
@@ -80,8 +80,8 @@ def shortest_length(
         name = "min_new_tokens"
     else:
         shortest = config.min_length
-        if shortest and isinstance(hidden_length, int):
-            shortest = max(shortest - hidden_length, 0)
+        if shortest and isinstance(embeds_only, int):
+            shortest = max(shortest - embeds_only, 0)
         name = "min_length"
     if isinstance(max_length, int) and shortest > max_length:
         warnings.warn(

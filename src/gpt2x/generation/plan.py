@@ -19,6 +19,7 @@ from gpt2x.generation.processors.build import (
     build_warpers,
     normalizer,
 )
+from gpt2x.generation.processors.warpers import TopKLogitsWarper
 from gpt2x.generation.stopping import (
     EosTokenCriteria,
     MaxLengthCriteria,
@@ -144,7 +145,7 @@ def make_plan(
     prompt_length: int | Any,
     n_positions: int,
     vocab_size: int,
-    hidden_length: int = 0,
+    embeds_only: int = 0,
     buckets: bool = False,
     user_processors: Sequence[Any] | Any = None,
     stopping_criteria: Sequence[Any] | Any = None,
@@ -158,7 +159,7 @@ def make_plan(
         config: the merged options.
         batch_size: B; prompt_length: columns of the prompt, padding included.
         n_positions, vocab_size: of the model.
-        hidden_length: see `total_length`.
+        embeds_only: see `total_length`.
         buckets: whether to round static sizes up, for a compiled computation (see `bucket`).
         user_processors, stopping_criteria: a list, or one callable.
         prefix_allowed_tokens_fn, tokenizer: as in transformers' `generate`.
@@ -171,8 +172,8 @@ def make_plan(
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
-    max_length = total_length(config, prompt_length, n_positions, hidden_length)
-    min_length = shortest_length(config, prompt_length, max_length, hidden_length)
+    max_length = total_length(config, prompt_length, n_positions, embeds_only)
+    min_length = shortest_length(config, prompt_length, max_length, embeds_only)
 
     beams = config.num_beams > 1
     rows_per_prompt = config.num_beams if beams else config.num_return_sequences
@@ -189,47 +190,26 @@ def make_plan(
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
     )
-    # As many tokens of each beam as may be needed for all beams to go on.
-    kept = max(2, 1 + len(eos)) if beams else 1
-    before, top_k, after = build_warpers(config, kept) if config.do_sample else ([], None, [])
-    if config.do_sample and not beams:
-        processors, warpers = [*processors, *before], [*after, *normalizer(config)]
-    else:
-        filters = [*before, *([] if top_k is None else [top_k]), *after]
-        processors, warpers = [*processors, *filters, *normalizer(config)], []
+    more, top_k, warpers = _filters(config, eos)
+    processors += more
     check_token_ids([*processors, *warpers], vocab_size)
 
-    limit = n_positions + 1 - hidden_length
+    limit = n_positions + 1 - embeds_only
     steps = max_length - prompt_length
-    common: dict[str, Any] = {
-        "capacity": bucket(max_length, limit) if buckets else max_length,
-        "steps": bucket(steps, limit) if buckets else steps,
-        "rows_per_prompt": rows_per_prompt,
-        "num_eos": len(eos),
-        "processors": Processors.of(processors),
-        "keep_scores": bool(config.output_scores and config.return_dict_in_generate),
-        "keep_logits": bool(config.output_logits and config.return_dict_in_generate),
-        "criteria": tuple(map(Identity, criteria)),
-    }
-    strategy: Strategy
-    if beams:
-        if vocab_size < max(2, 1 + len(eos)):
-            raise InvalidInputError(
-                f"Beam search with {len(eos)} eos tokens needs a vocabulary of more than "
-                f"{max(1, len(eos))} tokens; it has {vocab_size}."
-            )
-        strategy = BeamSearch(
-            num_beams=config.num_beams,
-            do_sample=config.do_sample,
-            num_return_sequences=config.num_return_sequences,
-            early_stopping=config.early_stopping,
-            **common,
-        )
-    elif config.do_sample:
-        width = top_k.width if top_k is not None else 0
-        strategy = Sample(warpers=Processors.of(warpers), width=width, **common)
-    else:
-        strategy = Greedy(**common)
+    strategy = _strategy(
+        config,
+        vocab_size,
+        warpers,
+        top_k,
+        capacity=bucket(max_length, limit) if buckets else max_length,
+        steps=bucket(steps, limit) if buckets else steps,
+        rows_per_prompt=rows_per_prompt,
+        num_eos=len(eos),
+        processors=Processors.of(processors),
+        keep_scores=bool(config.output_scores and config.return_dict_in_generate),
+        keep_logits=bool(config.output_logits and config.return_dict_in_generate),
+        criteria=tuple(map(Identity, criteria)),
+    )
     rows = batch_size * rows_per_prompt
     one_text = beams or (isinstance(rows, int) and rows == 1)
     some_end = bool(possible_eos or (criteria and not one_text))
@@ -245,6 +225,48 @@ def make_plan(
         warpers=warpers,
         top_k=top_k.top_k if top_k is not None else 0,
     )
+
+
+def _filters(
+    config: GenerationConfig, eos: list[int]
+) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
+    """Return the last processors, and for `Sample` its top-k and what it applies after that."""
+    beams = config.num_beams > 1
+    if not config.do_sample:
+        return normalizer(config), None, []
+    # As many tokens of each beam as may be needed for all beams to go on.
+    before, top_k, after = build_warpers(config, max(2, 1 + len(eos)) if beams else 1)
+    if beams:
+        return [*before, *filter(None, [top_k]), *after, *normalizer(config)], None, []
+    return before, top_k, [*after, *normalizer(config)]
+
+
+def _strategy(
+    config: GenerationConfig,
+    vocab_size: int,
+    warpers: list[BuiltInProcessor],
+    top_k: TopKLogitsWarper | None,
+    **common: Any,
+) -> Strategy:
+    """Return the strategy that the options ask for."""
+    if config.num_beams > 1:
+        needed = max(2, 1 + common["num_eos"])
+        if vocab_size < needed:
+            raise InvalidInputError(
+                f"Beam search with {common['num_eos']} eos tokens needs a vocabulary of more than "
+                f"{needed - 1} tokens; it has {vocab_size}."
+            )
+        return BeamSearch(
+            num_beams=config.num_beams,
+            do_sample=config.do_sample,
+            num_return_sequences=config.num_return_sequences,
+            early_stopping=config.early_stopping,
+            **common,
+        )
+    if config.do_sample:
+        width = top_k.width if top_k is not None else 0
+        return Sample(warpers=Processors.of(warpers), width=width, **common)
+    return Greedy(**common)
 
 
 def eos_tokens(config: GenerationConfig) -> list[int]:
@@ -315,7 +337,7 @@ def _fill(
         pad = eos[0] if eos else 0
     if pad >= vocab_size:
         if not some_end:
-            return 0  # stands nowhere in the end
+            return 0  # the result never holds it
         raise InvalidInputError(
             f"pad_token_id is {pad}, but the vocabulary has the ids 0 to {vocab_size - 1}; rows "
             "that end could not be padded. Resize the embeddings or choose another pad_token_id."

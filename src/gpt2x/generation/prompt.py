@@ -1,18 +1,25 @@
-"""Checks and defaults of a prompt, on host arrays, the same for every backend."""
+"""Prompts: what a user gave, checked, with its defaults, as the decoding loop takes it.
+
+B prompts, T columns of their ids, T' columns that the model is given (T, or those of embeddings), W
+columns that they are padded to, S slots of the cache, E n_embd.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array
+from gpt2x.generation.engine import Prompt
+from gpt2x.generation.host import Host
+from gpt2x.generation.numpy_ops import NUMPY_OPS
+from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.plan import AVAILABLE, eos_tokens, pad_token
+from gpt2x.generation.registry import ops_for
 from gpt2x.generation.tokens import existing_tokens
-from gpt2x.models.checks import check_shape
+from gpt2x.models.checks import check_ids, check_shape
 
 
 def refuse_arguments(**arguments: Any) -> None:
@@ -35,32 +42,93 @@ def bos_token(config: GenerationConfig) -> int:
 
 
 def infer_mask(input_ids: np.ndarray, config: GenerationConfig) -> np.ndarray | None:
-    """Return the mask of a prompt that came without one: int64 [B, T], or None for no padding.
+    """Return the mask of a prompt that came without one: int [B, T], or None for no padding.
 
     Only where the prompt holds the pad token and that is not an eos, which a text may hold as well.
     """
+    mask = traced_mask(NUMPY_OPS, input_ids, config)
+    return None if mask is None or mask.all() else mask
+
+
+def traced_mask(ops: Ops, input_ids: Array, config: GenerationConfig) -> Array | None:
+    """Return the same where it cannot be known whether the prompt holds the pad token."""
     pad = pad_token(config)
-    if pad is None or pad in eos_tokens(config) or not (input_ids == pad).any():
+    if pad is None or pad in eos_tokens(config):
         return None
-    return (input_ids != pad).astype(np.int64)
+    return ops.cast(input_ids != pad, "int")
+
+
+def read_prompt(
+    host: Host, config: GenerationConfig, arguments: dict[str, Any]
+) -> tuple[Array, Array | None]:
+    """Return the prompt's ids [B, T] and its mask [B, T'], or None if nothing is padding.
+
+    Takes both, and `inputs`, out of `arguments`, and leaves the embeddings as arrays in them.
+    """
+    given = [arguments.pop(name, None) for name in ("inputs", "input_ids")]
+    if all(value is not None for value in given):
+        raise InvalidInputError("Give the prompt as inputs or as input_ids, not as both.")
+    input_ids, mask = (
+        None if value is None else host.read(name, value)
+        for name, value in (
+            ("input_ids", given[0] if given[1] is None else given[1]),
+            ("attention_mask", arguments.pop("attention_mask", None)),
+        )
+    )
+    if input_ids is not None and len(input_ids.shape) != 2:
+        raise InvalidInputError(
+            "The prompt must hold token ids of shape [batch, length]; got the shape "
+            f"{tuple(input_ids.shape)}."
+        )
+    for name in ("position_ids", "token_type_ids"):
+        if name in arguments:
+            arguments[name] = host.read(name, arguments[name])
+    embeds = arguments.get("inputs_embeds")
+    if embeds is not None:
+        embeds = arguments["inputs_embeds"] = host.embeddings(embeds)
+        check_shape("inputs_embeds", embeds, [(None, None, host.model.config.n_embd)])
+    if input_ids is None or (input_ids.shape[1] == 0 and embeds is None):
+        arrays = [array for array in (input_ids, embeds, mask) if array is not None]
+        rows = ops_for(arrays[0]).shape(arrays[0])[0] if arrays else 1
+        width, token = (1, bos_token(config)) if embeds is None else (0, 0)
+        input_ids = host.prompt_ops.full((rows, width), token, "int")
+        mask = None if embeds is None else mask
+    if host.is_traced:
+        if mask is None and embeds is None:
+            mask = traced_mask(host.ops, input_ids, config)
+        return host.ops.cast(input_ids, "int"), mask
+    return _checked(host, config, input_ids, mask, arguments)
+
+
+def _checked(
+    host: Host,
+    config: GenerationConfig,
+    input_ids: np.ndarray,
+    mask: np.ndarray | None,
+    arguments: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Check a prompt on the host and move its padding to the left."""
+    embeds = arguments.get("inputs_embeds")
+    check_ids("input_ids", input_ids, host.model.config.vocab_size, lambda ids: ids)
+    if mask is None and embeds is None:
+        mask = infer_mask(input_ids, config)
+    if mask is not None:
+        width = input_ids.shape[1] if embeds is None else embeds.shape[1]
+        check_shape("attention_mask", mask, [(input_ids.shape[0], width)])
+        input_ids, mask = padding_first(input_ids, mask, arguments)
+        mask = None if (mask != 0).all() else (mask != 0).astype(np.int32)
+    return input_ids.astype(np.int32), mask
 
 
 def padding_first(
-    input_ids: Array,
-    attention_mask: Array,
-    arguments: dict[str, Any],
-    *,
-    host: Callable[[Array], np.ndarray],
-    take: Callable[[Array, np.ndarray], Array],
-) -> tuple[Array, Array]:
+    input_ids: np.ndarray, attention_mask: np.ndarray, arguments: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Move the padding at the end of prompts to their start: a text is continued after its end.
 
     Args:
         input_ids: int [B, T].
         attention_mask: [B, T], nonzero at text; or [B, T'] beside `inputs_embeds`.
         arguments: the model's other arguments; those that go with the columns move with them.
-        host: reads an array of the backend.
-        take: takes from an array [B, T] the columns int64 [B, T] of each row.
 
     Returns:
         The ids and the mask, as they were given if every row ends with text.
@@ -68,7 +136,7 @@ def padding_first(
     Raises:
         InvalidInputError: if a row holds no text, or if what stands in a fixed order was given.
     """
-    is_text = host(attention_mask) != 0
+    is_text = attention_mask != 0
     if is_text[:, -1].all():
         return input_ids, attention_mask
     empty = np.flatnonzero(~is_text.any(axis=1))
@@ -90,5 +158,90 @@ def padding_first(
     for name in ("position_ids", "token_type_ids"):
         if name in arguments:
             check_shape(name, arguments[name], [columns.shape])
-            arguments[name] = take(arguments[name], columns)
-    return take(input_ids, columns), take(attention_mask, columns)
+            arguments[name] = np.take_along_axis(arguments[name], columns, axis=1)
+    return (
+        np.take_along_axis(input_ids, columns, axis=1),
+        np.take_along_axis(attention_mask, columns, axis=1),
+    )
+
+
+def make_prompt(
+    host: Host,
+    input_ids: Array,
+    mask: Array | None,
+    slots: int | Scalar,
+    arguments: dict[str, Any],
+) -> Prompt:
+    """Gather what an engine starts from.
+
+    Args:
+        host: of the call.
+        input_ids: int [B, T].
+        mask: int [B, T'], or None.
+        slots: S.
+        arguments: the model's other arguments.
+    """
+    ops, given = host.prompt_ops, dict(arguments)
+    batch, width = ops.shape(input_ids)
+    embeds = given.pop("inputs_embeds", None)
+    length = width if embeds is None else ops_for(embeds).shape(embeds)[1]
+    past = given.pop("past_key_values", None)
+    past = None if past is None else host.open_past(past, batch)
+    start = 0
+    if past is not None:
+        start = past.length
+        if isinstance(start, int) and isinstance(length, int) and start >= length:
+            raise InvalidInputError(
+                f"past_key_values hold {start} tokens and the prompt {length}; pass the whole "
+                "text as the prompt, which must go on beyond the cached part."
+            )
+        past = past.extend(slots)
+    if mask is not None:
+        given["attention_mask"] = mask
+    for name in ("position_ids", "token_type_ids"):
+        if name in given:
+            _check_columns(name, given[name], batch, length, start)
+    columns: dict[str, Array] = {
+        name: _every_column(ops, name, given.pop(name), batch, length, slots)
+        for name in ("attention_mask", "position_ids", "token_type_ids")
+        if name in given
+    }
+    return Prompt(
+        input_ids=host.to_run(input_ids, start, slots),
+        inputs_embeds=() if embeds is None else host.to_run(embeds, start, slots),
+        length=ops.scalar(length, "int"),
+        embeds_only=ops.scalar(length - width, "int"),
+        columns=columns,
+        fixed={name: host.argument(value) for name, value in given.items()},
+        past=() if past is None else past,
+    )
+
+
+def _check_columns(name: str, array: Array, *sizes: Any) -> None:
+    """Raise unless an array holds all of the prompt's columns, or those that no cache holds."""
+    batch, length, start = (size if isinstance(size, int) else None for size in sizes)
+    new = None if length is None or start is None else length - start
+    check_shape(name, array, [(rows, T) for T in (length, new) for rows in (batch, 1)])
+
+
+def _every_column(
+    ops: Ops,
+    name: str,
+    given: Array,
+    batch: int | Scalar,
+    length: int | Scalar,
+    slots: int | Scalar,
+) -> Array:
+    """Continue what is given for the last of the prompt's columns to all of them: [B, S]."""
+    rows, width = ops.shape(given)
+    columns = ops.arange(slots) - (length - width)
+    last = ops.minimum(ops.maximum(columns, 0), width - 1)
+    index = ops.full((rows, 1), 0, "int") + last[None, :]
+    repeated = ops.take_along(given, index)
+    if name == "attention_mask":
+        repeated = ops.where((columns < width)[None, :], repeated, 1)
+    elif name == "position_ids":
+        repeated = repeated + ops.maximum(columns - last, 0)[None, :]
+    if isinstance(rows, int) and rows == 1:
+        return ops.take(repeated, ops.arange(batch) * 0)
+    return repeated

@@ -7,41 +7,115 @@ vocabulary, E n_embd.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import driver, results
-from gpt2x.generation.plan import make_plan, resolve_config
-from gpt2x.generation.prompt import bos_token, infer_mask, padding_first, refuse_arguments
-from gpt2x.generation.seeds import streams
-from gpt2x.generation.streamers import as_streamer
-from gpt2x.models import checks
-from gpt2x.pt.cpu.copies import copied_weights
+from gpt2x.generation.documentation import GENERATING
+from gpt2x.generation.engine import Extras, Prompt, PromptedEngine, StaticArguments
+from gpt2x.generation.generate import generate
+from gpt2x.generation.host import Host
+from gpt2x.generation.plan import Plan
+from gpt2x.generation.results import TransitionScores
+from gpt2x.generation.strategies import Settings, Strategy
+from gpt2x.models.pretrained import documented
+from gpt2x.pt.cpu.copies import Copies, copied_weights
 from gpt2x.pt.engine import TorchEngine
+from gpt2x.pt.interop.foreign_cache import as_cache
 from gpt2x.pt.interop.prepared import PreparationMixin, PreparedEngine
 from gpt2x.pt.ops import torch_ops
 
 # New tokens from which copies of the weights that are multiplied faster save the time they take.
 _LONG = 24
 
-# Arguments of `forward` that generation sets itself, or that make no sense in it.
-_OWN_ARGUMENTS = (
-    "labels",
-    "mc_labels",
-    "cache_position",
-    "logits_to_keep",
-    "return_dict",
-    "loss_options",
-    "unknown",
-)
+_DTYPES = {"b": torch.bool, "i": torch.int64, "f": torch.float32}
 
 
-class GenerationMixin(PreparationMixin):
+class TorchHost(Host):
+    """A PyTorch model, for one call of `generate`; see `gpt2x.generation.host`."""
+
+    fuses = False  # a loop in Python is one either way
+    buckets = False
+    with_length = False
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.forward, torch_ops(model.device))
+        self._prepares_itself = model._prepares_itself()
+        self._copies: Copies = {}
+
+    def argument_names(self) -> list[str]:
+        names = super().argument_names()
+        if self._prepares_itself:
+            prepare = inspect.signature(self.model.prepare_inputs_for_generation).parameters
+            variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            names += [name for name, p in prepare.items() if p.kind not in variable]
+        return names
+
+    def read(self, name: str, value: Any) -> np.ndarray:
+        return self.embeddings(value, name).cpu().numpy()
+
+    def embeddings(self, value: Any, name: str = "inputs_embeds") -> Tensor:
+        if not isinstance(value, Tensor):
+            raise InvalidInputError(f"{name} must be a tensor; got {value!r}.")
+        return value
+
+    def to_run(self, array: Any, start: Any, slots: Any) -> Any:
+        return array if self._prepares_itself else super().to_run(array, start, slots)
+
+    def to_device(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.dtype == np.uint32:
+            value = value.view(np.int32)  # random words
+            return torch.as_tensor(value, device=self.model.device)
+        return torch.as_tensor(value, dtype=_DTYPES[value.dtype.kind], device=self.model.device)
+
+    def to_host(self, array: Tensor) -> Tensor:
+        return array.cpu()
+
+    def place(self, settings: Settings, prompt: Prompt) -> tuple[Settings, Prompt]:
+        settings, prompt = super().place(settings, prompt)
+        mask = prompt.columns.get("attention_mask")
+        if mask is not None and not self._prepares_itself:
+            # Counted once here, not at every step.
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            prompt = prompt._replace(columns={"position_ids": positions, **prompt.columns})
+        return settings, prompt
+
+    def draw_seed(self) -> int:
+        low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
+        return low | high << 32
+
+    def open_past(self, past: Any, batch: int) -> Any:
+        if isinstance(past, tuple | list) and len(past) == 0:
+            return None
+        return as_cache(past, len(self.model.base_model.h))
+
+    @contextmanager
+    def running(self, plan: Plan) -> Iterator[None]:
+        is_long = plan.max_length - plan.prompt_length >= _LONG
+        with torch.no_grad(), copied_weights(is_long, self._copies):
+            yield
+
+    def stepper(self, static: StaticArguments, prompt: Prompt) -> tuple[PromptedEngine, Strategy]:
+        if self._prepares_itself:
+            engine: PromptedEngine = PreparedEngine(self.model, self.ops, static, prompt)
+        else:
+            model = TorchEngine(self.model, static)
+            engine = PromptedEngine(self.ops, model, static, prompt, self.keep)
+        return engine, static.strategy
+
+    def keep(self, extras: Extras, count: int, columns: int) -> Extras:
+        return extras
+
+
+class GenerationMixin(PreparationMixin, TransitionScores):
     """Gives a model with `lm_head` the method `generate`."""
 
     config: Any
@@ -50,6 +124,13 @@ class GenerationMixin(PreparationMixin):
     forward: Callable[..., Any]
 
     @torch.no_grad()
+    @documented(
+        GENERATING.format(
+            processors="(input_ids [R, length], scores [R, V]) -> scores",
+            generator="PyTorch's global generator (`torch.manual_seed`)",
+            more="",
+        )
+    )
     def generate(
         self,
         inputs: Tensor | None = None,
@@ -69,169 +150,25 @@ class GenerationMixin(PreparationMixin):
         tokenizer: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue the prompts.
-
-        Args:
-            inputs: token ids of the prompts, int [B, T]; also as `input_ids=`. Padding on the
-                right is moved to the left, in the result too. None or [B, 0] starts from bos.
-            generation_config: how to decode; by default the model's own. Its fields may also be
-                given as keywords, which come first.
-            logits_processor: functions ``(input_ids [R, length], scores [R, V]) -> scores``, which
-                come after the built-in ones; one of a built-in's class takes its place.
-            stopping_criteria: functions ``(input_ids, scores) -> bool [R]`` that end rows.
-            prefix_allowed_tokens_fn: ``(prompt index, tokens [length]) -> allowed token ids``.
-            synced_gpus, assistant_model, negative_prompt_ids, negative_prompt_attention_mask,
-                custom_generate: not available; must be left out.
-            streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a
-                function of each step's tokens. Not for beam search.
-            use_model_defaults: see `gpt2x.generation.plan.resolve_config`.
-            seed: makes sampling repeatable, in every backend and batch alike: row r draws from
-                stream (seed, r); a list gives each row its own (seed, row). None draws a seed from
-                PyTorch's global generator (`torch.manual_seed`).
-            tokenizer: needed by `stop_strings`.
-            **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1
-                for text, 0 for padding; by default 0 where the prompt holds `pad_token_id`, if that
-                is not an eos), `inputs_embeds` [B, T, E] (the result then holds new tokens only,
-                unless ids are given too), `past_key_values` (the prompt must hold the whole text),
-                `position_ids`, `token_type_ids`, `encoder_hidden_states` ...
-
-        Returns:
-            Token ids, int64 [B x num_return_sequences, length], prompts included; rows that end
-            early are filled with `pad_token_id` (or the first eos). With
-            `return_dict_in_generate`, a `GenerateDecoderOnlyOutput` or
-            `GenerateBeamDecoderOnlyOutput`.
-
-        Raises:
-            InvalidInputError: before anything is computed, if an argument is unknown, or cannot be
-                used with the others or with this prompt.
-        """
-        refuse_arguments(
-            synced_gpus=synced_gpus,
-            assistant_model=assistant_model,
-            negative_prompt_ids=negative_prompt_ids,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
-            custom_generate=custom_generate,
-        )
-        config, arguments = resolve_config(
-            self.generation_config, generation_config, kwargs, self._arguments(), use_model_defaults
-        )
-        input_ids, mask = self._prompt(inputs, config, arguments)
-        embeds = arguments.get("inputs_embeds")
-        plan = make_plan(
-            config,
-            batch_size=input_ids.size(0),
-            prompt_length=input_ids.size(1),
-            n_positions=self.config.n_positions,
-            vocab_size=self.config.vocab_size,
-            hidden_length=0 if embeds is None else embeds.size(1) - input_ids.size(1),
-            user_processors=logits_processor,
+        """Continue the prompts."""
+        return generate(
+            self.generation_host(),
+            kwargs=kwargs if inputs is None else {"inputs": inputs, **kwargs},
+            generation_config=generation_config,
+            logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            synced_gpus=synced_gpus,
+            assistant_model=assistant_model,
+            streamer=streamer,
+            negative_prompt_ids=negative_prompt_ids,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            use_model_defaults=use_model_defaults,
+            custom_generate=custom_generate,
+            seed=seed,
             tokenizer=tokenizer,
         )
-        streamer = as_streamer(streamer)
-        if streamer is not None and config.num_beams > 1:
-            raise InvalidInputError(
-                "Beam search cannot be streamed: its texts change until it ends. Set num_beams=1."
-            )
-        ops = torch_ops(input_ids.device)
-        keys: Any = ()
-        if plan.samples:
-            keys = streams(_random_seed() if seed is None else seed, plan.rows).keys(ops)
-        hidden = 0 if mask is None else mask.size(1) - input_ids.size(1)
-        ids_mask = None if mask is None else mask[:, hidden:]
-        settings = plan.settings(ops, input_ids, ids_mask, keys)
-        make_engine = PreparedEngine if self._prepares_itself() else TorchEngine
-        engine = make_engine(self, plan, input_ids, mask, arguments)
-        with copied_weights(plan.max_length - input_ids.size(1) >= _LONG):
-            if streamer is None:
-                carry = driver.fused(ops, plan.strategy, engine, settings)
-            else:
-                streamer.put(input_ids.cpu())
-                carry = driver.stepwise(
-                    ops, plan.strategy, engine, settings, lambda tokens: streamer.put(tokens.cpu())
-                )
-                streamer.end()
-        return results.result(
-            ops,
-            plan,
-            settings,
-            carry.state,
-            attentions=_tuple(engine.attentions),
-            hidden_states=_tuple(engine.hidden_states),
-            past_key_values=carry.cache if config.use_cache else None,
-        )
 
-    def compute_transition_scores(
-        self,
-        sequences: Tensor,
-        scores: tuple[Tensor, ...],
-        beam_indices: Tensor | None = None,
-        normalize_logits: bool = False,
-    ) -> Tensor:
-        """Return the score of each generated token; see `gpt2x.generation.results`."""
-        ops = torch_ops(sequences.device)
-        return results.transition_scores(ops, sequences, scores, beam_indices, normalize_logits)
-
-    def _arguments(self) -> list[str]:
-        """Return the names of the arguments that `generate` passes on to the model."""
-        names = dict(inspect.signature(self.forward).parameters)
-        if self._prepares_itself():
-            prepare = inspect.signature(self.prepare_inputs_for_generation).parameters
-            variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            names |= {name: p for name, p in prepare.items() if p.kind not in variable}
-        return [name for name in names if name not in _OWN_ARGUMENTS]
-
-    def _prompt(
-        self, inputs: Tensor | None, config: GenerationConfig, arguments: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the prompt's ids [B, T] and its mask [B, T or T'], or None if nothing is padding.
-
-        Takes both out of `arguments`.
-        """
-        input_ids = arguments.pop("input_ids", None)
-        if inputs is not None and input_ids is not None:
-            raise InvalidInputError("Give the prompt as inputs or as input_ids, not as both.")
-        input_ids = inputs if input_ids is None else input_ids
-        mask, embeds = arguments.pop("attention_mask", None), arguments.get("inputs_embeds")
-        if input_ids is not None and (not isinstance(input_ids, Tensor) or input_ids.dim() != 2):
-            raise InvalidInputError(
-                "The prompt must be a tensor of token ids of shape [batch, length]; got "
-                f"{tuple(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids!r}."
-            )
-        if embeds is not None:
-            checks.check_shape("inputs_embeds", embeds, [(None, None, self.config.n_embd)])
-        if input_ids is None or (input_ids.size(1) == 0 and embeds is None):
-            tensors = [value for value in (input_ids, embeds, mask) if value is not None]
-            batch = tensors[0].size(0) if tensors else 1
-            bos = [] if embeds is not None else [bos_token(config)]
-            input_ids = torch.tensor([bos] * batch, dtype=torch.int64)
-            mask = mask if embeds is not None else None
-        ids = input_ids.cpu().numpy()
-        checks.check_ids("input_ids", input_ids, self.config.vocab_size, lambda _: ids)
-        if mask is None and embeds is None:
-            inferred = infer_mask(ids, config)
-            mask = None if inferred is None else torch.from_numpy(inferred)
-        if mask is not None:
-            width = input_ids.size(1) if embeds is None else embeds.size(1)
-            checks.check_shape("attention_mask", mask, [(input_ids.size(0), width)])
-            input_ids, mask = padding_first(
-                input_ids,
-                mask,
-                arguments,
-                host=lambda array: array.cpu().numpy(),
-                take=lambda array, columns: array.gather(
-                    1, torch.from_numpy(columns).to(array.device)
-                ),
-            )
-            mask = None if bool((mask != 0).all()) else (mask != 0).long().to(self.device)
-        return input_ids.to(self.device), mask
-
-
-def _random_seed() -> int:
-    low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
-    return low | high << 32
-
-
-def _tuple(record: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if record is None else tuple(record)
+    def generation_host(self) -> TorchHost:
+        """Return what `gpt2x.generation.generate.steps` runs this model with."""
+        return TorchHost(self)

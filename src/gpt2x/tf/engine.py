@@ -6,125 +6,72 @@ columns that it is padded to, S slots of the cache, V vocabulary, E n_embd.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import tensorflow as tf
 
-from gpt2x.generation.plan import Plan
+from gpt2x.generation.driver import CompiledStrategy
+from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of, fused
+from gpt2x.generation.strategies import Settings
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
 
 
-class Prompt(NamedTuple):
-    """The tensors that an engine starts from; a pytree, so that traced functions take it.
-
-    Attributes:
-        input_ids: int32 [B, W]; what stands behind the prompt does not matter.
-        inputs_embeds: [B, W', E] in place of the ids, or ().
-        length: int32 scalar, the columns that the model is given: T, or those of the embeddings.
-        hidden: int32 scalar, how many more those are than the ids.
-        columns: for some arguments of the model, what they hold at each column: [B, S].
-        fixed: arguments of the model that are the same at every step.
-        past: a `KVCache` with the beginning of the prompt, or ().
-    """
-
-    input_ids: tf.Tensor
-    inputs_embeds: Any
-    length: tf.Tensor
-    hidden: tf.Tensor
-    columns: dict[str, tf.Tensor]
-    fixed: dict[str, Any]
-    past: Any
-
-    def expanded(self, origins: tf.Tensor) -> Prompt:
-        """Give every row its own copy of what belongs to its prompt, origins[r]."""
-        fixed = {
-            name: tf.gather(value, origins) if name.startswith("encoder") else value
-            for name, value in self.fixed.items()
-        }
-        embeds = self.inputs_embeds
-        return self._replace(
-            input_ids=tf.gather(self.input_ids, origins),
-            inputs_embeds=tf.gather(embeds, origins) if tf.is_tensor(embeds) else (),
-            columns={name: tf.gather(value, origins) for name, value in self.columns.items()},
-            fixed=fixed,
-        )
-
-
 class TensorFlowEngine:
-    """A model with a language-model head, as `gpt2x.generation.driver.Engine`.
+    """A model with a language-model head, as `gpt2x.generation.engine.ModelEngine`.
 
     The cache is a `KVCache` of S slots or, with `use_cache=False`, the tokens so far, int32 [R, S],
     which every step runs again.
     """
 
-    def __init__(self, model: Any, plan: Plan, slots: int | tf.Tensor, prompt: Prompt) -> None:
+    def __init__(self, model: Any, static: StaticArguments) -> None:
         self._model = model
-        self._slots = slots
-        self._prompt = prompt
-        self._use_cache = plan.config.use_cache
-        self._is_expanded = plan.strategy.rows_per_prompt == 1
-        self._options = {
-            "use_cache": plan.config.use_cache,
-            "output_attentions": plan.config.output_attentions,
-            "output_hidden_states": plan.config.output_hidden_states,
-            "return_dict": True,
-        }
-        #: What the last call of the model returned beside logits and cache.
-        self.extras: dict[str, tuple[tf.Tensor, ...]] = {}
+        self._static = static
 
-    def prefill(self) -> tuple[tf.Tensor, Any]:
-        """Run the prompts; see `driver.Engine`."""
-        prompt = self._prompt
-        if not self._use_cache:
+    def prefill(self, prompt: Prompt) -> tuple[tf.Tensor, Any, Extras]:
+        """Run the prompts; see `ModelEngine`."""
+        slots = self._static.slots
+        if not self._static.use_cache:
             # Ids stand at their columns, behind those that have embeddings only.
-            before = self._slots - prompt.hidden - OPS.shape(prompt.input_ids)[1]
-            text = tf.pad(prompt.input_ids, [[0, 0], [prompt.hidden, before]])
-            return self._run_text(text, prompt.length), text
-        if isinstance(prompt.past, KVCache):
+            behind = slots - prompt.embeds_only - OPS.shape(prompt.input_ids)[1]
+            text = tf.pad(prompt.input_ids, [[0, 0], [prompt.embeds_only, behind]])
+            return self._run_text(prompt, text, prompt.length)
+        if prompt.has_past:
             past, start = prompt.past, prompt.past.length
         else:
             rows = OPS.shape(prompt.input_ids)[0]
             dtype = self._model.get_input_embeddings().compute_dtype
-            past, start = KVCache.create(self._model.config, rows, self._slots, dtype), 0
-        if tf.is_tensor(prompt.inputs_embeds):
-            inputs = {"inputs_embeds": prompt.inputs_embeds[:, start:]}
-        else:
-            inputs = {"input_ids": prompt.input_ids[:, start:]}
-        logits, cache = self._run(inputs, past, start, prompt.length - start - 1)
+            past, start = KVCache.create(self._model.config, rows, slots, dtype), 0
+        inputs = {"input_ids": prompt.input_ids}
+        if prompt.has_embeds:
+            inputs = {"inputs_embeds": prompt.inputs_embeds}
+        logits, cache, extras = self._run(prompt, inputs, past, start, prompt.length - start - 1)
         # What stands behind the prompt is to be overwritten by the text.
-        return logits, cache.crop(prompt.length)
+        return logits, cache.crop(prompt.length), extras
 
     def decode(
-        self, tokens: tf.Tensor, cache: Any, length: int | tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
-        """Run one more token of each row; see `driver.Engine`."""
-        if self._use_cache:
-            return self._run({"input_ids": tokens[:, None]}, cache, cache.length, 0)
-        column = length - 1 + self._prompt.hidden
-        text = OPS.write(cache, column, tokens, axis=1)
-        return self._run_text(text, column + 1), text
-
-    def reorder(self, cache: Any, parents: tf.Tensor) -> Any:
-        """Let row r continue row parents[r]; see `driver.Engine`."""
-        if not self._is_expanded:  # first, prompts become rows; later, rows change places
-            self._is_expanded = True
-            self._prompt = self._prompt.expanded(parents)
-        return cache.reorder(parents) if self._use_cache else tf.gather(cache, parents)
+        self, prompt: Prompt, tokens: tf.Tensor, cache: Any, length: int | tf.Tensor
+    ) -> tuple[tf.Tensor, Any, Extras]:
+        """Run one more token of each row; see `ModelEngine`."""
+        if self._static.use_cache:
+            return self._run(prompt, {"input_ids": tokens[:, None]}, cache, cache.length, 0)
+        column = length - 1 + prompt.embeds_only
+        return self._run_text(prompt, OPS.write(cache, column, tokens, axis=1), column + 1)
 
     def _run(
         self,
+        prompt: Prompt,
         inputs: dict[str, tf.Tensor],
         cache: KVCache | None,
         start: int | tf.Tensor,
         last: int | tf.Tensor,
-    ) -> tuple[tf.Tensor, Any]:
+    ) -> tuple[tf.Tensor, Any, Extras]:
         """Run columns from `start` on; return the logits of the one at `last`, float32 [R, V]."""
         (tensor,) = inputs.values()
         rows, count = OPS.shape(tensor)[:2]
-        arguments = dict(self._prompt.fixed)
-        for name, column in self._prompt.columns.items():
+        arguments = dict(prompt.fixed)
+        for name, column in prompt.columns.items():
             if name != "attention_mask":
                 arguments[name] = tf.slice(column, [0, start], [rows, count])
             elif isinstance(start, int):
@@ -134,72 +81,116 @@ class TensorFlowEngine:
         is_one = tf.get_static_value(count) == 1
         if not is_one and "logits_to_keep" in self._model._call_parameters:
             arguments["logits_to_keep"], last = tf.reshape(last, [1]), 0
-        outputs = self._model(**inputs, **arguments, past_key_values=cache, **self._options)
-        self.extras = {
-            name: outputs[name] for name in ("attentions", "hidden_states") if name in outputs
-        }
+        outputs = self._model(**inputs, **arguments, past_key_values=cache, **self._static.options)
         logits = outputs.logits[:, 0] if is_one else tf.gather(outputs.logits, last, axis=1)
-        return tf.cast(logits, tf.float32), outputs.past_key_values
+        return tf.cast(logits, tf.float32), outputs.past_key_values, extras_of(outputs)
 
-    def _run_text(self, text: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
+    def _run_text(
+        self, prompt: Prompt, text: tf.Tensor, length: int | tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, Extras]:
         """Run all tokens [R, S] without a cache; return the logits of the last of `length`."""
-        embeds = self._prompt.inputs_embeds
-        if not tf.is_tensor(embeds):
-            return self._run({"input_ids": text}, None, 0, length - 1)[0]
-        room = self._slots - OPS.shape(embeds)[1]
-        given = tf.range(self._slots)[:, None] < self._prompt.length  # [S, 1]
-        embedded = self._model.get_input_embeddings()(text)
-        embeds = tf.where(given, tf.pad(embeds, [[0, 0], [0, room], [0, 0]]), embedded)
-        return self._run({"inputs_embeds": embeds}, None, 0, length - 1)[0]
+        inputs, slots = {"input_ids": text}, self._static.slots
+        if prompt.has_embeds:
+            room = [[0, 0], [0, slots - OPS.shape(prompt.inputs_embeds)[1]], [0, 0]]
+            given = tf.range(slots)[:, None] < prompt.length  # [S, 1]
+            embedded = self._model.get_input_embeddings()(text)
+            embeds = tf.where(given, tf.pad(prompt.inputs_embeds, room), embedded)
+            inputs = {"inputs_embeds": embeds}
+        logits, _, extras = self._run(prompt, inputs, None, 0, length - 1)
+        return logits, text, extras
 
 
-class SteppedEngine:
-    """The same, each call a traced function, so that the host sees every step.
+class TracedFunctions:
+    """The functions that a model's eager `generate` has traced, by what they were traced for.
 
-    Attributes:
-        attentions: for each call, the attention weights that were asked for.
-        hidden_states: for each call, the hidden states that were asked for.
+    Not a dictionary: Keras would track one that is an attribute of a model.
     """
 
+    def __init__(self) -> None:
+        self._functions: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return the function of a key, made on first use."""
+        if key not in self._functions:
+            self._functions[key] = make()
+        return self._functions[key]
+
+    def clear(self) -> None:
+        """Forget all, after the model's weights were replaced."""
+        self._functions.clear()
+
+
+def trace_fused(
+    model: Any, static: StaticArguments, returns_cache: bool, jit_compile: bool, *arguments: Any
+) -> Any:
+    """Trace a loop for any batch and width; `arguments` are a prompt and the settings."""
+
+    def decode(prompt: Prompt, settings: Settings) -> tuple[Any, Any]:
+        engine = TensorFlowEngine(model, static)
+        return fused(OPS, engine, static, prompt, settings, returns_cache)
+
+    function = tf.function(decode, autograph=False, jit_compile=jit_compile)
+    # Once for every batch and prompt: later calls find this trace, as more special ones.
+    function.get_concrete_function(*_of_any_size(*arguments))
+    return function
+
+
+def _of_any_size(prompt: Prompt, settings: Settings) -> tuple[Prompt, Settings]:
+    """Return the specs of the arguments, of any batch and width."""
+
+    def spec(value: tf.Tensor, *axes: int) -> tf.TensorSpec:
+        shape = [None if axis in axes else size for axis, size in enumerate(value.shape)]
+        return tf.TensorSpec(shape, value.dtype)
+
+    fixed = {
+        name: spec(value, 0, 1) if name.startswith("encoder") else spec(value)
+        for name, value in prompt.fixed.items()
+    }
+    return (
+        Prompt(
+            input_ids=spec(prompt.input_ids, 0, 1),
+            inputs_embeds=spec(prompt.inputs_embeds, 0, 1) if prompt.has_embeds else (),
+            length=spec(prompt.length),
+            embeds_only=spec(prompt.embeds_only),
+            columns={name: spec(value, 0) for name, value in prompt.columns.items()},
+            fixed=fixed,
+            past=tf.nest.map_structure(lambda value: spec(value, 0), prompt.past),
+        ),
+        tf.nest.map_structure(spec, settings)._replace(
+            prompt=spec(settings.prompt, 0, 1),
+            real=spec(settings.real, 0),
+            keys=tuple(spec(words, 0) for words in settings.keys),
+        ),
+    )
+
+
+class TracedEngine:
+    """The engine, each call a traced function, so that the host sees every step."""
+
     def __init__(
-        self, prompt: Prompt, use_cache: bool, prefill: Callable, decode: Callable
+        self, model: Any, static: StaticArguments, key: Hashable, jit_compile: bool
     ) -> None:
-        self._prompt = prompt
-        self._use_cache = use_cache
-        self._prefill = prefill
-        self._decode = decode
-        self._rows: tf.Tensor | None = None
-        self._columns = int(prompt.length)
-        self.attentions: list[Any] = []
-        self.hidden_states: list[Any] = []
+        engine = TensorFlowEngine(model, static)
 
-    def prefill(self) -> tuple[tf.Tensor, Any]:
-        """Run the prompts; see `driver.Engine`."""
-        logits, cache, extras = self._prefill(self._prompt)
-        past = self._prompt.past.length if isinstance(self._prompt.past, KVCache) else 0
-        self._record(extras, self._columns - past)
-        return logits, cache
-
-    def decode(self, tokens: tf.Tensor, cache: Any, length: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        """Run one more token of each row; see `driver.Engine`."""
-        self._columns += 1
-        logits, cache, extras = self._decode(self._prompt, tokens, cache, length)
-        self._record(extras, 1 if self._use_cache else self._columns)
-        return logits, cache
-
-    def reorder(self, cache: Any, parents: tf.Tensor) -> Any:
-        """Let row r continue row parents[r]; see `driver.Engine`."""
-        if parents.shape[0] != self._prompt.input_ids.shape[0]:
-            self._prompt = self._prompt.expanded(parents)
-            for record in (self.attentions, self.hidden_states):
-                record[:] = [tuple(tf.gather(x, parents) for x in step) for step in record]
-        return cache.reorder(parents) if self._use_cache else tf.gather(cache, parents)
-
-    def _record(self, extras: dict[str, tuple[tf.Tensor, ...]], count: int) -> None:
-        """Keep what a call returned for its `count` tokens, without what was padded."""
-        if "attentions" in extras:
-            self.attentions.append(
-                tuple(layer[:, :, :count, : self._columns] for layer in extras["attentions"])
+        def traced(name: str, function: Callable[..., Any]) -> Any:
+            return model._functions.get(
+                (name, key),
+                lambda: tf.function(
+                    function, autograph=False, reduce_retracing=True, jit_compile=jit_compile
+                ),
             )
-        if "hidden_states" in extras:
-            self.hidden_states.append(tuple(layer[:, :count] for layer in extras["hidden_states"]))
+
+        self.prefill = traced("prefill", engine.prefill)
+        self.decode = traced("decode", engine.decode)
+        self._step = traced("step", lambda *arguments: static.strategy.step(OPS, *arguments))
+        self._strategy = static.strategy
+
+    def strategy(self) -> CompiledStrategy:
+        """Return the strategy with its `step` traced."""
+        strategy = self._strategy
+        return CompiledStrategy(
+            strategy.rows_per_prompt,
+            strategy.reorders,
+            strategy.init,
+            lambda ops, *arguments: self._step(*arguments),
+        )

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.outputs import GenerateDecoderOnlyOutput
 from gpt2x.generation.processors import Context, Processors
 from gpt2x.generation.processors.base import Identity
 
@@ -68,6 +69,10 @@ class Strategy:
 
     reorders = False  # whether requests name parents
     samples = False  # whether steps draw random numbers
+    #: Why tokens cannot be streamed as they are chosen; None if they can.
+    unstreamable: ClassVar[str | None] = None
+    #: The class of what `generate(return_dict_in_generate=True)` returns.
+    output_class: ClassVar[type[Any]] = GenerateDecoderOnlyOutput
 
     @property
     def host(self) -> bool:
@@ -88,6 +93,20 @@ class Strategy:
         """Return the best text so far, prompt included: int [returned rows, L]."""
         raise NotImplementedError
 
+    def generated(self, ops: Ops, state: State, settings: Settings) -> int:
+        """Return the number of new tokens of the longest text returned; the state is concrete."""
+        return int(state.length) - int(settings.prompt_length)
+
+    def output_fields(self, ops: Ops, state: State, generated: int) -> dict[str, Any]:
+        """Return the fields that `output_class` has for this strategy alone.
+
+        Args:
+            ops: the framework's.
+            state: the last one.
+            generated: columns of what is returned for each new token.
+        """
+        return {}
+
     # ---- shared parts of init and step --------------------------------------------------------
 
     def prompt_buffer(self, ops: Ops, settings: Settings, fill: int | Scalar) -> Array:
@@ -101,6 +120,17 @@ class Strategy:
     def record(self, ops: Ops, kept: bool, rows: int | Scalar, vocab_size: int) -> Any:
         """Return a buffer [N, R, V] for scores or logits, or () if they are not kept."""
         return ops.full((self.steps, rows, vocab_size), 0.0, "float") if kept else ()
+
+    def keep(
+        self, ops: Ops, state: State, step: int | Scalar, scores: Array, logits: Array
+    ) -> tuple[Any, Any]:
+        """Return the state's records with a step's scores and logits, float [R, V], if kept."""
+        kept_scores, kept_logits = state.scores, state.logits
+        if self.keep_scores:
+            kept_scores = ops.write(kept_scores, step, scores, axis=0)
+        if self.keep_logits:
+            kept_logits = ops.write(kept_logits, step, logits, axis=0)
+        return kept_scores, kept_logits
 
     def is_eos(self, ops: Ops, tokens: Array, settings: Settings) -> Array:
         """Return which tokens are eos: int [R, C] -> bool [R, C]."""

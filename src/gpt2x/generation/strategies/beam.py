@@ -12,10 +12,11 @@ proportion to their probability: the best after adding Gumbel noise (arXiv:1903.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from gpt2x.generation import random
 from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput
 from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
 
 # A score that no real text has. Finite, so that it can be added to and compared; scores that
@@ -55,6 +56,10 @@ class BeamSearch(Strategy):
     early_stopping: bool | Literal["never"] = False
 
     reorders = True
+    unstreamable: ClassVar[str | None] = (
+        "Beam search cannot be streamed: its texts change until it ends. Set num_beams=1."
+    )
+    output_class: ClassVar[type[Any]] = GenerateBeamDecoderOnlyOutput
 
     @property
     def samples(self) -> bool:  # type: ignore[override]
@@ -96,23 +101,12 @@ class BeamSearch(Strategy):
             ops.reshape(state.open_tokens, (rows, self.capacity)), state.length, settings
         )
         scores = self.processors(ops, ops.log_softmax(logits), context, settings.processors)
-        kept_scores, kept_logits = state.scores, state.logits
-        if self.keep_scores:
-            kept_scores = ops.write(kept_scores, step, scores, axis=0)
-        if self.keep_logits:
-            kept_logits = ops.write(kept_logits, step, logits, axis=0)
+        kept_scores, kept_logits = self.keep(ops, state, step, scores, logits)
 
         # 2. Take, or draw, the best C of each prompt: [B, C].
         totals = ops.reshape(scores, (prompts, beams, vocab_size)) + state.open_scores[:, :, None]
-        count = max(2, 1 + self.num_eos) * beams
         totals = ops.reshape(totals, (prompts, beams * vocab_size))
-        if self.do_sample:
-            tokens = ops.arange(vocab_size)[None, :]
-            noise = random.gumbel_noise(ops, settings.keys, step, tokens)  # [R, V]
-            _, index = ops.top_k(totals + ops.reshape(noise, ops.shape(totals)), count)
-            best = ops.take_along(totals, index)
-        else:
-            best, index = ops.top_k(totals, count)
+        best, index = self._candidates(ops, totals, vocab_size, step, settings)
         origin, token = index // vocab_size, index % vocab_size
         texts = ops.write(_pick(ops, state.open_tokens, origin), state.length, token, axis=2)
         row = origin + (ops.arange(prompts) * beams)[:, None]
@@ -121,53 +115,76 @@ class BeamSearch(Strategy):
         # 3. Which of them end here?
         ends = self.is_eos(ops, token, settings) | (length >= settings.max_length)
         if self.criteria:
-            flat = ops.reshape(texts, (prompts * count, self.capacity))[:, :length]
+            flat = ops.reshape(texts, (-1, self.capacity))[:, :length]
             stopped = self.stopped_by_criteria(ops, flat, kept_scores, step + 1)
-            ends = ends | ops.reshape(stopped, (prompts, count))
+            ends = ends | ops.reshape(stopped, ops.shape(token))
 
         # 4. The best K that do not end run on.
         open_scores, chosen = ops.top_k(best + ops.cast(ends, "float") * LOST, beams)
-        open_tokens = _pick(ops, texts, chosen)
-        open_origins = _pick(ops, origins, chosen)
-        parents = ops.reshape(ops.take_along(row, chosen), (rows,))
         tokens = ops.reshape(ops.take_along(token, chosen), (rows,))
+        parents = ops.reshape(ops.take_along(row, chosen), (rows,))
 
         # 5. Those of the best K that end compete with the finished texts.
-        may_finish = ends & (ops.arange(count) < beams)[None, :]
-        closed = ~state.improvable[:, None]
-        if self.early_stopping is True:
-            closed = closed | ops.all(state.finished, axis=-1)[:, None]
-        ranks = best / ops.cast(length - settings.prompt_length, "float") ** settings.length_penalty
-        ranks = ranks + ops.cast(closed, "float") * LOST + ops.cast(~may_finish, "float") * LOST
-        ranks, winners = ops.top_k(ops.concat([state.ranks, ranks], axis=1), beams)
-        finished = ops.concat([state.finished, may_finish], axis=1)
-        finished = ops.take_along(ops.cast(finished, "int"), winners) > 0
-        done_tokens = _pick(ops, ops.concat([state.tokens, texts], axis=1), winners)
-        done_origins = _pick(ops, ops.concat([state.origins, origins], axis=1), winners)
+        done = self._finish(ops, state, settings, best, ends, texts, origins)
 
         # 6. Is there any point in going on?
         improvable = state.improvable & self._can_improve(
-            ops, open_scores, ranks, finished, length, settings
+            ops, open_scores, done.ranks, done.finished, length, settings
         )
         running = ops.any(improvable) & ops.any(~ends)
         if self.early_stopping is True:
-            running = running & ops.any(~finished)
-
-        state = BeamState(
+            running = running & ops.any(~done.finished)
+        state = done._replace(
             running=running,
             length=length,
-            open_tokens=open_tokens,
+            open_tokens=_pick(ops, texts, chosen),
             open_scores=open_scores,
-            open_origins=open_origins,
-            tokens=done_tokens,
-            ranks=ranks,
-            origins=done_origins,
-            finished=finished,
+            open_origins=_pick(ops, origins, chosen),
             improvable=improvable,
             scores=kept_scores,
             logits=kept_logits,
         )
         return state, Request(tokens, parents)
+
+    def _candidates(
+        self, ops: Ops, totals: Array, vocab_size: int, step: int | Scalar, settings: Settings
+    ) -> tuple[Array, Array]:
+        """Return the scores and columns of C continuations of each prompt: totals [B, K x V]."""
+        count = max(2, 1 + self.num_eos) * self.num_beams
+        if not self.do_sample:
+            return ops.top_k(totals, count)
+        tokens = ops.arange(vocab_size)[None, :]
+        noise = random.gumbel_noise(ops, settings.keys, step, tokens)  # [R, V]
+        _, index = ops.top_k(totals + ops.reshape(noise, ops.shape(totals)), count)
+        return ops.take_along(totals, index), index
+
+    def _finish(
+        self,
+        ops: Ops,
+        state: BeamState,
+        settings: Settings,
+        scores: Array,
+        ends: Array,
+        texts: Array,
+        origins: Array,
+    ) -> BeamState:
+        """Return the state with the best K of the finished texts and of those that end now."""
+        count, beams = ops.shape(scores)[1], self.num_beams
+        may_finish = ends & (ops.arange(count) < beams)[None, :]
+        closed = ~state.improvable[:, None]
+        if self.early_stopping is True:
+            closed = closed | ops.all(state.finished, axis=-1)[:, None]
+        generated = ops.cast(state.length + 1 - settings.prompt_length, "float")
+        ranks = scores / generated**settings.length_penalty
+        ranks = ranks + ops.cast(closed, "float") * LOST + ops.cast(~may_finish, "float") * LOST
+        ranks, winners = ops.top_k(ops.concat([state.ranks, ranks], axis=1), beams)
+        finished = ops.concat([state.finished, may_finish], axis=1)
+        return state._replace(
+            tokens=_pick(ops, ops.concat([state.tokens, texts], axis=1), winners),
+            ranks=ranks,
+            origins=_pick(ops, ops.concat([state.origins, origins], axis=1), winners),
+            finished=ops.take_along(ops.cast(finished, "int"), winners) > 0,
+        )
 
     def _can_improve(
         self,
@@ -190,7 +207,25 @@ class BeamSearch(Strategy):
 
     def sequences(self, ops: Ops, state: BeamState, settings: Settings) -> Array:
         best = state.tokens[:, : self.num_return_sequences]
-        return ops.reshape(best, (ops.shape(best)[0] * self.num_return_sequences, self.capacity))
+        return self._returned(ops, best)
+
+    def generated(self, ops: Ops, state: BeamState, settings: Settings) -> int:
+        origins = ops.to_numpy(state.origins[:, : self.num_return_sequences])
+        return int((origins >= 0).sum(axis=-1).max())
+
+    def output_fields(self, ops: Ops, state: BeamState, generated: int) -> dict[str, Any]:
+        best = slice(self.num_return_sequences)
+        return {
+            "beam_indices": self._returned(ops, state.origins[:, best, :generated]),
+            "sequences_scores": (
+                ops.reshape(state.ranks[:, best], (-1,)) if self.keep_scores else None
+            ),
+        }
+
+    def _returned(self, ops: Ops, x: Array) -> Array:
+        """Bring what belongs to each text returned, [B, texts, L], to [B x texts, L]."""
+        prompts, texts, width = ops.shape(x)
+        return ops.reshape(x, (prompts * texts, width))
 
 
 def _pick(ops: Ops, x: Array, index: Array) -> Array:

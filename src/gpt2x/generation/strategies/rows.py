@@ -48,11 +48,7 @@ class Greedy(Strategy):
             tokens = ops.where(state.finished, settings.fill, tokens)
         length = state.length + 1
         text = ops.write(state.tokens, state.length, tokens, axis=1)
-        kept_scores, kept_logits = state.scores, state.logits
-        if self.keep_scores:
-            kept_scores = ops.write(kept_scores, step, scores, axis=0)
-        if self.keep_logits:
-            kept_logits = ops.write(kept_logits, step, logits, axis=0)
+        kept_scores, kept_logits = self.keep(ops, state, step, scores, logits)
         finished = state.finished | self.is_eos(ops, tokens[:, None], settings)[:, 0]
         if self.criteria:
             finished = finished | self.stopped_by_criteria(

@@ -9,18 +9,19 @@ from contextvars import ContextVar
 from torch import Tensor
 
 # By the address of the weight: the weight, which holds its address, its version then, and the copy.
-_Copies = dict[int, tuple[Tensor, int, Tensor]]
-_COPIES: ContextVar[_Copies | None] = ContextVar("copies", default=None)
+Copies = dict[int, tuple[Tensor, int, Tensor]]
+_COPIES: ContextVar[Copies | None] = ContextVar("copies", default=None)
 
 
 @contextmanager
-def copied_weights(wanted: bool) -> Iterator[None]:
-    """Let `out_in` make copies until the end, if `wanted`.
+def copied_weights(wanted: bool, copies: Copies | None = None) -> Iterator[None]:
+    """Let `out_in` make copies until the end, if `wanted`, beside those in `copies`.
 
     No module holds them, so that state dicts, deep copies and pickles know of none, and a thread
     sees its own alone.
     """
-    token = _COPIES.set({} if wanted else None)
+    copies = {} if copies is None else copies
+    token = _COPIES.set(copies if wanted else None)
     try:
         yield
     finally:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2x.generation.plan import Plan
+from gpt2x.generation.engine import Prompt, PromptedEngine, StaticArguments, extras_of
+from gpt2x.generation.ops import Ops
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.interop.foreign_cache import as_cache
@@ -127,40 +128,40 @@ class PreparationMixin:
         return tuple(found) != tuple(getattr(PreparationMixin, name) for name in names)
 
 
-class PreparedEngine(TorchEngine):
+class PreparedEngine(PromptedEngine):
     """The same for a model that prepares its inputs itself.
 
-    The cache that the driver holds is the model's past, or None where it returns none.
+    The cache that the driver holds is the model's past, or None where it returns none. The prompt
+    holds the whole text, also where `past` holds its beginning.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        plan: Plan,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        arguments: dict[str, Any],
-    ) -> None:
-        given = dict(arguments)
-        super().__init__(model, plan, input_ids, attention_mask, arguments)
+    def __init__(self, model: Any, ops: Ops, static: StaticArguments, prompt: Prompt) -> None:
+        engine = TorchEngine(model, static)
+        super().__init__(ops, engine, static, prompt, lambda extras, *_: extras)
+        self._model = model
         # Prompts are repeated before they are run, not after: so the model sees R rows always.
-        self._repeats = plan.strategy.rows_per_prompt
-        self._awaits_rows = self._repeats > 1  # the driver asks for them after the prefill
-        self._steps = plan.max_length - input_ids.size(1)
-        self._text = self._repeat(input_ids)
-        if attention_mask is None:
-            shape = (input_ids.size(0), self._width)
-            attention_mask = torch.ones(shape, dtype=torch.int64, device=input_ids.device)
-        given["attention_mask"] = attention_mask
-        self._kwargs = {name: self._repeat(value) for name, value in given.items()}
-        if self._past is not None:
-            past = self._kwargs["past_key_values"] = self._open_cache()
-            past.batch_repeat_interleave(self._repeats)
-        start = 0 if self._past is None else self._kwargs["past_key_values"].length
-        self._kwargs["cache_position"] = torch.arange(start, self._width, device=input_ids.device)
+        self._repeats = static.strategy.rows_per_prompt
+        self._steps = static.strategy.steps
+        self._text = self._repeat(prompt.input_ids)
+        self._kwargs = self._first_kwargs(prompt)
         wanted = ("output_attentions", "output_hidden_states", "logits_to_keep")
-        self._kwargs |= {n: self._options[n] for n in wanted if self._options.get(n)}
-        self._kwargs["use_cache"] = self._use_cache
+        self._kwargs |= {n: engine.options[n] for n in wanted if engine.options.get(n)}
+        self._kwargs["use_cache"] = static.use_cache
+
+    def _first_kwargs(self, prompt: Prompt) -> dict[str, Any]:
+        """Return what `prepare_inputs_for_generation` is given for the prompt."""
+        ids, length = prompt.input_ids, prompt.length
+        given = {name: column[:, :length] for name, column in prompt.columns.items()}
+        if "attention_mask" not in given:
+            given["attention_mask"] = ids.new_ones((ids.size(0), length))
+        if prompt.has_embeds:
+            given["inputs_embeds"] = prompt.inputs_embeds
+        kwargs = {name: self._repeat(value) for name, value in (prompt.fixed | given).items()}
+        if prompt.has_past:
+            kwargs["past_key_values"] = prompt.past
+            prompt.past.batch_repeat_interleave(self._repeats)
+        start = prompt.past.length if prompt.has_past else 0
+        return kwargs | {"cache_position": torch.arange(start, length, device=ids.device)}
 
     def prefill(self) -> tuple[Tensor, Any]:
         """Run the prompts; see `driver.Engine`."""
@@ -173,8 +174,8 @@ class PreparedEngine(TorchEngine):
 
     def reorder(self, cache: Any, parents: Tensor) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
-        if self._awaits_rows:
-            self._awaits_rows = False  # the prompts' rows are repeated already
+        if not self._is_expanded:
+            self._is_expanded = True  # the prompts' rows are repeated already
             return cache
         self._text = self._text[parents]
         return cache if cache is None else cache.reorder(parents)
@@ -193,7 +194,7 @@ class PreparedEngine(TorchEngine):
             if cache.max_length == cache.length:
                 # Room for all steps at once: growing by one would copy the cache in each.
                 cache.extend(cache.length + self._steps)
-        self._record(outputs)
+        self._record(extras_of(outputs), 0)
         return outputs.logits[:, -1].float()
 
     def _repeat(self, value: Any) -> Any:

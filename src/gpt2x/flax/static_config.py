@@ -8,7 +8,7 @@ from typing import Any
 _ORIGINS = ("_name_or_path", "_commit_hash", "transformers_version")
 
 
-class Static:
+class StaticConfig:
     """Holds a mutable object, such as a config, as a static attribute of a module.
 
     JAX compares and hashes static attributes to know whether a jitted function was compiled for a
@@ -23,10 +23,10 @@ class Static:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and self._said == other._said
+        return isinstance(other, StaticConfig) and self._said == other._said
 
     def __hash__(self) -> int:
         return hash(self._said)
 
     def __repr__(self) -> str:
-        return f"Static({type(self.value).__name__})"
+        return f"StaticConfig({type(self.value).__name__})"

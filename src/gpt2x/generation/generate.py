@@ -1,0 +1,195 @@
+"""The recipe of `generate`, written once; a backend brings a `Host`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
+
+from gpt2x.config.generation import GenerationConfig
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation import driver
+from gpt2x.generation.engine import Prompt, StaticArguments
+from gpt2x.generation.host import Host, widened
+from gpt2x.generation.lengths import bucket
+from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.plan import Plan, make_plan, resolve_config
+from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
+from gpt2x.generation.registry import ops_for
+from gpt2x.generation.strategies import Settings
+from gpt2x.generation.streamers import BaseStreamer, as_streamer
+
+
+class Run(NamedTuple):
+    """A call of `generate`, checked and prepared.
+
+    Attributes:
+        plan: what it will do.
+        static, settings, prompt: what the loop starts from.
+        input_ids: the prompts, int [B, T].
+        is_stepwise: whether the host is to see every step.
+    """
+
+    plan: Plan
+    static: StaticArguments
+    settings: Settings
+    prompt: Prompt
+    input_ids: Array
+    is_stepwise: bool
+
+    @property
+    def returns_cache(self) -> bool:
+        """Whether the result holds the cache."""
+        config = self.plan.config
+        return bool(config.return_dict_in_generate and config.use_cache)
+
+
+def generate(host: Host, *, streamer: Any = None, **arguments: Any) -> Any:
+    """Continue the prompts; the arguments are those of `prepare`."""
+    streamer = as_streamer(streamer)
+    run = prepare(host, **arguments, is_streamed=streamer is not None)
+    if run.is_stepwise:
+        return _stream(host, run, streamer)
+    with host.running(run.plan):
+        state, cache = host.run_fused(run.static, run.prompt, run.settings, run.returns_cache)
+    past = cache if run.returns_cache else None
+    return host.result(run.plan, run.settings, state, past_key_values=past)
+
+
+def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
+    """Continue the prompts step by step: yield the tokens of each, int [R], as they are chosen.
+
+    They come before the model computes on them. The arguments are those of `prepare`, which checks
+    them before this function returns. The generator's own return value is that of `generate`.
+    """
+    return _steps(host, prepare(host, **arguments, is_streamed=True))
+
+
+def _steps(host: Host, run: Run) -> Generator[Array, None, Any]:
+    engine, strategy = host.stepper(run.static, run.prompt)
+    for carry in driver.steps(
+        host.ops, strategy, engine, run.settings, lambda: host.running(run.plan)
+    ):
+        yield carry.request.tokens
+    return host.result(
+        run.plan,
+        run.settings,
+        carry.state,
+        attentions=tuple(engine.attentions) or None,
+        hidden_states=tuple(engine.hidden_states) or None,
+        past_key_values=carry.cache if run.returns_cache else None,
+    )
+
+
+def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
+    """Run all steps, with somebody or nobody to receive their tokens; return the result."""
+    if streamer is not None:
+        streamer.put(host.to_host(host.to_device(run.input_ids)))
+    tokens = _steps(host, run)
+    while True:
+        try:
+            chosen = next(tokens)
+        except StopIteration as end:
+            if streamer is not None:
+                streamer.end()
+            return end.value
+        if streamer is not None:
+            streamer.put(host.to_host(chosen))
+
+
+def prepare(
+    host: Host,
+    *,
+    kwargs: Mapping[str, Any],
+    generation_config: GenerationConfig | None = None,
+    use_model_defaults: bool | None = None,
+    seed: Any = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
+    tokenizer: Any = None,
+    is_streamed: bool = False,
+    **unavailable: Any,
+) -> Run:
+    """Check a call of `generate` and bring its arrays to the device; the model has not run yet.
+
+    Args:
+        host: the model.
+        kwargs: the prompt as `inputs` or `input_ids`, fields of the config, and arguments of the
+            model.
+        is_streamed: whether somebody is to receive each step's tokens.
+        **unavailable: arguments of transformers' `generate` that must be left out.
+
+        The others are those of a backend's `generate`.
+
+    Raises:
+        InvalidInputError: if an argument is unknown, or cannot be used with the others or with
+            this prompt.
+    """
+    refuse_arguments(**unavailable)
+    model, ops = host.model, host.prompt_ops
+    allowed = ["inputs", *host.argument_names()]
+    config, arguments = resolve_config(
+        model.generation_config, generation_config, kwargs, allowed, use_model_defaults
+    )
+    input_ids, mask = read_prompt(host, config, arguments)
+    batch, width = ops.shape(input_ids)
+    embeds = arguments.get("inputs_embeds")
+    embeds_only = 0 if embeds is None else ops_for(embeds).shape(embeds)[1] - width
+    plan = make_plan(
+        config,
+        batch_size=batch,
+        prompt_length=width,
+        n_positions=model.config.n_positions,
+        vocab_size=model.config.vocab_size,
+        embeds_only=embeds_only,
+        buckets=host.buckets and not host.is_traced,
+        user_processors=logits_processor,
+        stopping_criteria=stopping_criteria,
+        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        tokenizer=tokenizer,
+        with_length=host.with_length,
+    )
+    # The last token is never run, and the model has no position for one beyond its last.
+    slots = _smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
+    static = StaticArguments.of(plan, slots)
+    is_stepwise = is_streamed or plan.strategy.host or static.records or not host.fuses
+    _check_steps(host, plan, is_streamed, is_stepwise)
+    keys = host.keys(seed, plan.rows) if plan.samples else ()
+    settings = _settings(host, plan, slots, input_ids, mask, keys)
+    if not static.use_cache:
+        arguments.pop("past_key_values", None)  # every step runs the whole text
+    prompt = make_prompt(host, input_ids, mask, slots, arguments)
+    if not host.is_traced:
+        settings, prompt = host.place(settings, prompt)
+    return Run(plan, static, settings, prompt, input_ids, is_stepwise)
+
+
+def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:
+    """Raise if the host is to see what it cannot see."""
+    if is_streamed and plan.strategy.unstreamable is not None:
+        raise InvalidInputError(plan.strategy.unstreamable)
+    if is_stepwise and host.is_traced:
+        raise InvalidInputError(
+            f"Inside {host.tracer}, generate cannot return to the host after each step, as "
+            "streamers, stopping criteria, prefix_allowed_tokens_fn, trace=False and returned "
+            "attentions or hidden states need it. Call it outside: it compiles its steps itself."
+        )
+
+
+def _settings(
+    host: Host, plan: Plan, slots: Any, input_ids: Array, mask: Array | None, keys: Any
+) -> Settings:
+    """Return the values of the strategy, of a prompt that is padded if sizes are rounded up."""
+    ops = host.prompt_ops
+    width = ops.shape(input_ids)[1]
+    if mask is not None:
+        mask = mask[:, ops.shape(mask)[1] - width :]
+    if host.widens:
+        width = bucket(width, min(slots, plan.strategy.capacity))
+        input_ids = widened(input_ids, width)
+        mask = None if mask is None else widened(mask, width)
+    return plan.settings(ops, input_ids, mask, keys)
+
+
+def _smaller(ops: Ops, size: Any, limit: int) -> Any:
+    return min(size, limit) if isinstance(size, int) else ops.minimum(size, limit)
