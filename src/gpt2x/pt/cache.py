@@ -73,7 +73,7 @@ class KVCache(CacheMixin):
         layers = config.n_layer if n_layer is None else n_layer
         shape = buffer_shape(config, batch_size, max_length)
         dtype = dtype or getattr(torch, config.dtype or "float32")
-        # Zeros, not empty: what was never written must not be NaN for those who read the buffers.
+        # Zeros, not empty: unwritten positions must not be NaN for readers of the buffers.
         keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         return cls(list(keys), list(values))
@@ -97,7 +97,7 @@ class KVCache(CacheMixin):
             return keys, values
         keys[:, :, start:end] = key
         values[:, :, start:end] = value
-        # As where it grows: under autocast the buffers may be wider than what is computed with.
+        # As in growing: under autocast the buffers may be wider than the computation.
         return keys[:, :, :end].to(key.dtype), values[:, :, :end].to(value.dtype)
 
     def update_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -115,7 +115,7 @@ class KVCache(CacheMixin):
 
         def gather(buffer: Tensor) -> Tensor:
             filled = buffer[:, :, : self.length].index_select(0, parents)
-            if buffer.requires_grad:  # what a derivative is taken of must not change
+            if buffer.requires_grad:  # a tensor that is differentiated must not change
                 return filled
             if parents.numel() == buffer.size(0):
                 buffer[:, :, : self.length] = filled
@@ -185,7 +185,7 @@ class KVCache(CacheMixin):
 
 def _flatten(cache: KVCache) -> tuple[list[Any], tuple[int, int]]:
     groups = (cache.keys, cache.values, cache.cross_keys, cache.cross_values)
-    # What is not there yet is not a leaf: functions mapped over the cache see tensors only.
+    # Missing buffers are not leaves, so functions mapped over the cache get only tensors.
     return [group if group[0] is not None else [] for group in groups], (len(cache), cache.length)
 
 
