@@ -1,4 +1,4 @@
-"""A model found by path or name: its open weights, and what its files say of it."""
+"""Opening a model by path or name: its weights, config, head and tokenizer."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gpt2x.weights.table import Head, parameter_shapes
 
 @dataclass
 class Source:
-    """A model found by path or name: its open weights, and what they say of it.
+    """A model that was found by path or name, with its open weights.
 
     Attributes:
         checkpoint: the weights.
-        config: the model's config, inferred from shapes if it brings none; pruned heads are
-            restored, as zeros.
-        inferred: whether it was.
-        head: which model class the tensors make.
-        files: where its other files are.
+        config: the model's config, inferred from shapes if it has none; pruned heads are restored,
+            as zeros.
+        inferred: whether the config was inferred.
+        head: the head among the tensors.
+        files: finds its other files.
         tokenizer: transformers' file name -> path or contents.
     """
 
@@ -56,14 +56,14 @@ def open_source(
     """Open a folder, a file, or a model of the hub, with its config and tokenizer.
 
     Args:
-        name_or_path: what to open.
-        format: its format, if detection should not decide.
-        n_head: number of heads, for a checkpoint that does not tell.
+        name_or_path: the folder, file or name.
+        format: its format, instead of detection.
+        n_head: number of heads, for a checkpoint that does not contain it.
         revision: branch, tag or commit on the hub.
         subfolder: folder within the source.
-        cache_dir: where downloads are kept.
+        cache_dir: folder of downloads.
         token: access token of the hub.
-        local_files_only: take what the cache holds and do not ask the hub.
+        local_files_only: use only files in the cache, without a request to the hub.
 
     Raises:
         CheckpointError: if it cannot be found or read.
@@ -93,7 +93,7 @@ def open_source(
         yield Source(checkpoint, config, inferred, find_head(checkpoint), files, tokenizer)
 
 
-# A parameter that only one of the model classes has.
+# Parameters that only one model class has.
 _OWN_PARAMETER = {
     "score.weight": Head.SEQUENCE_CLASSIFICATION,
     "classifier.weight": Head.TOKEN_CLASSIFICATION,
@@ -103,7 +103,7 @@ _OWN_PARAMETER = {
 
 
 def find_head(checkpoint: Checkpoint) -> Head:
-    """Which model class the tensors make, by the heads among them, else by the config."""
+    """Return the head among the tensors, or else that of the config."""
     for name, head in _OWN_PARAMETER.items():
         if name in checkpoint:
             return head
@@ -119,7 +119,7 @@ def find_head(checkpoint: Checkpoint) -> Head:
 
 
 def describe(source: Source) -> dict[str, Any]:
-    """Return format, config, tensors, counts and differences from the model that the config names.
+    """Return format, config, tensors, counts, and differences from the model of the config.
 
     A tied output layer counts once, and its copy in the file is neither missing nor extra.
     """

@@ -1,4 +1,4 @@
-"""Comparing what was written with its source, a few rows at a time."""
+"""Comparing a written checkpoint with its source, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpt2x.weights.lazy import BLOCK_BYTES, LazyTensor
 
 
 class Difference(NamedTuple):
-    """The largest difference between two checkpoints, and the tensor it is in ("" for none)."""
+    """The largest difference between two checkpoints, and its tensor ("" for none)."""
 
     largest: float
     name: str
 
 
 def largest_difference(path: Path, tensors: Mapping[str, LazyTensor]) -> Difference:
-    """Read back the checkpoint at `path` and compare it with the tensors it was written from.
+    """Read back the checkpoint at `path` and compare it with its source tensors.
 
     Raises CheckpointError if a tensor is missing or has another shape.
     """

@@ -22,12 +22,12 @@ from gpt2x.weights.table import Head
 
 @dataclass(frozen=True)
 class WeightsPlan:
-    """Which tensor goes into which file of a folder.
+    """The tensors of each file of a folder.
 
     Attributes:
-        format: what the files are written in.
+        format: of the files.
         tensors: name in the files -> tensor in their layout.
-        aliases: further names of tensors, each for the name whose values it repeats.
+        aliases: further name of a tensor -> its name.
         shards: the files, in order.
         index: the name of the file that lists the shards, if there are several.
     """
@@ -40,7 +40,7 @@ class WeightsPlan:
 
     @property
     def files(self) -> list[str]:
-        """The names of all files."""
+        """Return the names of all files."""
         return [shard.file for shard in self.shards] + ([self.index] if self.index else [])
 
     def write(self, folder: Path, progress: Progress = lambda nbytes: None) -> None:
@@ -76,15 +76,15 @@ def plan_weights(
     Args:
         tensors: canonical name -> tensor in canonical layout.
         config: of the model; says whether the output layer is tied.
-        head: which model class; a body alone is written without the prefix ``transformer``.
+        head: of the model; a body is written without the prefix ``transformer``.
         format: the name of one of transformers' formats.
-        max_shard_size: bytes of a file at most, or a string such as "5GB".
-        variant: put into the files' names.
+        max_shard_size: largest size of a file in bytes, or a string such as "5GB".
+        variant: part of the files' names.
         others: name in the file -> tensor that is not GPT-2's, written as it is.
-        prefix: put the body's names under ``transformer``; by default where there is a head.
+        prefix: put the body's names under ``transformer``; by default if there is a head.
 
     Raises:
-        InvalidInputError: for several files of a format that transformers reads from one alone.
+        InvalidInputError: for several files, if transformers reads the format only from one.
     """
     style = weights_format(format)
     with_prefix = head is not Head.NONE if prefix is None else prefix
@@ -108,7 +108,7 @@ def _spelled(
     style: WeightsFormat,
     prefix: bool,
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Tensors by their names in the file, and names that stand for another's values."""
+    """Return the tensors by their names in the file, and further names of tensors."""
     spelling = style.spelling
 
     def spell(name: str) -> str:

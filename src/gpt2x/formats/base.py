@@ -1,4 +1,4 @@
-"""What a format is, and what reading a file of it gives: tensors that are read one at a time."""
+"""`Format`, the description of a file format, and `Checkpoint`, the result of reading a file."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ Progress = Callable[[int], None]
 class Checkpoint(Mapping[str, LazyTensor]):
     """An open checkpoint: canonical name (see `gpt2x.weights.table`) -> tensor in canonical layout.
 
-    A context manager; tensors cannot be read once it is closed. A format's reader is given one
-    that is empty, and fills it.
+    A context manager; tensors cannot be read after it is closed. The reader of a format gets an
+    empty checkpoint and fills it.
 
     Attributes:
         format: the format's name, as ``gpt2x convert --to`` spells it.
         path: the folder or file it was opened from.
-        config: what the files say of the model, as a GPT2Config dictionary; None if nothing.
-        ignored: name in the file -> why it is not among the tensors (buffers, optimizer slots).
+        config: the config in the files, as a GPT2Config dictionary; None if there is none.
+        ignored: name in the file -> why it is not a tensor of the model (buffer, optimizer slot).
         source_names: canonical name -> name in the file.
-        quantised: canonical name -> its type in the file, of tensors that are read as another.
-        metadata: what else the file says of itself, such as safetensors' ``format``.
+        quantised: canonical name -> type in the file, for tensors that are read as another type.
+        metadata: other entries of the file's header, such as safetensors' ``format``.
         files: the files it reads.
-        tokenizer_files: transformers' file name -> contents, of a tokenizer within the weights'
-            own file (GGUF).
+        tokenizer_files: transformers' file name -> contents, for a tokenizer in the same file as
+            the weights (GGUF).
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Checkpoint(Mapping[str, LazyTensor]):
         return len(self._tensors)
 
     def hold(self, file: Open) -> Open:
-        """Return an open file, which is closed with the checkpoint."""
+        """Close a file with the checkpoint; return the file."""
         self._held.callback(file.close)
         return file
 
     def add(self, canonical: str, source: str, tensor: LazyTensor) -> None:
-        """Add one tensor; raises CheckpointError if another stood for the same parameter."""
+        """Add a tensor; raises CheckpointError if the file has another for the same parameter."""
         if canonical in self._tensors:
             raise CheckpointError(
                 f"{str(self.path)!r} holds the parameter {canonical!r} twice, as "
@@ -101,7 +101,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
                 self.add(place.name, source, to_canonical(tensor, place.layout))
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Put tensors in the place of those of the same names."""
+        """Replace the tensors of these names."""
         self._tensors |= tensors
 
     def __repr__(self) -> str:
@@ -120,10 +120,10 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
 @dataclass(frozen=True)
 class UnknownFile:
-    """A file that each format is shown, to say whether it is its own.
+    """A file of unknown format, which each format may recognise.
 
     Attributes:
-        path: where it is.
+        path: of the file.
         start: its first 16 bytes, or all if it has fewer.
     """
 
@@ -132,7 +132,7 @@ class UnknownFile:
     _answers: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def ask(self, question: Callable[[Path], Answer]) -> Answer:
-        """Return what `question` says of the file; several formats may ask, it is read once."""
+        """Return the answer of `question` on the file; several formats share one reading."""
         if question not in self._answers:
             self._answers[question] = question(self.path)
         return self._answers[question]
@@ -140,15 +140,15 @@ class UnknownFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelToWrite:
-    """What a format's writer is given.
+    """The arguments of a format's writer.
 
     Attributes:
         config: the model's, with `architectures` and `dtype` set.
-        head: which model class.
+        head: of the model.
         tensors: canonical name -> tensor in canonical layout, in the source's dtype.
-        stored: canonical name -> dtype that it has in what is written.
-        dtype: the dtype that was asked for.
-        name: the model's name, for people.
+        stored: canonical name -> dtype in the written file.
+        dtype: the requested dtype.
+        name: the model's name, for users.
         generation_config: its file, if the source has one.
         tokenizer: returns the model's tokenizer; None if the source has no vocabulary.
         progress: called with each tensor's bytes once they are written.
@@ -165,7 +165,7 @@ class ModelToWrite:
     progress: Progress
 
     def cast(self) -> dict[str, LazyTensor]:
-        """The tensors in the dtypes that are written."""
+        """Return the tensors in the dtypes of the written file."""
         return cast_tensors(self.tensors, self.stored)
 
 
@@ -177,7 +177,7 @@ def cast_tensors(
 
 
 def stored_dtypes(tensors: Mapping[str, LazyTensor], dtype: str | None) -> dict[str, str]:
-    """The dtype of each tensor in what is written: the one that was asked for, or its own."""
+    """Return the written dtype of each tensor: the requested one, or its own."""
     return {name: dtype or tensor.dtype.name for name, tensor in tensors.items()}
 
 
@@ -218,7 +218,7 @@ class Format:
 
     @property
     def is_read(self) -> bool:
-        """Whether checkpoints of it can be opened."""
+        """Whether its checkpoints can be opened."""
         return self.read is not None
 
     @property
@@ -257,7 +257,7 @@ class WeightsFormat(Format):
 
     @property
     def is_read(self) -> bool:
-        """Whether checkpoints of it can be opened."""
+        """Whether its checkpoints can be opened."""
         return self.read_file is not None
 
     @property
@@ -266,15 +266,15 @@ class WeightsFormat(Format):
         return self.write_file is not None
 
     def single(self, variant: str | None) -> str:
-        """The file's name; a variant such as "fp16" stands before the last dot."""
+        """Return the file's name; a variant such as "fp16" comes before the last dot."""
         return _with_variant(self.weights, variant)
 
     def index(self, variant: str | None) -> str:
-        """The name of the index of its shards."""
+        """Return the name of the index of its shards."""
         return _with_variant(f"{self.weights}.index.json", variant)
 
     def names(self, variant: str | None = None) -> tuple[str, str]:
-        """The names to look for: of the one file, then of the index."""
+        """Return the names to search: of the one file, then of the index."""
         return self.single(variant), self.index(variant)
 
 
@@ -285,23 +285,23 @@ def _with_variant(name: str, variant: str | None) -> str:
 
 @contextmanager
 def reading(path: Path, kind: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn the errors that damage makes into one CheckpointError that names the file.
+    """Convert the errors of a damaged file to a CheckpointError that names the file.
 
     Args:
-        path: the file, whose name is put before errors that lack it.
+        path: the file; its name comes before errors without it.
         kind: what the file should be, such as "GGUF file".
         damage: exceptions that mean damage, beside CheckpointError.
     """
     try:
         yield
     except Exception as error:
-        told = isinstance(error, CheckpointError) and str(path) in str(error)
-        if told or not isinstance(error, (CheckpointError, *damage)):
+        is_named = isinstance(error, CheckpointError) and str(path) in str(error)
+        if is_named or not isinstance(error, (CheckpointError, *damage)):
             raise
         raise CheckpointError(f"{str(path)!r} is not a sound {kind}: {error}.") from error
 
 
 def check_fields(owner: str, config: GPT2Config, expressible: Mapping[str, bool]) -> None:
-    """Raise WeightsError for the config's fields (name -> whether it can) that `owner` lacks."""
+    """Raise WeightsError for fields of the config that `owner` cannot express (name -> whether)."""
     if found := [f"{name}={getattr(config, name)}" for name, can in expressible.items() if not can]:
         raise WeightsError(f"{owner} with {', '.join(found)}.")

@@ -1,7 +1,7 @@
-"""Opening the checkpoint that a folder, a file or a repository of the hub holds.
+"""Opening the checkpoint in a folder, a file or a repository of the hub.
 
-`open_checkpoint` takes a path; `fetch_checkpoint` also takes a model of the hub, and says where the
-model's other files are. (`gpt2x.checkpoint.open_source` adds the model's config and tokenizer.)
+`open_checkpoint` takes a path. `fetch_checkpoint` also takes a model of the hub, and returns what
+finds its other files. (`gpt2x.checkpoint.open_source` adds config and tokenizer.)
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def open_checkpoint(
         path: a folder, searched in transformers' order, or one checkpoint file (of a TensorFlow
             checkpoint also the prefix, ``124M/model.ckpt``).
         variant: look for ``model.VARIANT.safetensors`` and the like.
-        use_safetensors: True takes nothing but safetensors, False skips them.
-        format: a name of `gpt2x.checkpoint.FORMATS`, to take that format alone.
+        use_safetensors: True takes only safetensors, False skips them.
+        format: a name of `gpt2x.checkpoint.FORMATS`; only this format is opened.
 
     Raises:
-        CheckpointError: if nothing is found, or what is found is corrupt or incomplete.
+        CheckpointError: if no checkpoint is found, or it is corrupt or incomplete.
         InvalidInputError: for a format that does not exist.
         MissingBackendError: if the format's library is not installed.
 
@@ -73,16 +73,16 @@ def fetch_checkpoint(
     """Open a folder, one file, or a model of the hub; see `open_checkpoint`.
 
     Args:
-        name_or_path: what to open.
+        name_or_path: the folder, file or name.
         variant: as in `open_checkpoint`.
         use_safetensors: as in `open_checkpoint`.
         format: as in `open_checkpoint`.
-        first: a format to look for before the others.
-        file: the name of the file to open in the folder or repository, in place of looking.
+        first: a format to search for before the others.
+        file: the name of the file to open in the folder or repository, without a search.
         **where: further arguments of `ModelFiles`.
 
     Returns:
-        Where the model's other files are, and its weights.
+        The finder of the model's other files, and its weights.
     """
     if format is not None:
         check_choice("format", format, read_formats())
@@ -111,7 +111,7 @@ def _open_index_or_file(path: Path, format: str | None, files: ModelFiles) -> Ch
 
 
 def _existing(path: str | Path) -> Path:
-    """The path, or the index of the TensorFlow checkpoint whose files begin so."""
+    """Return the path, or the index of the TensorFlow checkpoint with this prefix."""
     path = Path(path).expanduser()
     index = path.with_name(f"{path.name}.index") if path.name else path
     return index if not path.exists() and index.is_file() else path
@@ -155,7 +155,7 @@ def _nothing_found(
 
 
 def _open(format: Format, path: Path, files: ModelFiles, *, is_index: bool = False) -> Checkpoint:
-    """Open a checkpoint by the file that identifies it, with `files` to find others."""
+    """Open a checkpoint by its main file; `files` finds the others."""
     checkpoint = Checkpoint(format.name, path)
     try:
         if isinstance(format, WeightsFormat):
@@ -175,13 +175,13 @@ def _open(format: Format, path: Path, files: ModelFiles, *, is_index: bool = Fal
 
 
 def _add_config(checkpoint: Checkpoint, files: ModelFiles) -> None:
-    """Add the config that stands beside the weights, where they bring none themselves."""
+    """Add the config beside the weights, if the weights have none themselves."""
     path = files.find(CONFIG_NAME)
     if checkpoint.config is None and path is not None:
         checkpoint.config = read_object(path)
     of_tensorflow = checkpoint.format == "tf-h5" or checkpoint.metadata.get("format") == "tf"
     if of_tensorflow and checkpoint.config and "lm_head.weight" not in checkpoint:
-        # transformers' TensorFlow models tie the output layer, whatever their config says.
+        # transformers' TensorFlow models tie the output layer, even if the config says no.
         checkpoint.config["tie_word_embeddings"] = True
 
 

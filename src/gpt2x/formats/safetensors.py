@@ -73,17 +73,17 @@ def read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, L
         why = str(error).removeprefix("Error while deserializing header: ")
         raise _corrupt(file, why) from error
     except KeyError as error:
-        raise _corrupt(file, f"it holds a tensor of the dtype {error}, which is not read") from None
+        raise _corrupt(file, f"it holds a tensor of the unknown dtype {error}") from None
     return tensors
 
 
 def _rename(metadata: Mapping[str, Any]) -> Rename:
-    """How to read names: ``metadata["format"]`` tells which framework's they are."""
+    """Return the function that reads names; ``metadata["format"]`` names their framework."""
     return {"tf": tensorflow_name, "flax": flax_name}.get(str(metadata.get("format")), pytorch_name)
 
 
 def _check_names(file: BinaryFile, header: bytes) -> None:
-    """Charge for the header, and refuse a name that comes twice, of which the package takes one."""
+    """Charge for the header, and refuse a name that occurs twice; the package would take one."""
 
     def unique(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) != len(pairs):
@@ -107,7 +107,7 @@ def write(
     metadata: Mapping[str, str],
     progress: Progress = lambda nbytes: None,
 ) -> None:
-    """Write one safetensors file, holding one tensor in memory at a time.
+    """Write a safetensors file with one tensor in memory at a time.
 
     `progress` is called with each tensor's bytes once they are written. transformers' TensorFlow
     and Flax loaders demand ``metadata["format"]``: write ``"pt"``.

@@ -19,7 +19,7 @@ from gpt2x.storage.hub import ModelFiles
 from gpt2x.storage.json_files import read_object
 from gpt2x.weights.names import Rename
 
-# No folder, no drive, not "." or "..", and no longer than file systems allow.
+# Without folder or drive, not "." or "..", and not longer than file systems allow.
 _PLAIN_NAME = re.compile(r"[^/\\:\0]{0,254}[^/\\:\0.]")
 
 _LISTED = 512  # bytes of a tensor's names and places, when the index is compared with the shards
@@ -30,7 +30,7 @@ _UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)}
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes of a size such as ``"5GB"`` (decimal), ``"200MiB"`` (binary) or a plain number.
+    """Return the bytes of a size such as ``"5GB"`` (decimal), ``"200MiB"`` (binary) or a number.
 
     >>> parse_size("5GB")
     5000000000
@@ -45,7 +45,7 @@ def parse_size(size: int | str) -> int:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor name -> file name, from an index file."""
+    """Return tensor name -> file name of an index."""
     budget = Budget(str(path), path.stat().st_size)
     weight_map = read_object(path, budget).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -55,7 +55,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def check_shard_name(index: Path, file: object) -> None:
-    """Raise CheckpointError unless a shard's name is that of a file beside its index."""
+    """Raise CheckpointError unless the name of a shard is that of a file beside its index."""
     if not isinstance(file, str) or not _PLAIN_NAME.fullmatch(file):
         raise CheckpointError(
             f"{str(index)!r} names the shard {file!r:.300}; a shard must be a file beside "
@@ -64,9 +64,10 @@ def check_shard_name(index: Path, file: object) -> None:
 
 
 def find_shards(files: ModelFiles, index: Path, names: Iterable[Any]) -> dict[str, Path]:
-    """File name -> path of the shards that an index names, in order.
+    """Return file name -> path of the shards in an index, in order.
 
-    Raises CheckpointError for names of files elsewhere, and naming all shards that are missing.
+    Raises CheckpointError for names of files elsewhere, and for missing shards, of which it names
+    all.
     """
     names = list(names)
     for name in names:
@@ -87,7 +88,7 @@ def check_shards(index: Path, held: Mapping[str, Iterable[str]], rename: Rename)
     Args:
         index: the index file.
         held: file name -> names of the tensors in it.
-        rename: reads both, since names in an index may carry another prefix.
+        rename: reads both, since names in an index may have another prefix.
     """
     found = {file: {rename(name) for name in names} for file, names in held.items()}
     absent = [
@@ -114,7 +115,7 @@ class Shard:
 def plan_shards(sizes: Mapping[str, int], max_size: int, file: str) -> list[Shard]:
     """Split tensors, in order, into files of at most `max_size` bytes (a larger tensor alone).
 
-    One file keeps the name `file`; several are called as transformers calls them.
+    One file keeps the name `file`; several have transformers' names.
 
     >>> [shard.file for shard in plan_shards({"a": 6, "b": 6}, 10, "model.safetensors")]
     ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
@@ -139,7 +140,7 @@ def plan_shards(sizes: Mapping[str, int], max_size: int, file: str) -> list[Shar
 def index_json(
     shards: Iterable[Shard], total_size: int, total_parameters: int, aliases: Mapping[str, str]
 ) -> str:
-    """The text of the index file; an alias is in the shard of the tensor that it repeats."""
+    """Return the text of the index; an alias is in the shard of the tensor that it repeats."""
     weight_map = {name: shard.file for shard in shards for name in shard.names}
     weight_map |= {alias: weight_map[name] for alias, name in aliases.items()}
     metadata = {"total_parameters": total_parameters, "total_size": total_size}

@@ -1,4 +1,4 @@
-"""`save_pretrained`, as far as it needs no framework."""
+"""The part of `save_pretrained` that needs no framework."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def save_folder(
 ) -> None:
     """Write a model's folder as transformers writes it; it appears whole or not at all.
 
-    PyTorch's names and layouts, safetensors with ``format: pt``, `architectures` and `dtype` in
-    config.json. A tied output layer is left out of safetensors and stands in ``pytorch_model.bin``
-    as the embedding once more. Shards of an earlier save are removed.
+    It has PyTorch's names and layouts, safetensors with ``format: pt``, and `architectures` and
+    `dtype` in config.json. A tied output layer is not in safetensors; in ``pytorch_model.bin`` it
+    is a second name of the embedding. Shards of an earlier save are removed.
 
     Args:
-        path: the folder, made if need be.
-        config: the model's; is not changed.
+        path: the folder; it is made if it does not exist.
+        config: the model's; it is not changed.
         tensors: canonical name -> tensor in canonical layout, read one at a time.
-        head: which of the model classes.
+        head: of the model.
         generation_config: a `GenerationConfig`, or None to write none.
         max_shard_size: bytes of weights a file holds at most, or a string such as "5GB".
         safe_serialization: False writes ``pytorch_model.bin``.
         variant: write ``model.VARIANT.safetensors``.
-        others: name in the file -> tensor that is not GPT-2's, as a class of a user's own has.
-        prefix: put the body's names under ``transformer``; by default where there is a head.
+        others: name in the file -> tensor that is not GPT-2's, of a user's own class.
+        prefix: put the body's names under ``transformer``; by default if there is a head.
         architecture: name of the model class for config.json; by default transformers' for `head`.
 
     Raises:
@@ -90,7 +90,7 @@ def save_folder(
 def warn_of_weights_read_first(
     path: Path, formats: Iterable[WeightsFormat], variant: str | None = None, *, stacklevel: int = 3
 ) -> None:
-    """Warn if a folder that was saved to holds weights that a reader takes for those just saved."""
+    """Warn if a saved folder also has other weights, which readers take first."""
     for name in (name for format in formats for name in format.names(variant)):
         if (path / name).is_file():
             warnings.warn(

@@ -3,8 +3,8 @@
 MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md) of nested maps; a leaf is an
 extension of type 1 that holds ``[shape, dtype name, bytes]``, itself MessagePack. Arrays beyond a
 gigabyte are split into ``{"__msgpack_chunked_array__": true, "shape": {...}, "chunks": {...}}``,
-pieces of the flattened array. Source: ``flax/serialization.py``. Walked and written here and not
-through the msgpack package, which would hold the whole file in memory.
+pieces of the flattened array. Source: ``flax/serialization.py``. The msgpack package would hold the
+whole file in memory, so the format is read and written here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNKED = "__msgpack_chunked_array__"
 _CHUNK_BYTES = 2**30  # as Flax writes them
 _MAX_DEPTH = 64
 _MAX_TEXT = 2**16
-_VALUE = 4 * VALUE  # what walking to a value costs, in memory and time
+_VALUE = 4 * VALUE  # charge for reaching a value, in memory and time
 
 
 def read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, LazyTensor]:
@@ -52,7 +52,7 @@ def _recognises(file: UnknownFile) -> bool:
 
 
 def _flatten(tree: Any, path: str, tensors: dict[str, LazyTensor], budget: Budget) -> None:
-    budget.charge(2 * len(path), "names")  # which repeat those of the maps around them
+    budget.charge(2 * len(path), "names")  # they repeat the keys of the maps around them
     if isinstance(tree, LazyTensor):
         tensors[path] = tree
     elif isinstance(tree, dict) and _CHUNKED in tree:
@@ -65,7 +65,7 @@ def _flatten(tree: Any, path: str, tensors: dict[str, LazyTensor], budget: Budge
 
 
 def _joined(tree: dict[Any, Any]) -> LazyTensor:
-    """One array of the chunks of a large one."""
+    """Return the large array that consists of these chunks."""
     shape_map, chunk_map = tree.get("shape"), tree.get("chunks")
     if not isinstance(shape_map, dict) or not isinstance(chunk_map, dict) or not chunk_map:
         raise CheckpointError("a chunked array lacks its shape or chunks")
@@ -94,20 +94,20 @@ def _joined(tree: dict[Any, Any]) -> LazyTensor:
 
 
 class _Bytes(NamedTuple):
-    """Bytes that stand in the file."""
+    """Bytes in the file: offset and length."""
 
     at: int
     size: int
 
 
 class _Walker:
-    """Reads MessagePack values at offsets; the bytes of arrays are left in the file."""
+    """Reads MessagePack values at offsets; the bytes of arrays stay in the file."""
 
     def __init__(self, file: BinaryFile) -> None:
         self._file = file
 
     def value(self, at: int, depth: int = 0) -> tuple[Any, int]:
-        """Return the value that starts at an offset, and the offset after it."""
+        """Return the value at an offset, and the offset after it."""
         if depth > _MAX_DEPTH:
             raise CheckpointError("its maps are nested beyond reason")
         self._file.budget.charge(_VALUE, "values")

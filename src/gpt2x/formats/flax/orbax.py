@@ -1,9 +1,9 @@
 """Orbax checkpoints: the parameters of a Flax model in a folder ``params``, beside config.json.
 
 A file ``_METADATA`` lists the arrays; each is a Zarr array, all of them in one OCDBT database or
-each in a folder of its own. Read with tensorstore, the library that Orbax itself reads with and a
-part of every installation of Flax; written by Orbax. Parameters may also stand in the opened folder
-itself, and may be those of an `nnx.State`.
+each in a folder. They are read with tensorstore, the library of Orbax itself and a part of every
+installation of Flax, and written by Orbax. Parameters may also be in the opened folder itself, and
+may be those of an `nnx.State`.
 
 Source: ``orbax/checkpoint/_src/metadata/tree.py`` and ``_src/serialization/tensorstore_utils.py``.
 """
@@ -38,7 +38,7 @@ _ARRAY = 20_000  # bytes of an open array of tensorstore's
 
 
 def _find_params(folder: Path) -> Path | None:
-    """The file that lists the parameters of a checkpoint folder, or of its folder ``params``."""
+    """Return the file that lists the parameters, in a checkpoint folder or its ``params``."""
     for inside in (folder / PARAMS_NAME, folder):
         if (inside / METADATA_NAME).is_file():
             return inside / METADATA_NAME
@@ -116,10 +116,10 @@ def _open_array(
         piece = math.prod(array.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
     except CheckpointError:
         raise
-    except Exception as error:  # tensorstore raises whatever fits
+    except Exception as error:  # tensorstore raises many kinds of exceptions
         raise _damaged(what, error) from error
-    # A piece is unpacked whole, however little of it is asked for; it stands beside the values, as
-    # these do where they are laid out again.
+    # A chunk is always decompressed whole; it is in memory beside the values, and so are values
+    # whose layout changes.
     budget.charge(3 * max(math.prod(shape) * dtype.itemsize, piece), "arrays")
 
     def read(part: Any) -> np.ndarray:

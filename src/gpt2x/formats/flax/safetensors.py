@@ -1,4 +1,4 @@
-"""Safetensors of transformers' Flax models, to write; `gpt2x.formats.safetensors` reads them."""
+"""Writing safetensors of transformers' Flax models; `gpt2x.formats.safetensors` reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF, as opening and conversion see it."""
+"""The `FORMAT` of GGUF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DTYPES = {type: dtype for dtype, type in _TYPES.items()}
 
 
 def _type(tensors: Mapping[str, LazyTensor], dtype: str | None) -> str:
-    """The type of the matrices: what was asked for, or half precision of the source's kind."""
+    """Return the type of the matrices: the requested one, or the source's half precision."""
     if dtype is not None:
         return _TYPES[dtype]
     return "bf16" if tensors["wte.weight"].dtype.name == "bfloat16" else "f16"

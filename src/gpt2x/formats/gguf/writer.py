@@ -109,7 +109,7 @@ def write(
 
 
 def check(config: GPT2Config, tensors: Iterable[str]) -> None:
-    """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 has no place for."""
+    """Raise WeightsError for a model, or for tensors, that llama.cpp's GPT-2 does not have."""
     expressible = {
         "activation_function": config.activation_function
         in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
@@ -119,7 +119,7 @@ def check(config: GPT2Config, tensors: Iterable[str]) -> None:
     }
     check_fields("llama.cpp has no GPT-2", config, expressible)
     if strange := [name for name in tensors if _module(name) not in MODULES]:
-        raise WeightsError(f"llama.cpp's GPT-2 has no place for {', '.join(strange)}.")
+        raise WeightsError(f"llama.cpp's GPT-2 does not have {', '.join(strange)}.")
 
 
 def _written_shape(name: str, tensor: LazyTensor) -> Shape:

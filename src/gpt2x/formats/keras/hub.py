@@ -59,7 +59,7 @@ def _recognises(file: UnknownFile) -> bool:
 def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
     """Read a ``.weights.h5`` or ``.keras`` file, or the ``model.weights.json`` of a preset.
 
-    The config is the one in the ``.keras`` file, or else the preset's config.json beside.
+    The config is that of the ``.keras`` file, or the config.json of the preset beside it.
     """
     path, stream = checkpoint.path, None
     if zipfile.is_zipfile(path):
@@ -82,7 +82,7 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
 
 
 def _shards(path: Path, files: ModelFiles) -> Iterable[Path]:
-    """The files that a preset's list of shards names; each layer may be spread over several."""
+    """Return the files in a preset's list of shards; a layer may be in several of them."""
     weight_map = read_object(path).get("weight_map")
     values = weight_map.values() if isinstance(weight_map, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list) else [value])]
@@ -92,12 +92,12 @@ def _shards(path: Path, files: ModelFiles) -> Iterable[Path]:
 
 
 def _is_preset(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is KerasHub's and not transformers'."""
+    """Return whether a config.json is KerasHub's and not transformers'."""
     return config.get("class_name") == "GPT2Backbone" and isinstance(config.get("config"), dict)
 
 
 def _backbone(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the backbone in that of a whole model, which may be a backbone itself."""
+    """Return the config of the backbone in that of a model; the model may be a backbone itself."""
     inside = saved["config"].get("backbone")
     return inside if isinstance(inside, dict) else saved
 

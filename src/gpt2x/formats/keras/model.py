@@ -1,7 +1,7 @@
 """Keras 3's files of `gpt2x.tf`: ``.weights.h5``, and the ``.keras`` archive around one.
 
-A variable stands under its path of attributes, ``base_model/h/tfgpt2_block_1/attn/c_attn/vars/0``;
-lists number their items by class name. Read without TensorFlow, written by it.
+A variable's name is its path of attributes, ``base_model/h/tfgpt2_block_1/attn/c_attn/vars/0``;
+lists number their items by class name. Files are read without TensorFlow and written by it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _read(checkpoint: Checkpoint, files: ModelFiles) -> None:
 
 
 def _config(saved: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The GPT2Config that the config of a Keras model holds."""
+    """Return the GPT2Config in the config of a Keras model."""
     config = saved.get("config", {}).get("config")
     if not isinstance(config, dict):
         return None

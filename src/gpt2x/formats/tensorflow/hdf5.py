@@ -1,7 +1,7 @@
 """HDF5 weights of transformers' TensorFlow models: ``tf_model.h5`` and Keras 2's `save_weights`.
 
 One dataset per variable, under groups named for the layer and the variable's scope; the scope
-begins with the model's name, shards leave it out. Read with h5py, without TensorFlow.
+begins with the model's name, except in shards. Read with h5py, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from gpt2x.weights.lazy import BFLOAT16, LazyTensor, check_name
 from gpt2x.weights.names import tensorflow_name
 from gpt2x.weights.table import TENSORFLOW
 
-_OPAQUE = np.dtype("V2")  # what HDF5 makes of bfloat16, which Keras names in an attribute
+_OPAQUE = np.dtype("V2")  # HDF5's type for bfloat16, which Keras names in an attribute
 _MAX_DEPTH = 32
 _OPTIMIZER = "optimizer_weights"
 _MODEL = "model_weights"  # the group of a whole model saved by Keras 2
 _LINK = 256  # bytes of memory for the name of a link
 
-# The filters of datasets that are read, by HDF5's numbers.
+# The filters that are read, by HDF5's numbers.
 _DEFLATE = 1
 _FILTERS = {_DEFLATE: "gzip", 2: "shuffle", 3: "fletcher32"}
-_CHECKSUM_BYTES = 4  # what fletcher32 adds
-_MAX_INFLATION = 1032  # bytes of which deflate makes one, at most
+_CHECKSUM_BYTES = 4  # bytes that fletcher32 adds
+_MAX_INFLATION = 1032  # bytes that deflate compresses into one, at most
 
 
 def read_file(
@@ -62,9 +62,9 @@ def _open(path: Path, stream: io.RawIOBase | None = None) -> Any:
 
 
 def _has_link(file: Any, name: str) -> bool:
-    """Whether an h5py file has a link of this name at its root.
+    """Return whether an h5py file has a link of this name at its root.
 
-    ``name in file`` would open what the link leads to, which may be another file.
+    ``name in file`` would open the target of the link, which may be another file.
     """
     return file.id.links.exists(name.encode())
 
@@ -117,7 +117,7 @@ class _Collector:
         self._inflated: set[str] = set()
 
     def root(self) -> Any:
-        """The group that holds the weights: of a whole model, one of its groups."""
+        """Return the group of the weights: in the file of a whole model, one of its groups."""
         if not _has_link(self._file, _MODEL):
             return self._file
         group = self._member(self._file, _MODEL)
@@ -130,8 +130,8 @@ class _Collector:
     def collect(self, group: Any, depth: int = 0) -> None:
         """Gather the datasets below a group.
 
-        A group in two places is refused: a few that hold each other have more paths than can be
-        followed.
+        A group in two places is refused: a few groups that contain each other have more paths than
+        anyone can follow.
         """
         if depth > _MAX_DEPTH:
             raise CheckpointError(f"{str(self._path)!r} nests groups more than {_MAX_DEPTH} deep.")
@@ -147,14 +147,14 @@ class _Collector:
                 continue
             item = self._member(group, name)
             if isinstance(item, self._h5py.Dataset):
-                # The group of a layer repeats the layer's name, which the scope holds as well.
+                # The group of a layer repeats the layer's name; the scope contains it too.
                 source = item.name.strip("/").removeprefix(f"{_MODEL}/")
                 self.tensors[source] = self._tensor(item)
             elif isinstance(item, self._h5py.Group):
                 self.collect(item, depth + 1)
 
     def _member(self, group: Any, name: str) -> Any:
-        """What a group holds under a name; a link, which may lead out of the file, is refused."""
+        """Return a member of a group; a link is refused, since it may lead out of the file."""
         check_name(self._path, f"{group.name}/{name}")
         if not isinstance(group.get(name, getlink=True), self._h5py.HardLink):
             raise CheckpointError(f"{str(self._path)!r} links to {name!r} elsewhere; refused.")
@@ -183,8 +183,8 @@ class _Collector:
                 f"{what} is stored through the filters {unknown} of HDF5; read are "
                 f"{', '.join(_FILTERS.values())}. Rewrite the file with h5repack."
             )
-        # A chunk is inflated whole, however little of it is asked for; beside the values stand the
-        # chunk that they are taken from, or what they are where they are laid out again.
+        # A chunk is always inflated whole. In memory beside the values are the chunk that they come
+        # from, or the values in their old layout.
         nbytes = max(dataset.nbytes, _chunk_bytes(dataset))
         copies = 3 if filters else 1
         self._budget.charge(TENSOR + len(dataset.name) + copies * nbytes, "tensors")
@@ -207,10 +207,10 @@ class _Collector:
         )
 
     def _sound(self, name: str) -> Any:
-        """The dataset of this name, once its chunks are known to inflate to their own size.
+        """Return the dataset of this name, after a check that its chunks inflate to their own size.
 
-        It is opened again each time: an open dataset holds many kilobytes. HDF5 inflates what
-        a chunk holds, however much it is, before it compares the sizes.
+        It is opened again each time, since an open dataset takes many kilobytes. HDF5 inflates a
+        chunk, however large it becomes, before it compares the sizes.
         """
         dataset = self._file[name]
         if name not in self._inflated and _DEFLATE in _filters(dataset):
@@ -230,7 +230,7 @@ def _chunk_bytes(dataset: Any) -> int:
 
 def _check_chunks(dataset: Any) -> None:
     limit = _chunk_bytes(dataset) + _CHECKSUM_BYTES
-    skipped = 1 << _filters(dataset).index(_DEFLATE)  # of a chunk that would not shrink
+    skipped = 1 << _filters(dataset).index(_DEFLATE)  # of a chunk that deflate does not shrink
     for number in range(dataset.id.get_num_chunks()):
         chunk = dataset.id.get_chunk_info(number)
         if chunk.size * _MAX_INFLATION <= ALLOWANCE:

@@ -89,10 +89,10 @@ def _add_zero_biases(checkpoint: Checkpoint, budget: Budget) -> None:
 
 
 def _check(config: GPT2Config, tensors: Iterable[str] = ()) -> None:
-    """Raise WeightsError for what nanoGPT cannot express.
+    """Raise WeightsError for a model that nanoGPT cannot express.
 
-    That is an untied output layer, another width of the MLP, cross-attention, scaled attention,
-    another epsilon.
+    It has no untied output layer, no other width of the MLP, no cross-attention, no scaling of
+    attention by layer, and no other epsilon.
     """
     expressible = {
         "n_inner": config.n_inner in (None, 4 * config.n_embd),
@@ -119,7 +119,7 @@ def write(
     if config.activation_function != _ACTIVATION:
         warnings.warn(
             f"nanoGPT computes the exact GELU, the model {config.activation_function}: its outputs "
-            "will differ a little.",
+            "will differ slightly.",
             stacklevel=2,
         )
     state = {

@@ -1,4 +1,4 @@
-"""``pytorch_model.bin``, and other files in which torch saved a state dict."""
+"""``pytorch_model.bin``, and other files of a state dict that torch saved."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.names import pytorch_name
 from gpt2x.weights.table import PYTORCH
 
-# Under which key training scripts keep the weights, beside optimizer and progress.
+# The keys of the weights in files of training scripts, beside optimizer and progress.
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 
 
 def _read_file(checkpoint: Checkpoint, path: Path, budget: Budget) -> dict[str, LazyTensor]:
-    """Return a file's state dict, bare or under a training script's usual key."""
+    """Return a file's state dict, either alone or under a usual key of training scripts."""
     return state_dict(load(checkpoint.hold(BinaryFile(path, budget))), path)
 
 
 def state_dict(saved: Any, path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a saved state dict; its scalars (epochs, versions) are left out.
+    """Return the tensors of a saved state dict, without its scalars (epochs, versions).
 
-    Raises CheckpointError where something else stands in place of a tensor.
+    Raises CheckpointError if an entry is neither a tensor nor a scalar.
     """
     for key in _STATE_DICT_KEYS:
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):

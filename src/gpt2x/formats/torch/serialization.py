@@ -43,7 +43,7 @@ def load(file: BinaryFile) -> Any:
 
 
 def is_saved(file: UnknownFile) -> bool:
-    """Whether a file begins as torch's do; the size in a safetensors file may look like it."""
+    """Return whether a file begins like torch's; the size in a safetensors file may do so too."""
     start = file.start
     protocols = (b"\x80\x02", b"\x80\x03", b"\x80\x04")
     return start[:2] in (b"PK", *protocols) and start[8:9] != b"{"
