@@ -162,7 +162,7 @@ def test_a_tokenizer_of_another_kind(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("sequence_classification", r"no place for score\.weight"),
+        ("sequence_classification", r"does not have score\.weight"),
         ("cross_attention", "no GPT-2 with add_cross_attention"),
     ],
 )
