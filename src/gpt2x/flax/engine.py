@@ -41,7 +41,7 @@ class JaxEngine:
         slots = self._static.slots
         if not self._static.use_cache:
             text = jnp.pad(prompt.input_ids, [(0, 0), (0, slots - prompt.input_ids.shape[1])])
-            # Ids stand at their columns, behind those that have embeddings only.
+            # Ids are at their columns, behind those that have only embeddings.
             text = jnp.roll(text, prompt.embeds_only, axis=1)
             return self._run_text(prompt, text, prompt.length)
         if prompt.has_past:
@@ -54,13 +54,13 @@ class JaxEngine:
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}
         logits, cache, extras = self._run(prompt, inputs, cache, start, prompt.length - start - 1)
-        # What stands behind the prompt is to be overwritten by the text.
+        # The text will overwrite the columns behind the prompt.
         return logits, cache.at(prompt.length), extras
 
     def decode(
         self, prompt: Prompt, tokens: Array, cache: Any, length: int | Array
     ) -> tuple[Array, Any, Extras]:
-        """Run one more token of each row; see `ModelEngine`."""
+        """Run another token of each row; see `ModelEngine`."""
         if self._static.use_cache:
             return self._run(prompt, {"input_ids": tokens[:, None]}, cache, cache.offset, 0)
         column = length - 1 + prompt.embeds_only
@@ -79,7 +79,7 @@ class JaxEngine:
         count = array.shape[1]
         arguments = dict(prompt.fixed)
         for name, column in prompt.columns.items():
-            if name == "attention_mask":  # the model masks what is not filled yet
+            if name == "attention_mask":  # the model masks unfilled columns
                 arguments[name] = column
             else:
                 arguments[name] = lax.dynamic_slice_in_dim(column, start, count, axis=1)
@@ -108,7 +108,7 @@ class JaxEngine:
 
 
 def in_compute_dtype(model: Any) -> Any:
-    """Return the model with parameters in the dtype it computes in, cast once for all steps."""
+    """Return the model with parameters in its computation dtype, cast once for all steps."""
 
     def cast(variable: Any) -> Any:
         value = variable.get_value()
@@ -157,7 +157,7 @@ def run_step(state: Any, logits: Array, settings: Settings, *, strategy: Strateg
 
 
 class CompiledEngine:
-    """The same, each call a computation of its own, so that the host sees every step."""
+    """The engine with each call a separate computation, so that the host sees every step."""
 
     def __init__(self, model: Any, static: StaticArguments) -> None:
         self._model = model
@@ -170,7 +170,7 @@ class CompiledEngine:
     def decode(
         self, prompt: Prompt, tokens: Array, cache: Any, length: Array
     ) -> tuple[Array, Any, Extras]:
-        """Run one more token of each row; see `ModelEngine`."""
+        """Run another token of each row; see `ModelEngine`."""
         return run_decode(self._model, prompt, tokens, cache, length, static=self._static)
 
 

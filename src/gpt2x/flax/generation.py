@@ -37,7 +37,7 @@ _DTYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
 
 _OWN = """
     prng_key: a key of `jax.random`, in place of `seed`: ``PRNGKey(s)`` is seed s.
-    trace: False takes every step on its own, the processors on concrete arrays.
+    trace: False runs step by step, with processors on concrete arrays.
     params: parameters to use in place of the model's own."""
 
 
@@ -71,7 +71,7 @@ class JaxHost(Host):
         return super().to_run(array, start, slots) if is_known else array
 
     def to_device(self, value: Any) -> Any:
-        # The one dtype that a kind has: others would compile again.
+        # Each kind has one dtype: another would compile again.
         if not isinstance(value, np.ndarray | int | float):
             return value
         value = np.asarray(value)
@@ -180,10 +180,10 @@ class GenerationMixin(TransitionScores):
         The whole loop is compiled once, for a bucket of prompt lengths and one of total lengths
         (powers of two), a batch size and a strategy. Other settings (temperature, seed ...) are
         values. Inside `jax.jit` it becomes part of the computation: the result then has all
-        `max_length` columns, ids are not checked, and what needs the host (streamers, stopping
-        criteria, `prefix_allowed_tokens_fn`, attentions, hidden states) is refused.
+        `max_length` columns, ids are not checked, and options that need the host (streamers,
+        stopping criteria, `prefix_allowed_tokens_fn`, attentions, hidden states) raise.
 
-        The ids come as a `FlaxGeneratedTokens`: an array that is also its own `.sequences`.
+        The ids are a `FlaxGeneratedTokens`: an array whose `.sequences` is the array itself.
         """
         prompt = {"input_ids": input_ids, "inputs": inputs}
         kwargs |= {name: value for name, value in prompt.items() if value is not None}
@@ -207,7 +207,7 @@ class GenerationMixin(TransitionScores):
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, attention_mask: Array | None = None
     ) -> dict[str, Any]:
-        """Return what a decoding loop of your own passes to the model beside its prompt [B, T].
+        """Return the model's arguments beside a prompt [B, T] for your own decoding loop.
 
         As in transformers: an empty static cache of `max_length` as `past_key_values`, an
         `attention_mask` [B, max_length] that is one behind the prompt, and `position_ids` [B, T].
@@ -229,7 +229,7 @@ class GenerationMixin(TransitionScores):
     def update_inputs_for_generation(
         self, model_outputs: Any, model_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return those arguments for the next token, which goes on from the cache returned."""
+        """Return those arguments for the next token, which continues the returned cache."""
         return {
             **model_kwargs,
             "past_key_values": model_outputs.past_key_values,
@@ -243,8 +243,8 @@ class GenerationMixin(TransitionScores):
         trace: bool = True,
         params: Mapping[str, Any] | None = None,
     ) -> JaxHost:
-        """Return what `gpt2x.generation.generate.steps` runs this model with.
+        """Return the host with which `gpt2x.generation.generate.steps` runs this model.
 
-        given: the arguments of `generate`, which may be traced; the others are its own.
+        given: the arguments of `generate`, which may be traced; the other parameters are its own.
         """
         return JaxHost(self._with_params(params), given or {}, prng_key, trace)

@@ -2,7 +2,7 @@
 
 B batch, T query length, C choices, E n_embd, V vocab_size.
 
-Source: transformers 4.57, its PyTorch classes; of them it has the language model alone in Flax.
+Source: transformers 4.57, its PyTorch classes; in Flax it has only the language model.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.pretrained import documented
 from gpt2x.weights.table import Head
 
-# The part of a call's dropout key that is a head's: blocks have the numbers from 0 on.
+# The number of a head's part of the dropout key; blocks have the numbers from 0 on.
 _HEAD = 2**31
 
 
 def cross_entropy(logits: Array, labels: Array, ignore_index: int = IGNORE_INDEX) -> Array:
     """Return the mean cross-entropy, in float32, of labels [...] that are not `ignore_index`.
 
-    logits: [..., classes]. Without any label it is NaN, as in PyTorch.
+    logits: [..., classes]. Without labels it is NaN, as in PyTorch.
     """
     total, count = _summed_cross_entropy(logits, labels, ignore_index)
     return total / count
@@ -167,7 +167,7 @@ class FlaxGPT2LMHeadModel(_LanguageModel):
 
 
 class FlaxGPT2SequenceSummary(nnx.Module):
-    """One vector per choice out of its hidden states, projected to a score."""
+    """Projects one vector of each choice's hidden states to a score."""
 
     def __init__(self, config: GPT2Config, *, precision: Precision) -> None:
         self.summary_type = config.summary_type
@@ -439,7 +439,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
 
 
 class FlaxGPT2ForQuestionAnswering(FlaxGPT2PreTrainedModel):
-    """The body with a head that finds the span of the text which answers a question (SQuAD)."""
+    """The body with a head that finds the answer to a question as a span of the text (SQuAD)."""
 
     head: ClassVar[Head] = Head.QUESTION_ANSWERING
 

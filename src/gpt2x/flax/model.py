@@ -5,7 +5,7 @@ L layers, V vocab_size, P n_positions.
 
 Modules carry OpenAI's names and parameters the names and shapes of transformers' Flax models, so
 that `model.params` is their tree. Modules are made without arrays; a model's `post_init` or
-`from_pretrained` brings them. Nothing changes in a call: dropout takes keys, a cache is returned.
+`from_pretrained` adds them. A call changes nothing: dropout takes keys, and the cache is returned.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019); transformers
 4.57, `FlaxGPT2Model`, with the numbers of its PyTorch `GPT2Model`.
 """
@@ -182,7 +182,7 @@ class FlaxGPT2MLP(nnx.Module):
 
 
 class FlaxGPT2Block(nnx.Module):
-    """Attention, cross-attention where the config has it, and MLP, each added to its input."""
+    """Attention, cross-attention if the config has it, and MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, *, layer_idx: int, precision: Precision) -> None:
         self.ln_1 = precision.layer_norm(config)
@@ -209,8 +209,8 @@ class FlaxGPT2Block(nnx.Module):
         cross_attend: bool = False,
         output_attentions: bool = False,
     ) -> tuple[Array, Array | None, Array | None, LayerCache | None]:
-        """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) and the cache
-        beside it.
+        """Map [B, T, E] to [B, T, E]; also return the weights of both attentions (or None) and the
+        cache of the layer.
         """
         options: dict[str, Any] = {"attend": attend, "output_attentions": output_attentions}
         attended, weights, cache = self.attn(
@@ -286,15 +286,15 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         The first twelve arguments are those of transformers, in its order.
 
         Arguments of this backend alone:
-            params: parameters to use in place of the model's own, as `model.params` has them.
+            params: parameters to use in place of the model's own, in the form of `model.params`.
             past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four arrays with
-                cross-attention); or the dict of transformers' Flax models. Comes back longer, in
-                the form in which it was given. With a static cache, `attention_mask` may also be as
+                cross-attention); or the dict of transformers' Flax models. The longer past is
+                returned in the same form. With a static cache, `attention_mask` may also be as
                 wide as that.
             dropout_rng: the key of all dropout in this call; needed to train with dropout.
-            train: whether to drop out; by default as `model.train()` or `model.eval()` has set it,
-                and before either, not.
-            cache_position: [T], the positions that follow the past; nothing else is allowed.
+            train: whether to apply dropout; by default as `model.train()` or `model.eval()` has set
+                it, and False before either.
+            cache_position: [T], must be the positions that follow the past.
         """
         checks.reject_unknown(self.__call__, unknown)
         model = self._with_params(params)
@@ -321,14 +321,14 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
 
         may_be_packed = position_ids is not None and attention_mask is None and cache is None
         inputs["attention_mask"] = visible(attention_mask, cache)
-        inputs["cache_position"] = None  # checked, and of no use for the computation
+        inputs["cache_position"] = None  # checked, but not needed in the computation
         # Outside of `jax.jit` the body is compiled as a whole; inside, this is an ordinary call.
         output = _forward(
             model,
             {name: None if x is None else jnp.asarray(x) for name, x in inputs.items()},
             cache,
             dropout_key,
-            # Looked up here, since what is compiled depends on it.
+            # Looked up here, since the compiled function depends on it.
             attend=get_attention(str(self.config._attn_implementation)),
             packed=may_be_packed and not is_counting_on(position_ids),
             output_attentions=bool(output_attentions),
@@ -348,7 +348,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> FlaxBaseModelOutputWithPastAndCrossAttentions:
-        """Compute what `__call__` returns, from inputs that have been checked."""
+        """Compute the output of `__call__` from checked inputs."""
         check_automatic((self, inputs, cache))
         given = self._prepare(inputs, cache, packed=packed, dropout_key=dropout_key)
         hidden_states, records, cache = self._run_blocks(
@@ -364,7 +364,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
     def _prepare(
         self, inputs: Inputs, cache: KVCache | None, *, packed: bool, dropout_key: Array | None
     ) -> BlockInputs:
-        """Add up the embeddings [B, T, E], and make the masks additive."""
+        """Add the embeddings [B, T, E], and make the masks additive."""
         ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
         if embeds is None:
             shape, embeds = ids.shape, self._embed(self.wte, rows(ids))  # [..., T], [B, T, E]
@@ -372,7 +372,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
             shape, embeds = embeds.shape[:-1], embeds.astype(self.dtype)
         past, T = 0 if cache is None else cache.offset, shape[-1]
         dtype = score_dtype(self.dtype)
-        # Room that is not filled is looked at, and masked: shapes must not depend on the length.
+        # Unfilled positions are read, and masked: shapes must not depend on the length.
         S = past + T if cache is None or cache.is_full else cache.max_length
 
         attention_mask, position_ids = inputs["attention_mask"], inputs["position_ids"]
@@ -420,7 +420,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         attend: AttentionFunction,
         dropout_key: Array | None,
     ) -> tuple[Array, Records, KVCache | None]:
-        """Return the last block's [B, T, E], what was asked for on the way, and the new cache."""
+        """Return the last hidden states [B, T, E], the records of all blocks, and the new cache."""
         run = partial(
             _run_block,
             attend=attend,
@@ -459,7 +459,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
     def _finish(
         self, given: BlockInputs, hidden_states: Array, records: Records, past: KVCache | None
     ) -> FlaxBaseModelOutputWithPastAndCrossAttentions:
-        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
+        """Normalise [B, T, E], restore the shape [..., T, E] of the tokens, and make the output."""
         hidden_states = self.ln_f(hidden_states)
         hidden_states = hidden_states.reshape(*given.shape, hidden_states.shape[-1])
         all_hidden_states = records.hidden_states
@@ -472,7 +472,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         )
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
-        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        """Return the cache that the blocks append to, or None if none is needed."""
         layers = len(self.h)
         if past is None or stages.is_empty(past):
             return KVCache.empty(layers) if use_cache else None
@@ -483,7 +483,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         return cache
 
     def _head_masks(self, head_mask: Array | None, dtype: Any) -> Sequence[Array | None]:
-        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        """Return a mask per layer, broadcast to [B, H, T, S], of [H], [L, H] or [L, B, H, T, S]."""
         layers = len(self.h)
         if head_mask is None:
             return [None] * layers
@@ -495,7 +495,7 @@ class FlaxGPT2Model(FlaxGPT2PreTrainedModel):
         return [head_mask[layer] for layer in range(layers)]
 
     def _embed(self, embedding: nnx.Embed, ids: Array) -> Array:
-        """Look up ids [B, T] in a table: [B, T, E]; what is looked up is cast, not the table."""
+        """Look up ids [B, T] in a table: [B, T, E]; only the result is cast, not the table."""
         return jnp.take(embedding.embedding[...], ids, axis=0).astype(self.dtype)
 
 
@@ -519,7 +519,7 @@ def _run_block(block: FlaxGPT2Block, *arrays: Any, **options: Any) -> Any:
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
-    """Return the cache in the form in which it was given."""
+    """Return the cache in the form of the given past."""
     if isinstance(given, Mapping) and cache is not None and given:
         return cache.to_dict(prefix="transformer" in given)
     if cache is None or given is None or isinstance(given, KVCache):

@@ -1,19 +1,20 @@
-"""Objects that a module carries along without being their pytree."""
+"""Objects that are static attributes of a module, not part of its pytree."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Where an object came from does not change what it says.
+# The origin of an object does not change its meaning.
 _ORIGINS = ("_name_or_path", "_commit_hash", "transformers_version")
 
 
 class StaticConfig:
     """Holds a mutable object, such as a config, as a static attribute of a module.
 
-    JAX compares and hashes static attributes to know whether a jitted function was compiled for a
-    model. Two of these are equal if their objects said the same when they were wrapped; so models
-    of equal configs share what is compiled, and a change is seen when the object is wrapped again.
+    JAX compares and hashes static attributes to find out whether a jitted function was compiled for
+    a model. Two of these are equal if their objects had the same values when they were wrapped. So
+    models of equal configs share compiled functions, and a change has effect when the object is
+    wrapped again.
     """
 
     def __init__(self, value: Any) -> None:

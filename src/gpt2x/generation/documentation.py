@@ -1,38 +1,38 @@
-"""What the docstrings of the three backends' `generate` have in common."""
+"""The docstring of `generate`, the same in the three backends."""
 
-#: To be formatted with `processors`, how users' processors are called; `generator`, where a seed is
-#: drawn from; and `more`, the arguments that one backend has.
+#: Formatted with `processors`, the call of users' processors; `generator`, the source of seeds; and
+#: `more`, further arguments of a backend.
 GENERATING = """
 Args:
     inputs: token ids of the prompts, int [B, T]; also as `input_ids=`. Padding on the right is
-        moved to the left, in the result too; not inside a traced function, where it is to be there
-        already. None or [B, 0] starts from bos.
-    generation_config: how to decode; by default the model's own. Its fields may also be given as
-        keywords, which come first.
+        moved to the left, in the result too; inside a traced function it must already be on the
+        left. None or [B, 0] starts from bos.
+    generation_config: how to decode; by default the model's own. Its fields may also be keywords,
+        which win.
     logits_processor: functions ``{processors}``,
-        which come after the built-in ones; one of a built-in's class takes its place.
+        which come after the built-in ones; one of a built-in class replaces the built-in one.
     stopping_criteria: functions ``(input_ids, scores) -> bool [R]`` that end rows.
     prefix_allowed_tokens_fn: ``(prompt index, tokens [length]) -> allowed token ids``.
     synced_gpus, assistant_model, negative_prompt_ids, negative_prompt_attention_mask,
-        custom_generate: not available; must be left out.
+        custom_generate: not available.
     streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a function of
         each step's tokens. Not for beam search.
     use_model_defaults: see `gpt2x.generation.plan.resolve_config`.
-    seed: makes sampling repeatable, in every backend and batch alike: row r draws from stream
+    seed: makes sampling repeatable, in every backend and every batch: row r draws from stream
         (seed, r); a list gives each row its own (seed, row). None draws a seed from
         {generator}.
     tokenizer: needed by `stop_strings`.{more}
     **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1 for text,
         0 for padding; by default 0 where the prompt holds `pad_token_id`, if that is not an eos),
         `inputs_embeds` [B, T, E] (the result then holds new tokens only, unless ids are given too),
-        `past_key_values` (the prompt must hold the whole text), `position_ids`, `token_type_ids`,
+        `past_key_values` (the prompt must have the whole text), `position_ids`, `token_type_ids`,
         `encoder_hidden_states` ...
 
 Returns:
     Token ids, int [B x num_return_sequences, length], prompts included; rows that end early are
     filled with `pad_token_id` (or the first eos). With `return_dict_in_generate`, a
-    `GenerateDecoderOnlyOutput` or `GenerateBeamDecoderOnlyOutput`, in TensorFlow and Flax of the
-    same name behind `TF` or `Flax`.
+    `GenerateDecoderOnlyOutput` or `GenerateBeamDecoderOnlyOutput`; in TensorFlow and Flax their
+    names begin with `TF` or `Flax`.
 
 Raises:
     InvalidInputError: before anything is computed, if an argument is unknown, or cannot be used

@@ -1,10 +1,10 @@
-"""The loop of decoding, in the two ways in which it can be run.
+"""The loop of decoding, which runs in two ways.
 
-*Fused*: `fused` holds the prefill, all steps and their stop condition as one computation, which a
-backend may compile whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
+*Fused*: `fused` is one computation of prefill, all steps and their stop condition, which a backend
+may compile as a whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
 
-*Stepwise*: `steps` returns to the host after every step, for whatever must see a token before
-the next but one is computed (streaming), or needs concrete arrays (stopping criteria, grammars).
+*Stepwise*: `steps` returns to the host after every step, for streaming (a token is needed before
+the next but one is computed) and for functions of concrete arrays (stopping criteria, grammars).
 The model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
 """
 
@@ -21,7 +21,7 @@ Cache = Any
 
 
 class Engine(Protocol):
-    """A model as the driver sees it: what each backend wraps around its own."""
+    """A model for the driver; each backend wraps its own."""
 
     def prefill(self) -> tuple[Array, Cache]:
         """Run the prompts. Returns the logits after each prompt's last token, float32 [B, V], and a
@@ -30,9 +30,9 @@ class Engine(Protocol):
         ...
 
     def decode(self, tokens: Array, cache: Cache, length: int | Scalar) -> tuple[Array, Cache]:
-        """Run one more token of each row, the text's column ``length - 1``: tokens int [R].
+        """Run another token of each row, int [R], at column ``length - 1`` of the text.
 
-        Returns the logits, float32 [R, V], and the cache that holds the token.
+        Returns the logits, float32 [R, V], and the cache with the token.
         """
         ...
 
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 
 class Carry(NamedTuple):
-    """All that one step hands to the next."""
+    """The values that a step passes to the next."""
 
     state: Any
     request: Request
@@ -50,7 +50,7 @@ class Carry(NamedTuple):
 
 
 class CompiledStrategy(NamedTuple):
-    """A strategy as the driver sees it, with `init` and `step` as a backend has compiled them."""
+    """A strategy for the driver, whose `init` and `step` a backend has compiled."""
 
     rows_per_prompt: int
     reorders: bool
@@ -61,7 +61,7 @@ class CompiledStrategy(NamedTuple):
 def start(
     ops: Ops, strategy: Strategy | CompiledStrategy, engine: Engine, settings: Settings
 ) -> Carry:
-    """Run the prompts, each once, give every row its own copy, and take the first step."""
+    """Run each prompt once, copy it for each of its rows, and take the first step."""
     logits, cache = engine.prefill()
     if strategy.rows_per_prompt > 1:
         rows = ops.shape(settings.prompt)[0]
@@ -79,7 +79,7 @@ def advance(
     settings: Settings,
     carry: Carry,
 ) -> Carry:
-    """Run the model on what the last step asked for, and take the next step."""
+    """Run the model on the last request, and take the next step."""
     state, request, cache = carry
     if strategy.reorders:
         cache = engine.reorder(cache, request.parents)
@@ -104,9 +104,9 @@ def steps(
     settings: Settings,
     running: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Carry]:
-    """Decode step by step: yield what each step has chosen before the model computes on it.
+    """Decode step by step: yield the tokens of each before the model computes on them.
 
-    Each step, but not what happens between them, runs in a context that `running` makes.
+    Each step runs in a context of `running`; the code between steps does not.
     """
     with running():
         carry = start(ops, strategy, engine, settings)

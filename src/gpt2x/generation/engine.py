@@ -1,4 +1,4 @@
-"""What runs a model for the decoding loop, and what it starts from.
+"""The engine that runs a model for the decoding loop, and its arguments.
 
 B prompts, R rows given to the model (B x returned sequences or beams), T columns of the prompt, W
 columns that it is padded to, S slots of the cache, V vocabulary, E n_embd.
@@ -15,7 +15,7 @@ from gpt2x.generation.plan import Plan
 from gpt2x.generation.registry import ops_for
 from gpt2x.generation.strategies import Settings, Strategy
 
-#: What a call of the model returned beside logits and cache: for each name, an array a layer.
+#: Outputs of a call beside logits and cache: for each name, one array per layer.
 Extras = dict[str, tuple[Array, ...]]
 
 
@@ -23,11 +23,11 @@ class Prompt(NamedTuple):
     """The arrays that an engine starts from; a pytree, so that compiled functions take it.
 
     Attributes:
-        input_ids: int [B, W], without what `past` holds; columns behind the prompt do not matter.
-        inputs_embeds: [B, W', E] in place of the ids, without what `past` holds, or ().
-        length: int scalar, the columns that the model is given: T, or those of the embeddings.
-        embeds_only: int scalar, how many more those are than the ids.
-        columns: for some arguments of the model, what they hold at each column: [B, S].
+        input_ids: int [B, W], without the tokens in `past`; columns behind the prompt are ignored.
+        inputs_embeds: [B, W', E] in place of the ids, without those in `past`, or ().
+        length: int scalar, the columns of the model's input: T, or those of the embeddings.
+        embeds_only: int scalar, the number of columns that have embeddings but no ids.
+        columns: arguments of the model with a value for each column, [B, S].
         fixed: arguments of the model that are the same at every step.
         past: a `KVCache` with the beginning of the prompt, or ().
     """
@@ -47,16 +47,16 @@ class Prompt(NamedTuple):
 
     @property
     def has_past(self) -> bool:
-        """Whether the beginning of the prompt has been run already."""
+        """Whether the beginning of the prompt is already in a cache."""
         return not isinstance(self.past, tuple)
 
     @property
     def structure(self) -> tuple[Hashable, ...]:
-        """Return which parts there are, without their values."""
+        """Return the names of the parts that are given, without their values."""
         return self.has_embeds, self.has_past, tuple(self.columns), tuple(self.fixed)
 
     def expanded(self, ops: Ops, origins: Array) -> Prompt:
-        """Give every row its own copy of what belongs to its prompt, origins[r]."""
+        """Copy the arrays of each row's prompt, origins[r], for the row."""
 
         def rows(value: Array) -> Array:
             return ops.take(value, origins)
@@ -73,12 +73,12 @@ class Prompt(NamedTuple):
 
 
 class StaticArguments(NamedTuple):
-    """What shapes a computation, beside the shapes of its arrays; hashable.
+    """The parameters that shape a computation, besides its arrays' shapes; hashable.
 
     Attributes:
         strategy: the strategy.
         slots: S, columns of the cache.
-        use_cache, output_attentions, output_hidden_states: as the model takes them.
+        use_cache, output_attentions, output_hidden_states: options of the model.
     """
 
     strategy: Strategy
@@ -102,7 +102,7 @@ class StaticArguments(NamedTuple):
 
     @property
     def records(self) -> bool:
-        """Whether something of every step is returned that the loop does not carry."""
+        """Whether the result has outputs of every step that the loop does not carry."""
         return self.output_attentions or self.output_hidden_states
 
     @property
@@ -117,7 +117,7 @@ class StaticArguments(NamedTuple):
 
 
 def extras_of(outputs: Mapping[str, Any]) -> Extras:
-    """Return what a model returned that `generate` may be asked for."""
+    """Return the outputs of a model that `generate` can return."""
     return {name: outputs[name] for name in ("attentions", "hidden_states") if name in outputs}
 
 
@@ -131,17 +131,17 @@ class ModelEngine(Protocol):
     def prefill(self, prompt: Prompt) -> tuple[Array, Any, Extras]:
         """Run the prompts.
 
-        Returns the logits after each prompt's last token, float32 [B, V], the cache, and what else
-        the model returned.
+        Returns the logits after each prompt's last token, float32 [B, V], the cache, and the other
+        outputs.
         """
         ...
 
     def decode(
         self, prompt: Prompt, tokens: Array, cache: Any, length: int | Scalar
     ) -> tuple[Array, Any, Extras]:
-        """Run one more token of each row, int [R], the text's column ``length - 1``.
+        """Run another token of each row, int [R], at column ``length - 1`` of the text.
 
-        Returns the same, logits [R, V].
+        Returns the same as `prefill`, with logits [R, V].
         """
         ...
 
@@ -154,12 +154,12 @@ class PromptedEngine:
         engine: runs the model.
         static: of the call.
         prompt: of the call.
-        keep: makes of a call's extras, its number of tokens and the columns so far what is to be
-            kept of them; None keeps nothing.
+        keep: returns the extras to keep, from those of a call, its number of tokens and the columns
+            so far; None keeps nothing.
 
     Attributes:
-        attentions: for each call, the attention weights that were asked for.
-        hidden_states: for each call, the hidden states that were asked for.
+        attentions: for each call, the requested attention weights.
+        hidden_states: for each call, the requested hidden states.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class PromptedEngine:
         return logits, cache
 
     def decode(self, tokens: Array, cache: Any, length: int | Scalar) -> tuple[Array, Any]:
-        """Run one more token of each row; see `driver.Engine`."""
+        """Run another token of each row; see `driver.Engine`."""
         logits, cache, extras = self._engine.decode(self._prompt, tokens, cache, length)
         self._columns += 1
         self._record(extras, 1 if self._use_cache else self._columns)
@@ -198,7 +198,7 @@ class PromptedEngine:
 
     def reorder(self, cache: Any, parents: Array) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
-        if not self._is_expanded:  # first, prompts become rows; later, rows change places
+        if not self._is_expanded:  # at first prompts become rows; later rows change places
             self._is_expanded = True
             self._prompt = self._prompt.expanded(self._ops, parents)
             for record in (self.attentions, self.hidden_states):
@@ -206,7 +206,7 @@ class PromptedEngine:
         return cache.reorder(parents) if self._use_cache else self._ops.take(cache, parents)
 
     def _rows(self, layer: Array, origins: Array) -> Array:
-        """Give every row its own copy of a record [B, ...], which may lie on the host."""
+        """Copy a record [B, ...], which may be on the host, for each row."""
         ops = ops_for(layer)
         return ops.take(layer, ops.constant(self._ops.to_numpy(origins), "int"))
 

@@ -1,6 +1,6 @@
-"""The names under which transformers has some processors once more for TensorFlow and for Flax.
+"""The names of transformers' processors for TensorFlow and Flax.
 
-Here one class serves every framework.
+Here one class serves every framework, so they are names of the same classes.
 """
 
 from gpt2x.generation.processors import (

@@ -24,9 +24,9 @@ class Run(NamedTuple):
 
     Attributes:
         plan: what it will do.
-        static, settings, prompt: what the loop starts from.
+        static, settings, prompt: the start of the loop.
         input_ids: the prompts, int [B, T].
-        is_stepwise: whether the host is to see every step.
+        is_stepwise: whether every step returns to the host.
     """
 
     plan: Plan
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
     @property
     def returns_cache(self) -> bool:
-        """Whether the result holds the cache."""
+        """Whether the result has the cache."""
         config = self.plan.config
         return bool(config.return_dict_in_generate and config.use_cache)
 
@@ -58,8 +58,8 @@ def generate(host: Host, *, streamer: Any = None, **arguments: Any) -> Any:
 def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
     """Continue the prompts step by step: yield the tokens of each, int [R], as they are chosen.
 
-    They come before the model computes on them. The arguments are those of `prepare`, which checks
-    them before this function returns. The generator's own return value is that of `generate`.
+    Each is yielded before the model computes on it. The arguments are those of `prepare`, which
+    checks them before this function returns. The generator returns the result of `generate`.
     """
     return _steps(host, prepare(host, **arguments, is_streamed=True))
 
@@ -81,7 +81,7 @@ def _steps(host: Host, run: Run) -> Generator[Array, None, Any]:
 
 
 def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
-    """Run all steps, with somebody or nobody to receive their tokens; return the result."""
+    """Run all steps, pass their tokens to a streamer if there is one, and return the result."""
     if streamer is not None:
         streamer.put(host.to_host(host.to_device(run.input_ids)))
     tokens = _steps(host, run)
@@ -116,8 +116,8 @@ def prepare(
         host: the model.
         kwargs: the prompt as `inputs` or `input_ids`, fields of the config, and arguments of the
             model.
-        is_streamed: whether somebody is to receive each step's tokens.
-        **unavailable: arguments of transformers' `generate` that must be left out.
+        is_streamed: whether a streamer receives the tokens of each step.
+        **unavailable: arguments of transformers' `generate` that are not available.
 
         The others are those of a backend's `generate`.
 
@@ -149,7 +149,7 @@ def prepare(
         tokenizer=tokenizer,
         with_length=host.with_length,
     )
-    # The last token is never run, and the model has no position for one beyond its last.
+    # The last token is never run, and the model has no positions beyond its last.
     slots = _smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
     static = StaticArguments.of(plan, slots)
     is_stepwise = is_streamed or plan.strategy.host or static.records or not host.fuses
@@ -165,7 +165,7 @@ def prepare(
 
 
 def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:
-    """Raise if the host is to see what it cannot see."""
+    """Raise if steps must return to the host and cannot."""
     if is_streamed and plan.strategy.unstreamable is not None:
         raise InvalidInputError(plan.strategy.unstreamable)
     if is_stepwise and host.is_traced:
@@ -179,7 +179,7 @@ def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -
 def _settings(
     host: Host, plan: Plan, slots: Any, input_ids: Array, mask: Array | None, keys: Any
 ) -> Settings:
-    """Return the values of the strategy, of a prompt that is padded if sizes are rounded up."""
+    """Return the values of the strategy; the prompt is padded if sizes are rounded up."""
     ops = host.prompt_ops
     width = ops.shape(input_ids)[1]
     if mask is not None:

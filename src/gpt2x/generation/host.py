@@ -1,4 +1,4 @@
-"""What a framework brings to `generate`."""
+"""`Host`, the part of `generate` that each framework brings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpt2x.generation.registry import ops_for
 from gpt2x.generation.seeds import streams
 from gpt2x.generation.strategies import Settings, Strategy
 
-#: Arguments of models that generation sets itself, or that make no sense in it.
+#: Arguments of models that generation sets itself, or that have no meaning in it.
 _LOSS = {
     "labels",
     "mc_labels",
@@ -36,16 +36,16 @@ class Host(ABC):
     """A model in its framework, for one call of `generate`.
 
     A call is prepared on the host, on numpy arrays, which compiles nothing. Inside a traced
-    function (`is_traced`) there are no values: it is prepared on the framework's arrays then.
+    function (`is_traced`) there are no values; there it is prepared on the framework's arrays.
 
     Attributes:
         model: the model.
         call: its function, whose parameters `generate` passes on.
         ops: the framework's.
         is_traced: whether the call is part of a traced computation.
-        tracer: what traces, for error messages.
-        fuses: whether the loop may run as one computation; False takes every step on its own.
-        buckets: whether static sizes are rounded up (see `lengths.bucket`), as compilers want it.
+        tracer: name of the tracing function, for error messages.
+        fuses: whether the loop may run as one computation; if False, each step runs alone.
+        buckets: whether static sizes are rounded up for compilers (see `lengths.bucket`).
         widens: whether prompts are padded to such a size.
         with_length: whether users' processors are called with `cur_len`.
     """
@@ -64,7 +64,7 @@ class Host(ABC):
 
     @property
     def prompt_ops(self) -> Ops:
-        """The `Ops` that a call is prepared with."""
+        """The `Ops` of the preparation of a call."""
         return self.ops if self.is_traced else NUMPY_OPS
 
     def argument_names(self) -> list[str]:
@@ -76,37 +76,37 @@ class Host(ABC):
 
     @abstractmethod
     def read(self, name: str, value: Any) -> Array:
-        """Return ids, a mask or positions that a user gave as `prompt_ops` takes them."""
+        """Convert a user's ids, mask or positions to arrays for `prompt_ops`."""
 
     @abstractmethod
     def embeddings(self, value: Any) -> Array:
-        """Return the embeddings of a prompt that a user gave, as `Ops` of their kind take them."""
+        """Convert a user's embeddings of a prompt to an array for the `Ops` of their type."""
 
     def to_run(self, array: Array, start: int | Scalar, slots: int | Scalar) -> Array:
-        """Return the columns of [B, T, ...] from `start` on, which no cache of `slots` holds yet.
+        """Return the columns of [B, T, ...] from `start` on, which are not in a cache of `slots`.
 
         They are padded if sizes are rounded up.
         """
         rest = array[:, start:] if not isinstance(start, int) or start > 0 else array
         if not self.widens:
             return rest
-        # What is run has to fit behind what is cached: writes beyond the end would slip back.
+        # The new columns must fit behind the cached ones: writes beyond the end would move back.
         return widened(rest, min(bucket(rest.shape[1], slots), slots - start))
 
     @abstractmethod
     def to_device(self, value: Any) -> Any:
-        """Return a number or numpy array of the host as the loop takes it; others as they are."""
+        """Convert a number or numpy array of the host for the loop; return others as they are."""
 
     @abstractmethod
     def to_host(self, array: Array) -> Any:
-        """Return an array as streamers receive it."""
+        """Convert an array for streamers."""
 
     def argument(self, value: Any) -> Any:
-        """Return another argument of the model as the loop takes it."""
+        """Convert another argument of the model for the loop."""
         return value
 
     def place(self, settings: Settings, prompt: Prompt) -> tuple[Settings, Prompt]:
-        """Bring what was prepared on the host to the device."""
+        """Move settings and prompt from the host to the device."""
         settings, placed = map_leaves(self.to_device, (settings, prompt._replace(fixed={})))
         return settings, placed._replace(fixed=prompt.fixed)
 
@@ -122,28 +122,28 @@ class Host(ABC):
 
     @abstractmethod
     def open_past(self, past: Any, batch: int) -> Any:
-        """Return the beginning of the prompt that a user gave as a `KVCache`, or None."""
+        """Convert a user's past, the beginning of the prompt, to a `KVCache`, or to None."""
 
     # ---- running ------------------------------------------------------------------------------
 
     def running(self, plan: Plan) -> AbstractContextManager[None]:
-        """Return a context that the loop, or each of its steps, runs in."""
+        """Return a context for the loop, or for each of its steps."""
         return nullcontext()
 
     def run_fused(
         self, static: StaticArguments, prompt: Prompt, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
-        """Decode in one loop, compiled where that is possible; see `engine.fused`."""
+        """Decode in one loop, compiled if possible; see `engine.fused`."""
         raise NotImplementedError(f"{type(self).__name__} must override run_fused if it fuses")
 
     @abstractmethod
     def stepper(
         self, static: StaticArguments, prompt: Prompt
     ) -> tuple[PromptedEngine, Strategy | CompiledStrategy]:
-        """Return what `driver.steps` runs: model and strategy, each compiled if possible."""
+        """Return model and strategy for `driver.steps`, each compiled if possible."""
 
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:
-        """Return what a call returned for its `count` tokens, without what was padded."""
+        """Return the extras of a call for its `count` tokens, without padding."""
         kept: Extras = {}
         if "attentions" in extras:
             kept["attentions"] = tuple(
@@ -154,13 +154,13 @@ class Host(ABC):
         return kept
 
     def result(self, plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
-        """Return what `generate` returns; see `results.result`."""
+        """Return the result of `generate`; see `results.result`."""
         make = results.traced_result if self.is_traced else results.result
         return make(self.ops, plan, settings, state, **records)
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a tree of tuples and dicts with `function` applied to all else in it."""
+    """Apply `function` to the leaves of a tree of tuples and dicts."""
     if isinstance(tree, Mapping):
         return {name: map_leaves(function, value) for name, value in tree.items()}
     if isinstance(tree, tuple):

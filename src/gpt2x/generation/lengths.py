@@ -9,7 +9,7 @@ from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError
 
-#: Tokens that are added to the prompt where no length is given.
+#: Tokens that are added to the prompt if no length is given.
 DEFAULT_NEW_TOKENS = DEFAULTS["max_length"]
 
 SMALLEST_BUCKET = 16
@@ -25,10 +25,10 @@ def total_length(
 
     Args:
         config: the options of this call.
-        prompt_length: columns of the prompt's token ids, padding included; a scalar of the
-            framework where only the graph knows, and then nothing is checked.
-        n_positions: positions that the model has.
-        embeds_only: columns that the model is given beyond those (`inputs_embeds`); they count
+        prompt_length: columns of the prompt's token ids, including padding; a scalar of the
+            framework if only the graph knows it, and then it is not checked.
+        n_positions: number of the model's positions.
+        embeds_only: further columns, which have embeddings but no ids (`inputs_embeds`); they count
             for `max_length` but are not part of the result.
 
     Raises:
@@ -45,7 +45,7 @@ def total_length(
             f"The prompt has {start} tokens, but the model has {n_positions} positions "
             "(n_positions); shorten the prompt."
         )
-    # The last token is never read by the model, so it needs no position.
+    # The model never reads the last token, so that token needs no position.
     longest = n_positions + 1
     if config.max_new_tokens is not None:
         total, source = start + config.max_new_tokens, "max_new_tokens"
@@ -72,8 +72,8 @@ def shortest_length(
 ) -> Any:
     """Return the columns before which eos is forbidden; warn if that is beyond `max_length`.
 
-    `min_new_tokens` wins over `min_length`. The arguments are those of `total_length`, and what it
-    returns.
+    `min_new_tokens` wins over `min_length`. The arguments are those of `total_length`, and its
+    result.
     """
     if config.min_new_tokens is not None:
         shortest = prompt_length + config.min_new_tokens if config.min_new_tokens else 0
@@ -98,7 +98,7 @@ def bucket(length: int, limit: int) -> int:
 
     Compiled backends build their computations for such sizes, so that a model of 1024 positions
     has at most seven of them. Prompts are padded on the *right* to their bucket: causal attention
-    never looks at that padding, positions stay what they are, and decoding overwrites it.
+    never reads that padding, positions do not change, and decoding overwrites it.
 
     >>> [bucket(length, limit=1000) for length in (1, 16, 17, 500, 900)]
     [16, 16, 32, 512, 1000]

@@ -1,4 +1,4 @@
-"""From the arguments of `generate` to a plan: everything is checked here, before anything runs."""
+"""From the arguments of `generate` to a plan; all options are checked before anything runs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ AVAILABLE = (
 class Plan:
     """What a call of `generate` will do.
 
-    strategy: the static part, which a compiled computation is built for.
-    config: the options of this call, all merged.
-    rows: R, rows given to the model after its prompts.
+    strategy: the static part; a compiled computation is built for it.
+    config: the merged options of this call.
+    rows: R, rows of the model's input after the prompts.
     """
 
     strategy: Strategy
@@ -109,9 +109,9 @@ def resolve_config(
         generation_config: the caller's, or None.
         kwargs: the other keyword arguments of `generate`.
         model_arguments: names in `kwargs` that go to the model (`attention_mask` ...).
-        use_model_defaults: whether fields at their defaults in `generation_config` are taken from
-            the model's config. None: if that was written by transformers 4.50 or later; otherwise
-            its special tokens alone.
+        use_model_defaults: whether fields at their defaults in `generation_config` get the values
+            of the model's config. None: if transformers 4.50 or later wrote that; otherwise only
+            its special tokens.
 
     Returns the merged config and those of `kwargs` that go to the model and are not None.
     """
@@ -230,11 +230,11 @@ def make_plan(
 def _filters(
     config: GenerationConfig, eos: list[int]
 ) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
-    """Return the last processors, and for `Sample` its top-k and what it applies after that."""
+    """Return the last processors, and for `Sample` its top-k and the processors after it."""
     beams = config.num_beams > 1
     if not config.do_sample:
         return normalizer(config), None, []
-    # As many tokens of each beam as may be needed for all beams to go on.
+    # Each beam keeps as many tokens as all beams may need to continue.
     before, top_k, after = build_warpers(config, max(2, 1 + len(eos)) if beams else 1)
     if beams:
         return [*before, *filter(None, [top_k]), *after, *normalizer(config)], None, []
@@ -248,7 +248,7 @@ def _strategy(
     top_k: TopKLogitsWarper | None,
     **common: Any,
 ) -> Strategy:
-    """Return the strategy that the options ask for."""
+    """Return the strategy for the options."""
     if config.num_beams > 1:
         needed = max(2, 1 + common["num_eos"])
         if vocab_size < needed:
@@ -281,7 +281,7 @@ def pad_token(config: GenerationConfig) -> int | None:
 
 
 def _refuse_unavailable(config: GenerationConfig) -> None:
-    """Raise for what transformers has and this package does not, rather than ignore it."""
+    """Raise for options of transformers that are not available, rather than ignore them."""
     wanted = {
         "group beam search (num_beam_groups)": config.num_beam_groups > 1,
         "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
@@ -337,12 +337,12 @@ def _fill(
         pad = eos[0] if eos else 0
     if pad >= vocab_size:
         if not some_end:
-            return 0  # the result never holds it
+            return 0  # it never occurs in the result
         raise InvalidInputError(
             f"pad_token_id is {pad}, but the vocabulary has the ids 0 to {vocab_size - 1}; rows "
             "that end could not be padded. Resize the embeddings or choose another pad_token_id."
         )
-    # transformers' beam search takes a pad id of 0 for none; the same texts must come out here.
+    # transformers' beam search treats a pad id of 0 as none; the texts must be the same here.
     return pad or eos[0] if beams and eos else pad
 
 

@@ -1,4 +1,4 @@
-"""Prompts: what a user gave, checked, with its defaults, as the decoding loop takes it.
+"""Prompts: a user's inputs, checked, with defaults, converted for the decoding loop.
 
 B prompts, T columns of their ids, T' columns that the model is given (T, or those of embeddings), W
 columns that they are padded to, S slots of the cache, E n_embd.
@@ -42,7 +42,7 @@ def bos_token(config: GenerationConfig) -> int:
 
 
 def infer_mask(input_ids: np.ndarray, config: GenerationConfig) -> np.ndarray | None:
-    """Return the mask of a prompt that came without one: int [B, T], or None for no padding.
+    """Return the mask of a prompt without one: int [B, T], or None for no padding.
 
     Only where the prompt holds the pad token and that is not an eos, which a text may hold as well.
     """

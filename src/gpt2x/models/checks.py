@@ -1,9 +1,9 @@
-"""Checks of what users pass to a model, written once for the three backends.
+"""Checks of the inputs of a model, written once for the three backends.
 
 They run before anything is computed and raise InvalidInputError with the same words everywhere.
-Shapes are checked always; a dimension may be None (unknown in a traced graph) and then fits any.
-Values are checked where they can be read at no cost: each backend passes `values`, a function from
-its arrays to numpy arrays, or to None for what is traced or lies on an accelerator.
+Shapes are always checked; a dimension of None (unknown in a traced graph) fits any size. Values are
+checked if reading them is free: each backend passes `values`, a function from its arrays to numpy
+arrays, or to None for arrays that are traced or on an accelerator.
 
 Letters: B batch, T query length, S key length (past and new), V vocab_size, P n_positions.
 """
@@ -24,7 +24,7 @@ Values = Callable[[Any], np.ndarray | None]
 
 Shape = tuple[int | None, ...]
 
-#: Labels with this value are left out of the loss.
+#: The loss ignores labels with this value.
 IGNORE_INDEX = -100
 
 
@@ -35,8 +35,8 @@ def reject_unknown(
 
     Args:
         function: the function.
-        keywords: what it got beyond its named arguments (its `**unknown`).
-        known: those of them that it takes all the same.
+        keywords: the keywords beyond its named arguments (its `**unknown`).
+        known: further keywords that it takes.
     """
     unknown = [name for name in keywords if name not in known]
     if unknown:
@@ -48,7 +48,7 @@ def reject_unknown(
 
 
 def check_config(owner: str, config: Any) -> None:
-    """Check what a model of the class `owner` is to be built from."""
+    """Check the config that a model of the class `owner` is built from."""
     if not isinstance(config, GPT2Config):
         raise InvalidInputError(
             f"{owner} is built from a GPT2Config; got {type(config).__name__}. "
@@ -78,14 +78,14 @@ def check_model_inputs(
     encoder_hidden_states: Any = None,
     encoder_attention_mask: Any = None,
 ) -> None:
-    """Check the inputs of a body's forward call; None stands for an argument that was not given.
+    """Check the inputs of a body's forward call; None means that an argument was not given.
 
     Args:
         config: of the model.
         values: see the module.
         input_ids: integers in [0, V), of shape [B, T] or with more leading dimensions.
         inputs_embeds: [B, T, n_embd], in place of `input_ids`.
-        past_length: positions in the cache; None where only the graph knows.
+        past_length: positions in the cache; None if only the graph knows.
         past_key: a layer's keys in the cache, [B, H, any, n_embd / H].
         attention_mask: shaped as the input with S for T, or [B or 1, H or 1, T or 1, S].
         token_type_ids: integers in [0, V), shaped as the input.
@@ -96,7 +96,7 @@ def check_model_inputs(
         encoder_attention_mask: [B, encoder length], [B, T, encoder length] or rank 4.
 
     Raises:
-        InvalidInputError: for the first thing that is wrong.
+        InvalidInputError: for the first error.
     """
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
@@ -134,7 +134,7 @@ def check_model_inputs(
 
 
 def check_array(name: str, value: Any) -> None:
-    """Raise unless a value has a shape and a dtype, as a list has not."""
+    """Raise unless a value has a shape and a dtype; a list does not."""
     if not (hasattr(value, "shape") and hasattr(value, "dtype")):
         raise InvalidInputError(f"{name} must be an array; got {type(value).__name__}.")
 
@@ -281,7 +281,7 @@ def check_labels(
     if wrong.size:
         raise InvalidInputError(
             f"{name} holds {int(wrong[0])}; allowed are 0 to {classes - 1}, and {ignore_index} for "
-            "what the loss leaves out."
+            "labels that the loss ignores."
         )
 
 
@@ -304,7 +304,7 @@ def check_targets(
 
 
 def check_logits_to_keep(labels: Any, shift_labels: Any, logits_to_keep: Any) -> None:
-    """Raise if labels are asked about logits that are not computed."""
+    """Raise if labels need logits that are not computed."""
     keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
     if isinstance(logits_to_keep, int) and logits_to_keep < 0:
         raise InvalidInputError(
@@ -321,7 +321,7 @@ def check_logits_to_keep(labels: Any, shift_labels: Any, logits_to_keep: Any) ->
 def check_problem(
     problem_type: str | None, num_labels: int, labels: Any, batch: int | None, values: Values
 ) -> str:
-    """Return the problem type of a labelled call, deciding it from the labels where it is None.
+    """Return the problem type of a call with labels; if it is None, the labels determine it.
 
     One label is regression; integers are classes; anything else is one 0/1 number per label.
     """
@@ -355,7 +355,7 @@ def check_positions(
 
 
 def check_span(start_positions: Any, end_positions: Any, batch: int | None) -> bool:
-    """Return whether a span is given, one start and one end per row; raise for half of it."""
+    """Return whether a span is given, one start and one end per row; raise if only one is."""
     if (start_positions is None) != (end_positions is None):
         raise InvalidInputError("Pass both start_positions and end_positions, or neither.")
     if start_positions is None:

@@ -25,8 +25,8 @@ class ModelOutput:
 
     __match_args__: ClassVar[tuple[str, ...]] = ()  # the fields: dataclasses set it
 
-    # A mapping's methods without its class: TensorFlow rebuilds every `Mapping` from pairs of names
-    # and values, which these classes do not take.
+    # The methods of a mapping without its class: TensorFlow would rebuild a `Mapping` from pairs of
+    # names and values, which these classes do not take.
     keys = Mapping.keys
     values = Mapping.values
     items = Mapping.items
@@ -58,7 +58,7 @@ class ModelOutput:
         named = ", ".join(f"{name}={self[name]!r}" for name in self)
         return f"{type(self).__name__}({named})"
 
-    # Compared and hashed as objects: comparing arrays has no single answer.
+    # Compared and hashed by identity: comparing arrays gives no single bool.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 

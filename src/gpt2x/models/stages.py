@@ -1,8 +1,8 @@
 """The stages of a body's forward, the same in the three backends.
 
-    _prepare      what comes in: embeddings and positions are added up, masks made additive
+    _prepare      before the blocks: add the embeddings, make the masks additive
     _run_blocks   the blocks, one after the other
-    _finish       what goes out: the final layer norm, the output object
+    _finish       after the blocks: the final layer norm, the output object
 
 B batch, T query length, S key length (past and new), E n_embd, H heads, L layers.
 """
@@ -46,17 +46,17 @@ Raises:
 
 
 class BlockInputs(NamedTuple):
-    """What `_prepare` makes of a call's arguments for the blocks; arrays are the backend's.
+    """The inputs of the blocks, made by `_prepare`; arrays are those of the backend.
 
     Attributes:
         hidden_states: [B, T, E], the embeddings.
-        mask: additive, broadcast to [B, H, T, S]; None where nothing is to be added.
+        mask: additive, broadcast to [B, H, T, S]; None hides nothing.
         head_masks: for each of L layers a mask that broadcasts to [B, H, T, S], or None.
         cross_attend: whether the blocks attend to an encoder.
-        encoder_hidden_states: [B, encoder length, E]; None without an encoder, or where the cache
-            has seen it.
+        encoder_hidden_states: [B, encoder length, E]; None without an encoder, or if the cache has
+            seen it.
         encoder_mask: additive, broadcast to [B, H, T, encoder length]; None hides nothing.
-        shape: of the tokens as they were given, [..., T].
+        shape: of the given tokens, [..., T].
     """
 
     hidden_states: Any
@@ -69,7 +69,7 @@ class BlockInputs(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What `_run_blocks` keeps on the way where it is asked for, by the names of the output."""
+    """The requested outputs of the single blocks, by their names in the output."""
 
     hidden_states: tuple[Any, ...] = ()
     attentions: tuple[Any, ...] = ()
@@ -82,7 +82,7 @@ def asked(config: GPT2Config, **options: bool | None) -> list[bool]:
 
 
 def is_empty(past: Any) -> bool:
-    """Whether a past is one of transformers' forms and holds no layer."""
+    """Return whether a past is one of transformers' forms without any layer."""
     return isinstance(past, tuple | list | Mapping) and len(past) == 0
 
 
@@ -95,5 +95,5 @@ def check_layers(cache: Any, layers: int) -> None:
 
 
 def attends_to_encoder(encoder_hidden_states: Any, cache: Any) -> bool:
-    """Whether there is an encoder: its states are given, or the cache has seen them."""
+    """Return whether there is an encoder: its states are given, or the cache has seen them."""
     return encoder_hidden_states is not None or (cache is not None and cache.cross(0) is not None)

@@ -19,8 +19,8 @@ from gpt2x.pt.cache import KVCache
 class TorchEngine:
     """A model with a language-model head, as `gpt2x.generation.engine.ModelEngine`.
 
-    The cache is a `KVCache` that is appended to in place or, with `use_cache=False`, the tokens so
-    far, int [R, length], which every step runs again.
+    The cache is a `KVCache`, to which it appends in place, or, with `use_cache=False`, the tokens
+    so far, int [R, length], which every step runs again.
     """
 
     def __init__(self, model: Any, static: StaticArguments) -> None:
@@ -43,7 +43,7 @@ class TorchEngine:
     def decode(
         self, prompt: Prompt, tokens: Tensor, cache: Any, length: int
     ) -> tuple[Tensor, Any, Extras]:
-        """Run one more token of each row; see `ModelEngine`."""
+        """Run another token of each row; see `ModelEngine`."""
         if not self._static.use_cache:
             return self._run_text(prompt, torch.cat([cache, tokens[:, None]], dim=1))
         return self._run(prompt, {"input_ids": tokens[:, None]}, cache)

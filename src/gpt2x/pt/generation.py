@@ -31,7 +31,7 @@ from gpt2x.pt.interop.foreign_cache import as_cache
 from gpt2x.pt.interop.prepared import PreparationMixin, PreparedEngine
 from gpt2x.pt.ops import torch_ops
 
-# New tokens from which copies of the weights that are multiplied faster save the time they take.
+# From this many new tokens on, faster copies of the weights save more time than they take.
 _LONG = 24
 
 _DTYPES = {"b": torch.bool, "i": torch.int64, "f": torch.float32}
@@ -40,7 +40,7 @@ _DTYPES = {"b": torch.bool, "i": torch.int64, "f": torch.float32}
 class TorchHost(Host):
     """A PyTorch model, for one call of `generate`; see `gpt2x.generation.host`."""
 
-    fuses = False  # a loop in Python is one either way
+    fuses = False  # the Python loop is the same
     buckets = False
     with_length = False
 
@@ -170,5 +170,5 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         )
 
     def generation_host(self) -> TorchHost:
-        """Return what `gpt2x.generation.generate.steps` runs this model with."""
+        """Return the host with which `gpt2x.generation.generate.steps` runs this model."""
         return TorchHost(self)

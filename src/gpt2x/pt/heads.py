@@ -149,7 +149,7 @@ class GPT2LMHeadModel(_LanguageModel):
 
 
 class GPT2SequenceSummary(nn.Module):
-    """One vector per choice out of its hidden states, projected to a score."""
+    """Projects one vector of each choice's hidden states to a score."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
 
 
 class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
-    """The body with a head that finds the span of the text which answers a question (SQuAD)."""
+    """The body with a head that finds the answer to a question as a span of the text (SQuAD)."""
 
     head: ClassVar[Head] = Head.QUESTION_ANSWERING
 

@@ -48,8 +48,8 @@ Past = KVCache | Sequence[Sequence[Tensor]]
 class Conv1D(Recognised):
     """A linear layer whose weight has the shape (in, out), as OpenAI's 1x1 convolutions had.
 
-    `adds_to_residual` says that a block adds the result to its input: such layers start smaller,
-    see `GPT2PreTrainedModel._init_weights`.
+    `adds_to_residual`: whether a block adds the result to its input. Such layers start smaller, see
+    `GPT2PreTrainedModel._init_weights`.
     """
 
     _stands_for = ("transformers.pytorch_utils", "Conv1D")
@@ -87,7 +87,7 @@ class GPT2Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.layer_idx = layer_idx or 0  # the layer of the cache; may be set where blocks are moved
+        self.layer_idx = layer_idx or 0  # the layer of the cache; may be set
         self.is_cross_attention = is_cross_attention
         self.embed_dim = self.split_size = config.n_embd
         self.num_heads = config.n_head
@@ -117,10 +117,10 @@ class GPT2Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from hidden_states [B, T, E]; return [B, T, E] and the weights [B, H, T, S].
 
-        The masks are additive, broadcast to [B, H, T, S]; no `attention_mask` is causal order.
-        Cross-attention reads `encoder_attention_mask` alone. The weights are None unless
-        `output_attentions`. `cache_position` and `use_cache` change nothing: a cache that is given
-        knows its length and is appended to.
+        The masks are additive, broadcast to [B, H, T, S]; without `attention_mask` the order is
+        causal. Cross-attention reads only `encoder_attention_mask`. The weights are None unless
+        `output_attentions`. `cache_position` and `use_cache` have no effect: the call appends to a
+        given cache, which knows its length.
         """
         cache = past_key_values
         mask = encoder_attention_mask if self.is_cross_attention else attention_mask
@@ -156,7 +156,7 @@ class GPT2Attention(nn.Module):
         head_mask: Tensor | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        # One query attends to all keys: order matters only for more. (A trace's sizes are tensors.)
+        # One query attends to all keys; only several need an order. (A trace's sizes are tensors.)
         is_causal = mask is None and bool(query.size(2) > 1) and not self.is_cross_attention
         options: dict[str, Any] = {
             "is_causal": is_causal,
@@ -201,7 +201,7 @@ class GPT2MLP(nn.Module):
 
 
 class GPT2Block(nn.Module):
-    """Attention, cross-attention where the config has it, and MLP, each added to its input."""
+    """Attention, cross-attention if the config has it, and MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, layer_idx: int | None = None) -> None:
         super().__init__()
@@ -229,10 +229,10 @@ class GPT2Block(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Map [B, T, E] to a tuple that begins with [B, T, E]; see `GPT2Attention`.
 
-        With `output_attentions` the weights of attention follow, and those of cross-attention where
-        there is an encoder: its states, or a cache that has seen them.
+        With `output_attentions` the attention weights follow, and those of cross-attention if there
+        is an encoder: its states, or a cache that has seen them.
         """
-        # By keyword: what a user puts in the place of `attn` has transformers' arguments.
+        # By keyword: a user's replacement of `attn` has transformers' arguments.
         attended, weights = self.attn(
             self.ln_1(hidden_states),
             past_key_values=past_key_values,
@@ -300,12 +300,12 @@ class GPT2Model(GPT2PreTrainedModel):
         """Run the body.
 
         Arguments of this backend alone:
-            past_key_values: a `KVCache`, which is appended to in place and returned; or, per layer,
-                a pair [B, H, past, D] (four tensors with cross-attention), which is left as it is
-                and comes back as a longer tuple; or a `Cache` of transformers, which is appended
-                to. All let gradients through. None while gradient checkpointing trains, which also
-                keeps `use_cache` from returning one.
-            cache_position: [T], the positions that follow the past; nothing else is allowed.
+            past_key_values: a `KVCache`, to which the call appends in place and which it returns;
+                or, per layer, a pair [B, H, past, D] (four tensors with cross-attention), which
+                does not change: the call returns a longer tuple; or a `Cache` of transformers, to
+                which the call appends. Gradients flow through all of them. In training with
+                gradient checkpointing no past can be given, and `use_cache` returns none.
+            cache_position: [T], must be the positions that follow the past.
         """
         checks.reject_unknown(self.forward, unknown)
         use_cache, output_attentions, output_hidden_states = stages.asked(
@@ -352,7 +352,7 @@ class GPT2Model(GPT2PreTrainedModel):
         return self.gradient_checkpointing and self.training
 
     def _prepare(self, inputs: Inputs, cache: KVCache | None) -> BlockInputs:
-        """Add up the embeddings [B, T, E], and make the masks additive."""
+        """Add the embeddings [B, T, E], and make the masks additive."""
         ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
         if embeds is None:
             assert ids is not None, "one of the two is given: checked before"
@@ -403,7 +403,7 @@ class GPT2Model(GPT2PreTrainedModel):
         use_cache: bool,
         cache_position: Tensor | None,
     ) -> tuple[Tensor, Records]:
-        """Return the last block's [B, T, E], and what was asked for on the way."""
+        """Return the hidden states [B, T, E] of the last block, and the records of all blocks."""
         hidden_states = given.hidden_states
         all_hidden_states: tuple[Tensor, ...] = ()
         all_attentions: tuple[Tensor, ...] = ()
@@ -438,7 +438,7 @@ class GPT2Model(GPT2PreTrainedModel):
     def _finish(
         self, given: BlockInputs, hidden_states: Tensor, records: Records, past: Past | None
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
+        """Normalise [B, T, E], restore the shape [..., T, E] of the tokens, and make the output."""
         hidden_states = self.ln_f(hidden_states)
         hidden_states = hidden_states.view(*given.shape, hidden_states.size(-1))
         all_hidden_states = records.hidden_states
@@ -451,7 +451,7 @@ class GPT2Model(GPT2PreTrainedModel):
         )
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
-        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        """Return the cache that the blocks append to, or None if none is needed."""
         layers = len(self.h)  # not config.n_layer: users cut `h`
         if past is None or stages.is_empty(past):
             return KVCache.empty(layers) if use_cache else None
@@ -460,13 +460,13 @@ class GPT2Model(GPT2PreTrainedModel):
         elif past.length == 0 and not use_cache:
             return None
         else:
-            # What is not to be returned must not change either: append to a view of it.
+            # A cache that is not returned must not change: append to a view of it.
             cache = past if use_cache else KVCache.from_tuple(past.to_tuple())
         stages.check_layers(cache, layers)
         return cache
 
     def _head_masks(self, head_mask: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
-        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        """Return a mask per layer, broadcast to [B, H, T, S], of [H], [L, H] or [L, B, H, T, S]."""
         layers = len(self.h)
         if head_mask is None:
             return [None] * layers
@@ -479,7 +479,7 @@ class GPT2Model(GPT2PreTrainedModel):
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
-    """Return the cache in the form in which it was given; a trace can hold tuples alone."""
+    """Return the cache in the form of the given past; in a trace always a tuple."""
     if cache is None or isinstance(given, KVCache):
         return cache
     if is_foreign(given):

@@ -33,7 +33,7 @@ class TensorFlowEngine:
         """Run the prompts; see `ModelEngine`."""
         slots = self._static.slots
         if not self._static.use_cache:
-            # Ids stand at their columns, behind those that have embeddings only.
+            # Ids are at their columns, behind those that have only embeddings.
             behind = slots - prompt.embeds_only - OPS.shape(prompt.input_ids)[1]
             text = tf.pad(prompt.input_ids, [[0, 0], [prompt.embeds_only, behind]])
             return self._run_text(prompt, text, prompt.length)
@@ -47,13 +47,13 @@ class TensorFlowEngine:
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}
         logits, cache, extras = self._run(prompt, inputs, past, start, prompt.length - start - 1)
-        # What stands behind the prompt is to be overwritten by the text.
+        # The text will overwrite the columns behind the prompt.
         return logits, cache.crop(prompt.length), extras
 
     def decode(
         self, prompt: Prompt, tokens: tf.Tensor, cache: Any, length: int | tf.Tensor
     ) -> tuple[tf.Tensor, Any, Extras]:
-        """Run one more token of each row; see `ModelEngine`."""
+        """Run another token of each row; see `ModelEngine`."""
         if self._static.use_cache:
             return self._run(prompt, {"input_ids": tokens[:, None]}, cache, cache.length, 0)
         column = length - 1 + prompt.embeds_only
@@ -76,7 +76,7 @@ class TensorFlowEngine:
                 arguments[name] = tf.slice(column, [0, start], [rows, count])
             elif isinstance(start, int):
                 arguments[name] = column[:, : start + count]
-            else:  # the model masks what is not filled yet
+            else:  # the model masks unfilled columns
                 arguments[name] = column
         is_one = tf.get_static_value(count) == 1
         if not is_one and "logits_to_keep" in self._model._call_parameters:
@@ -101,7 +101,7 @@ class TensorFlowEngine:
 
 
 class TracedFunctions:
-    """The functions that a model's eager `generate` has traced, by what they were traced for.
+    """The functions that a model's eager `generate` has traced, by key.
 
     Not a dictionary: Keras would track one that is an attribute of a model.
     """
@@ -116,7 +116,7 @@ class TracedFunctions:
         return self._functions[key]
 
     def clear(self) -> None:
-        """Forget all, after the model's weights were replaced."""
+        """Drop all functions, after the model's weights were replaced."""
         self._functions.clear()
 
 
@@ -130,7 +130,7 @@ def trace_fused(
         return fused(OPS, engine, static, prompt, settings, returns_cache)
 
     function = tf.function(decode, autograph=False, jit_compile=jit_compile)
-    # Once for every batch and prompt: later calls find this trace, as more special ones.
+    # Once for every batch and prompt: later, more special calls use this trace too.
     function.get_concrete_function(*_of_any_size(*arguments))
     return function
 

@@ -82,7 +82,7 @@ class TensorFlowHost(Host):
         if not in_graph and (isinstance(rows, int) or not _is_integer(seed)):
             listed = len(seed) if isinstance(seed, list | tuple) else 1
             return super().keys(seed, rows if isinstance(rows, int) else listed)
-        if seed is None:  # drawn when the graph runs, never once for all of its runs
+        if seed is None:  # drawn at each run of the graph, not once at its tracing
             seed = tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
         elif not tf.is_tensor(seed):
             seed = tf.constant(np.array(random.split_seed(int(seed)), np.uint32).view(np.int32))
@@ -118,7 +118,7 @@ class TensorFlowHost(Host):
         return engine, static.strategy if static.strategy.host else traced.strategy()
 
     def _key(self, static: StaticArguments, prompt: Prompt) -> Hashable:
-        """Return all that shapes a computation, but for the sizes of its arguments."""
+        """Return the key of a computation: all that shapes it, except its arguments' sizes."""
         return static, prompt.structure, self._jit_compile
 
     def result(self, plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
@@ -178,12 +178,12 @@ class GenerationMixin(TransitionScores):
     ) -> Any:
         """Continue the prompts.
 
-        Called eagerly, it traces the whole loop once, for any batch and prompt, and once more for
-        what changes its form: a longer text (in powers of two), another strategy or processor, a
-        mask. Other settings (temperature, seed ...) are values. Inside `tf.function`, with
-        `jit_compile=True` or without, it becomes part of the graph: the result then has all
-        `max_length` columns, ids are not checked, and what needs the host (streamers, stopping
-        criteria, `prefix_allowed_tokens_fn`) is refused.
+        An eager call traces the whole loop once, for any batch and prompt, and again if its form
+        changes: for a longer text (in powers of two), another strategy or processor, or a mask.
+        Other settings (temperature, seed ...) are values. Inside `tf.function`, with or without
+        `jit_compile=True`, it becomes part of the graph: the result then has all `max_length`
+        columns, ids are not checked, and options that need the host (streamers, stopping criteria,
+        `prefix_allowed_tokens_fn`) raise.
 
         `seed` may also be an int64 scalar there. transformers' pair of integers, also as a tensor
         [2], is one number: its upper and lower half.
@@ -213,7 +213,7 @@ class GenerationMixin(TransitionScores):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return the model's inputs for one step of a decoding loop of your own.
+        """Return the model's inputs for one step of your own decoding loop.
 
         `generate` does not call it: its loop is one graph, which makes its inputs itself.
 
@@ -222,8 +222,8 @@ class GenerationMixin(TransitionScores):
             past_key_values: the keys and values of all but the last; None or () before the first
                 step. With them, ids, types and positions are those of the last column.
             use_cache: passed on.
-            **kwargs: `attention_mask` [B, T], `token_type_ids` [B, T] and `position_ids`, which
-                are counted along the mask if they are not given; others are left out.
+            **kwargs: `attention_mask` [B, T], `token_type_ids` [B, T] and `position_ids` (counted
+                along the mask by default); others are ignored.
         """
         mask, types = kwargs.get("attention_mask"), kwargs.get("token_type_ids")
         positions = kwargs.get("position_ids")
@@ -243,7 +243,7 @@ class GenerationMixin(TransitionScores):
         }
 
     def generation_host(self, jit_compile: bool = False) -> TensorFlowHost:
-        """Return what `gpt2x.generation.generate.steps` runs this model with."""
+        """Return the host with which `gpt2x.generation.generate.steps` runs this model."""
         return TensorFlowHost(self, jit_compile)
 
     @functools.cached_property

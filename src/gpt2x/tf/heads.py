@@ -2,7 +2,7 @@
 
 B batch, T query length, C choices, E n_embd, V vocab_size.
 
-Source: transformers 4.57, the classes of the same names, of PyTorch where TensorFlow had none.
+Source: transformers 4.57, the classes of the same names, or PyTorch's if TensorFlow has none.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class TFGPT2LMHeadModel(_LanguageModel):
 
 
 class TFGPT2SequenceSummary(TrackedLayer):
-    """One vector per choice out of its hidden states, projected to a score."""
+    """Projects one vector of each choice's hidden states to a score."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
         super().__init__(**options)
@@ -265,7 +265,7 @@ class TFGPT2DoubleHeadsModel(_LanguageModel):
 
     @property
     def input_signature(self) -> dict[str, tf.TensorSpec]:
-        """What `serving` takes: ids and mask [B, C, T], and where scores are read [B, C]."""
+        """The inputs of `serving`: ids and mask [B, C, T], and positions of the scores [B, C]."""
         ranks = {"input_ids": 3, "attention_mask": 3, "mc_token_ids": 2}
         return {name: tf.TensorSpec([None] * rank, tf.int32, name) for name, rank in ranks.items()}
 
@@ -420,7 +420,7 @@ class TFGPT2ForTokenClassification(TFGPT2PreTrainedModel):
 
 @keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
-    """The body with a head that finds the span of the text which answers a question (SQuAD)."""
+    """The body with a head that finds the answer to a question as a span of the text (SQuAD)."""
 
     head: ClassVar[Head] = Head.QUESTION_ANSWERING
     labels_of_outputs: ClassVar[Mapping[str, str]] = {
@@ -488,7 +488,7 @@ class TFGPT2ForQuestionAnswering(TFGPT2PreTrainedModel):
 def _linear(
     config: GPT2Config, n_out: int, name: str, owner: keras.layers.Layer, use_bias: bool = True
 ) -> Dense:
-    """Return a head's projection of the last axis, of its owner's dtype."""
+    """Return a head's projection of the last axis, in the dtype of its model."""
     return Dense(
         n_out,
         use_bias=use_bias,

@@ -5,7 +5,7 @@ B batch, T query length, S key length (past and new), E n_embd, H heads, D head_
 L layers, V vocab_size, P n_positions.
 
 Layers carry OpenAI's names and weights transformers' names and shapes. Every layer makes its
-weights in `build`, from the config alone, so that a model is complete without having seen an input.
+weights in `build`, from the config alone, so that a model is complete before its first call.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019); transformers
 4.57, `TFGPT2Model`, with the numbers of its PyTorch `GPT2Model`.
 """
@@ -90,8 +90,8 @@ class TFGPT2Attention(TrackedLayer):
         is_cross_attention: bool = False,
         **options: Any,
     ) -> None:
-        # Layers cast what they are given to half precision, where a mask would become infinite;
-        # here all comes in the right type, and the layers within still cast their weights.
+        # Layers cast their inputs to half precision, where a mask would become infinite. Here all
+        # inputs have the right type, and the layers inside still cast their weights.
         super().__init__(autocast=False, **options)
         self.config = config
         self.layer_idx = layer_idx
@@ -107,7 +107,7 @@ class TFGPT2Attention(TrackedLayer):
         else:
             self.c_attn = Conv1D(3 * width, width, std, name="c_attn", dtype=dtype)
         self.c_proj = Conv1D(width, width, _residual_stddev(config), name="c_proj", dtype=dtype)
-        # A layer casts what it is given to its own type, here that of the weights.
+        # A layer casts its inputs to its own type, here that of the weights.
         wide = score_dtype(self.compute_dtype).name
         self.attn_dropout = keras.layers.Dropout(
             config.attn_pdrop, name="attn_dropout", dtype=wide if self.upcast else dtype
@@ -122,7 +122,7 @@ class TFGPT2Attention(TrackedLayer):
             self.q_attn.build()
         self.c_proj.build()
 
-    # Not `mask`, here and in the block: Keras fills that one itself, with masks of its own kind.
+    # Not `mask`, here and in the block: Keras sets that argument itself, to its own masks.
     def call(
         self,
         hidden_states: tf.Tensor,
@@ -179,7 +179,7 @@ class TFGPT2Attention(TrackedLayer):
     def _encoder_keys_and_values(
         self, encoder_hidden_states: tf.Tensor | None, cache: LayerCache | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Project the encoder's states to [B, H, encoder length, D], once in a cache's lifetime."""
+        """Project the encoder's states to [B, H, encoder length, D], once per cache."""
         cached = cache.cross() if cache is not None else None
         if cached is not None:
             return cached
@@ -217,7 +217,7 @@ class TFGPT2MLP(TrackedLayer):
 
 
 class TFGPT2Block(TrackedLayer):
-    """Attention, cross-attention where the config has it, and MLP, each added to its input."""
+    """Attention, cross-attention if the config has it, and MLP, each added to its input."""
 
     def __init__(self, config: GPT2Config, *, layer_idx: int, **options: Any) -> None:
         super().__init__(autocast=False, **options)  # see TFGPT2Attention
@@ -258,7 +258,7 @@ class TFGPT2Block(TrackedLayer):
         cross_attend: bool = False,
         output_attentions: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-        """Map [B, T, E] to [B, T, E]; return the two attentions' weights (or None) beside it."""
+        """Map [B, T, E] to [B, T, E]; also return the weights of both attentions (or None)."""
         attended, weights = self.attn(
             self.ln_1(hidden_states),
             cache=cache,
@@ -293,13 +293,13 @@ class TFGPT2MainLayer(TrackedLayer):
         self.wte = Embedding(config.vocab_size, width, normal(std), name="wte", dtype=dtype)
         self.wpe = Embedding(config.n_positions, width, normal(std), name="wpe", dtype=dtype)
         self.drop = keras.layers.Dropout(config.embd_pdrop, name="drop", dtype=dtype)
-        # transformers' name of a list's item; a slash cannot stand in a layer's name.
+        # transformers' name of a list's item; a layer's name cannot contain a slash.
         self.h = [
             TFGPT2Block(config, layer_idx=i, name=f"h_._{i}", dtype=dtype)
             for i in range(config.n_layer)
         ]
         self.ln_f = _layer_norm(config, "ln_f", dtype)
-        for block in self.h:  # for tf.train.Checkpoint, which does not see what Keras has in lists
+        for block in self.h:  # for tf.train.Checkpoint, which does not find layers in Keras's lists
             self._track_trackable(block, block.name)
 
     def build(self, input_shape: Any = None) -> None:
@@ -363,7 +363,7 @@ class TFGPT2MainLayer(TrackedLayer):
         return output if wanted else output.to_tuple()
 
     def _prepare(self, inputs: Inputs, cache: KVCache | None) -> BlockInputs:
-        """Add up the embeddings [B, T, E], and make the masks additive."""
+        """Add the embeddings [B, T, E], and make the masks additive."""
         ids, embeds = inputs["input_ids"], inputs["inputs_embeds"]
         if embeds is None:
             shape, embeds = shape_of(ids), self.wte(rows(ids))  # [..., T], [B, T, E]
@@ -371,7 +371,7 @@ class TFGPT2MainLayer(TrackedLayer):
             shape = shape_of(embeds)[:-1]
         past, T = 0 if cache is None else cache.length, shape[-1]
         dtype = score_dtype(self.compute_dtype)
-        # Room that is not filled is looked at, and masked, only where the graph must not know.
+        # Unfilled positions are read, and masked, only if the graph does not know the length.
         S = past + T
         if cache is not None and not cache.is_full and not isinstance(past, int):
             S = cache.max_length
@@ -414,7 +414,7 @@ class TFGPT2MainLayer(TrackedLayer):
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> tuple[tf.Tensor, Records]:
-        """Return the last block's [B, T, E], and what was asked for on the way."""
+        """Return the hidden states [B, T, E] of the last block, and the records of all blocks."""
         hidden_states = given.hidden_states
         all_hidden_states: tuple[tf.Tensor, ...] = ()
         all_attentions: tuple[tf.Tensor, ...] = ()
@@ -443,7 +443,7 @@ class TFGPT2MainLayer(TrackedLayer):
     def _finish(
         self, given: BlockInputs, hidden_states: tf.Tensor, records: Records, past: Past | None
     ) -> TFBaseModelOutputWithPastAndCrossAttentions:
-        """Normalise [B, T, E], bring it to the shape [..., T, E] of the tokens, and name it all."""
+        """Normalise [B, T, E], restore the shape [..., T, E] of the tokens, and make the output."""
         hidden_states = self.ln_f(hidden_states)
         hidden_states = tf.reshape(hidden_states, [*given.shape, self.config.n_embd])
         all_hidden_states = records.hidden_states
@@ -456,7 +456,7 @@ class TFGPT2MainLayer(TrackedLayer):
         )
 
     def _open_cache(self, past: Past | None, use_cache: bool) -> KVCache | None:
-        """Return the cache that the blocks append to, or None where there is nothing to keep."""
+        """Return the cache that the blocks append to, or None if none is needed."""
         layers = len(self.h)
         if past is None or stages.is_empty(past):
             return KVCache.empty(layers) if use_cache else None
@@ -467,7 +467,7 @@ class TFGPT2MainLayer(TrackedLayer):
     def _head_masks(
         self, head_mask: tf.Tensor | None, dtype: tf.DType
     ) -> Sequence[tf.Tensor | None]:
-        """Bring [H], [L, H] or [L, B, H, T, S] to one mask per layer, broadcast to [B, H, T, S]."""
+        """Return a mask per layer, broadcast to [B, H, T, S], of [H], [L, H] or [L, B, H, T, S]."""
         layers = len(self.h)
         if head_mask is None:
             return [None] * layers
@@ -479,12 +479,12 @@ class TFGPT2MainLayer(TrackedLayer):
         return tf.unstack(head_mask, num=layers)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what `from_config` makes the layer of."""
+        """Return the config from which `from_config` makes the layer."""
         return {**super().get_config(), "config": self.config.to_dict()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TFGPT2MainLayer:
-        """Return a layer with new weights from what `get_config` returned."""
+        """Return a layer with new weights from a config of `get_config`."""
         return cls(**{**config, "config": GPT2Config.from_dict(config["config"])})
 
 
@@ -529,8 +529,7 @@ class TFGPT2Model(TFGPT2PreTrainedModel):
         Arguments of this backend alone:
             past_key_values: a `KVCache`; or, per layer, a pair [B, H, past, D] (four tensors with
                 cross-attention) or one tensor [2, B, H, past, D]. The longer past is returned in
-                the form in which it was given, and lets gradients through. The older name `past`
-                is accepted.
+                the same form; gradients flow through it. The older name `past` is accepted.
             training: whether dropout is active.
         """
         return self.transformer(
@@ -556,12 +555,12 @@ def _layer_norm(config: GPT2Config, name: str, dtype: keras.DTypePolicy) -> Laye
 
 
 def _residual_stddev(config: GPT2Config) -> float:
-    """The residual stream sums two projections a block; each starts smaller (section 2.3)."""
+    """Initialise smaller: the residual stream sums two projections per block (section 2.3)."""
     return config.initializer_range / (2 * config.n_layer) ** 0.5
 
 
 def _close_cache(cache: KVCache | None, given: Past | None) -> Past | None:
-    """Return the cache in the form in which it was given."""
+    """Return the cache in the form of the given past."""
     if cache is None or given is None or isinstance(given, KVCache):
         return cache
     return cache.to_stacked() if given and hasattr(given[0], "shape") else cache.to_tuple()

@@ -1,7 +1,7 @@
-"""What a decoding strategy is: a pure `init` and `step` over a state of fixed shapes.
+"""The interface of a decoding strategy: a pure `init` and `step` over a state of fixed shapes.
 
-A strategy neither loops nor touches the model or its cache. Each step takes the model's logits for
-the tokens that it asked for last, and returns a new state and the next request. The driver
+A strategy neither loops nor touches the model or its cache. Each step takes the logits of the
+tokens that it last asked for, and returns a new state and the next request. The driver
 (`gpt2x.generation.driver`) loops; a backend may compile the loop, since shapes never change.
 
 Letters: B prompts, K beams, R rows given to the model (B, B x returned sequences or B x K),
@@ -24,7 +24,7 @@ NO_PROCESSORS = Processors(())
 
 
 class Settings(NamedTuple):
-    """All that a strategy needs and that may change without compiling anything again."""
+    """The inputs of a strategy that can change without compiling again."""
 
     prompt: Array  # int [R, T], T >= prompt_length; columns beyond it are ignored
     real: Array  # bool [R, L]; False where the prompt is padding
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the model is to compute next."""
+    """The next inputs of the model."""
 
     tokens: Array  # int [R]: the next input of each row
     parents: Any  # int [R]: the row whose past each row continues; () if its own
@@ -69,9 +69,9 @@ class Strategy:
 
     reorders = False  # whether requests name parents
     samples = False  # whether steps draw random numbers
-    #: Why tokens cannot be streamed as they are chosen; None if they can.
+    #: The reason why tokens cannot be streamed, for the error; None if they can.
     unstreamable: ClassVar[str | None] = None
-    #: The class of what `generate(return_dict_in_generate=True)` returns.
+    #: The class of the result of `generate(return_dict_in_generate=True)`.
     output_class: ClassVar[type[Any]] = GenerateDecoderOnlyOutput
 
     @property
@@ -98,12 +98,12 @@ class Strategy:
         return int(state.length) - int(settings.prompt_length)
 
     def output_fields(self, ops: Ops, state: State, generated: int) -> dict[str, Any]:
-        """Return the fields that `output_class` has for this strategy alone.
+        """Return the fields of `output_class` that only this strategy has.
 
         Args:
             ops: the framework's.
             state: the last one.
-            generated: columns of what is returned for each new token.
+            generated: number of new columns in the result.
         """
         return {}
 
@@ -139,7 +139,7 @@ class Strategy:
         return ops.any(tokens[:, :, None] == settings.eos[None, None, :], axis=-1)
 
     def stopped_by_criteria(self, ops: Ops, tokens: Array, record: Any, steps: int) -> Array:
-        """Ask the criteria about texts int [R, length] and the scores of `steps`: bool [R]."""
+        """Apply the criteria to texts int [R, length] and the scores of `steps`: bool [R]."""
         scores = tuple(record[step] for step in range(int(steps))) if self.keep_scores else None
         rows = ops.shape(tokens)[0]
         stopped = ops.full((rows,), False, "bool")

@@ -19,8 +19,8 @@ from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput
 from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
 
-# A score that no real text has. Finite, so that it can be added to and compared; scores that
-# carry it are equal to within float32, and all lose.
+# A score that no real text has. It is finite, so that it can be added and compared. Scores that
+# contain it are equal within float32, and all of them lose.
 LOST = -1.0e9
 
 
@@ -41,7 +41,7 @@ class BeamState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearch(Strategy):
-    """Keep the `num_beams` likeliest texts, of all or of those that are drawn.
+    """Keep the `num_beams` likeliest texts, of all or of drawn ones.
 
     do_sample: draw the continuations of the running beams.
     early_stopping: True ends a prompt once it has K finished texts; False ends it once the best
@@ -119,15 +119,15 @@ class BeamSearch(Strategy):
             stopped = self.stopped_by_criteria(ops, flat, kept_scores, step + 1)
             ends = ends | ops.reshape(stopped, ops.shape(token))
 
-        # 4. The best K that do not end run on.
+        # 4. The best K that do not end continue.
         open_scores, chosen = ops.top_k(best + ops.cast(ends, "float") * LOST, beams)
         tokens = ops.reshape(ops.take_along(token, chosen), (rows,))
         parents = ops.reshape(ops.take_along(row, chosen), (rows,))
 
-        # 5. Those of the best K that end compete with the finished texts.
+        # 5. Of the best K, those that end compete with the finished texts.
         done = self._finish(ops, state, settings, best, ends, texts, origins)
 
-        # 6. Is there any point in going on?
+        # 6. Can another step change the result?
         improvable = state.improvable & self._can_improve(
             ops, open_scores, done.ranks, done.finished, length, settings
         )

@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling: every row goes its own way until it meets an eos."""
+"""Greedy decoding and sampling: each row is independent and ends at an eos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RowState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Strategy):
-    """Take the likeliest token, the one with the lowest id if several are."""
+    """Take the likeliest token; of several, the one with the lowest id."""
 
     def init(self, ops: Ops, settings: Settings, vocab_size: int) -> RowState:
         rows = ops.shape(settings.prompt)[0]
@@ -61,7 +61,7 @@ class Greedy(Strategy):
     def choose(
         self, ops: Ops, scores: Array, step: int | Scalar, context: Any, settings: Settings
     ) -> tuple[Array, Array]:
-        """Return each row's next token, int [R], and the scores it was chosen by, float [R, V]."""
+        """Return each row's next token, int [R], and the scores that chose it, float [R, V]."""
         return ops.argmax(scores), scores
 
     def sequences(self, ops: Ops, state: RowState, settings: Settings) -> Array:
@@ -73,7 +73,7 @@ class Sample(Greedy):
     """Draw a token from softmax(scores), by Gumbel-max over counter-based noise.
 
     warpers: applied after `processors`; those from `top_k` on see the candidates only.
-    width: how many candidates `top_k` carries on, ties included; 0 carries the whole vocabulary.
+    width: number of candidates that `top_k` keeps, ties included; 0 keeps the whole vocabulary.
     """
 
     warpers: Processors = NO_PROCESSORS

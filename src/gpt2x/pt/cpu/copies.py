@@ -1,4 +1,4 @@
-"""Copies of weights in the memory order that a CPU multiplies fastest, while one call runs."""
+"""Copies of weights in the memory order that a CPU multiplies fastest, during a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-# By the address of the weight: the weight, which holds its address, its version then, and the copy.
+# Address of the weight -> the weight (which keeps its address), its version, and the copy.
 Copies = dict[int, tuple[Tensor, int, Tensor]]
 _COPIES: ContextVar[Copies | None] = ContextVar("copies", default=None)
 
@@ -29,9 +29,9 @@ def copied_weights(wanted: bool, copies: Copies | None = None) -> Iterator[None]
 
 
 def out_in(weight: Tensor) -> Tensor:
-    """Return a weight [out, in] that is contiguous, or the given one where no copy is wanted.
+    """Return a contiguous copy of a weight [out, in], or the weight itself without copies.
 
-    A copy is made when its weight is first multiplied, and again when the weight has changed.
+    A copy is made when the weight is first multiplied, and again if the weight has changed.
     """
     copies = _COPIES.get()
     if copies is None or weight.is_contiguous() or weight.is_inference():  # these have no version

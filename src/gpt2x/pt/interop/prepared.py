@@ -26,7 +26,7 @@ Past = KVCache | Sequence[Sequence[Tensor]]
 
 
 class PreparationMixin:
-    """What the models have of transformers' own decoding loops, for classes to override."""
+    """The methods of transformers' decoding loops that classes override."""
 
     forward: Any
 
@@ -47,10 +47,10 @@ class PreparationMixin:
 
         Args:
             input_ids: the text so far, int [R, S]; with a past, its tokens included.
-            past_key_values: what a call before has returned.
+            past_key_values: the cache that an earlier call returned.
             attention_mask: [R, S]. Without `position_ids` beside it, they are the number of
                 attended tokens before each token (1 at padding).
-            inputs_embeds: [R, T, E] in place of the prompt's ids; used for the prompt alone.
+            inputs_embeds: [R, T, E] in place of the prompt's ids; used for the prompt only.
             cache_position: [T], positions of the tokens to run; by default those behind the past.
             **kwargs: passed on (`position_ids` and `token_type_ids` cut to the tokens to run);
                 `labels` are dropped.
@@ -122,7 +122,7 @@ class PreparationMixin:
         return KVCache.from_tuple(past_key_values).reorder(beam_idx).to_tuple()
 
     def _prepares_itself(self) -> bool:
-        """Whether a subclass, or the user of this model, has put a method in the place of ours."""
+        """Return whether a subclass, or the user of this model, overrides a method of ours."""
         names = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
         found = (getattr(getattr(self, name), "__func__", None) for name in names)
         return tuple(found) != tuple(getattr(PreparationMixin, name) for name in names)
@@ -168,7 +168,7 @@ class PreparedEngine(PromptedEngine):
         return self._step()[:: self._repeats], self._kwargs.get("past_key_values")
 
     def decode(self, tokens: Tensor, cache: Any, length: int) -> tuple[Tensor, Any]:
-        """Run one more token of each row; see `driver.Engine`."""
+        """Run another token of each row; see `driver.Engine`."""
         self._text = torch.cat([self._text, tokens[:, None]], dim=1)
         return self._step(), self._kwargs.get("past_key_values")
 
@@ -181,7 +181,7 @@ class PreparedEngine(PromptedEngine):
         return cache if cache is None else cache.reorder(parents)
 
     def _step(self) -> Tensor:
-        """Run what the model wants to be run; return the last logits, float32 [R, V]."""
+        """Run the inputs that the model prepares; return the last logits, float32 [R, V]."""
         inputs = self._model.prepare_inputs_for_generation(self._text, **self._kwargs)
         outputs = self._model(**inputs, return_dict=True)
         self._kwargs = self._model._update_model_kwargs_for_generation(
@@ -198,7 +198,7 @@ class PreparedEngine(PromptedEngine):
         return outputs.logits[:, -1].float()
 
     def _repeat(self, value: Any) -> Any:
-        """Repeat what belongs to a prompt for each of its rows."""
+        """Repeat the inputs of each prompt for its rows."""
         if not isinstance(value, Tensor) or self._repeats == 1:
             return value
         return value.repeat_interleave(self._repeats, dim=0)
