@@ -10,7 +10,7 @@ L capacity of the token buffer, N steps for which scores are kept, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -157,6 +157,3 @@ def as_rows(ops: Ops, stop: Any, rows: int) -> Array:
     if isinstance(stop, bool):
         return ops.full((rows,), stop, "bool")
     return ops.cast(stop, "bool")
-
-
-Criterion = Callable[[Array, Any], Any]
