@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.verify import Difference, largest_difference
@@ -22,10 +22,12 @@ from gpt2x.formats.registry import all_formats, weights_formats
 from gpt2x.formats.shards import parse_size
 from gpt2x.formats.tokenizer_files import write_tokenizer_files
 from gpt2x.storage.atomic import atomic_file, atomic_folder
-from gpt2x.tokenization import GPT2Tokenizer
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import numpy_dtype, plan_load
 from gpt2x.weights.table import Head, parameter_shapes
+
+if TYPE_CHECKING:
+    from gpt2x.tokenization import GPT2Tokenizer
 
 #: What `convert` writes: transformers' formats, then the others.
 TARGETS = tuple(format.name for format in all_formats().values() if format.is_written)
@@ -294,6 +296,8 @@ def _load_tokenizer(sources: Mapping[str, Path | bytes]) -> GPT2Tokenizer | None
     """
     if "tokenizer.json" not in sources and not {"vocab.json", "merges.txt"} <= sources.keys():
         return None
+    from gpt2x.tokenization import GPT2Tokenizer  # which opening weights does not wait for
+
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer_files(Path(folder), sources)
         try:
