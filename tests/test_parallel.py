@@ -40,13 +40,9 @@ BESIDES = {
     ("flax", "outputs", "GenerateDecoderOnlyOutput"): "transformers named it by framework",
     ("flax", "outputs", "GenerateBeamDecoderOnlyOutput"): "transformers named it by framework",
     ("flax", "outputs", "GeneratedTokens"): "transformers' Flax models return an object",
-    ("tf", "engine", "Prompt"): "what is traced takes the prompt as one structure",
-    ("flax", "engine", "Prompt"): "what is traced takes the prompt as one structure",
-    ("flax", "engine", "Static"): "what is compiled depends on it",
-    ("tf", "engine", "SteppedEngine"): "steps are compiled one by one",
-    ("flax", "engine", "SteppedEngine"): "steps are compiled one by one",
-    ("flax", "engine", "CompiledStrategy"): "steps are compiled one by one",
-    ("tf", "generation", "TracedFunctions"): "tf.function keeps its traces",
+    ("tf", "engine", "TracedFunctions"): "tf.function keeps its traces",
+    ("tf", "engine", "TracedEngine"): "steps are compiled one by one",
+    ("flax", "engine", "CompiledEngine"): "steps are compiled one by one",
 }
 
 STAGES = ("_prepare", "_run_blocks", "_finish")
