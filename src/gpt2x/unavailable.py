@@ -111,8 +111,8 @@ class LacksNames:
         return sorted({*super().__dir__()}.difference(lacking))
 
 
-def explain(owner: type, name: str, unavailable: Mapping[str, str] | None = None) -> None:
-    """Raise an AttributeError that says what to do instead, if `owner` lacks `name`.
+def explain(owner: type, name: str) -> None:
+    """Raise an AttributeError that says what to do instead, if `LacksNames` says so of `name`.
 
     For a `__getattr__`, which Python calls when a descriptor has raised, and whose own error would
     be the one that is seen.
@@ -120,11 +120,7 @@ def explain(owner: type, name: str, unavailable: Mapping[str, str] | None = None
     Args:
         owner: the class.
         name: the attribute.
-        unavailable: the table to look into; default: what `LacksNames` has put into the class.
     """
-    if unavailable is None:
-        found = inspect.getattr_static(owner, name, None)
-    else:
-        found = Unavailable(name, unavailable[name]) if name in unavailable else None
+    found = inspect.getattr_static(owner, name, None)
     if isinstance(found, Unavailable):
         found.__get__(None, owner)

@@ -2,8 +2,8 @@
 
 A tokenizer has a table of tokens (vocabulary, added tokens, special tokens), an engine (texts to
 ids and back), an assembler (ids to rows) and, for chats, a formatter. Its public API, that of
-transformers' `PreTrainedTokenizerBase`, delegates to them. It stands in four classes, each of which
-uses only those before it: `TokenAPI`, `RowAPI`, `TextAPI` and, here, chats, training and files.
+transformers' `PreTrainedTokenizerBase`, delegates to them. It is spread over four classes, each of
+which uses only those before it: `TokenAPI`, `RowAPI`, `TextAPI` and, here, chats, training, files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.storage.loading import WHERE
 from gpt2x.storage.publishing import PushToHubMixin, check_push_options, push_folder
 from gpt2x.tokenization import files
-from gpt2x.tokenization.chat import ChatFormatter, choose_template
+from gpt2x.tokenization.chat import ChatFormatter, check_mask, choose_template
 from gpt2x.tokenization.settings import KNOWN, SETTINGS, complete_settings
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS, Token
 from gpt2x.tokenization.text_api import TextAPI
@@ -179,7 +179,7 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
         if return_dict and not tokenize:
             raise InvalidInputError("return_dict=True needs tokenize=True: a text has no entries.")
         if return_assistant_tokens_mask:
-            self._check_mask(return_dict, continue_final_message)
+            check_mask(return_dict, continue_final_message, self.is_fast)
         if continue_final_message and add_generation_prompt:
             raise InvalidInputError(
                 "add_generation_prompt=True opens a new message of the assistant and "
@@ -221,18 +221,6 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
             encoded["assistant_masks"] = masks if has_rows else masks[0]
             encoded.convert_to_tensors(return_tensors)
         return encoded if return_dict else encoded["input_ids"]
-
-    def _check_mask(self, return_dict: bool, continue_final_message: bool) -> None:
-        asked = "return_assistant_tokens_mask=True"
-        if not return_dict:
-            raise InvalidInputError(f"{asked} needs return_dict=True, to be an entry of.")
-        if continue_final_message:
-            raise InvalidInputError(f"{asked} and continue_final_message=True contradict.")
-        if not self.is_fast:
-            raise InvalidInputError(
-                f"{asked} needs GPT2TokenizerFast; GPT2Tokenizer does not know which characters a "
-                "token comes from."
-            )
 
     def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
         """Return the template that `apply_chat_template` uses.

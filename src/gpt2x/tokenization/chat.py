@@ -136,6 +136,20 @@ def choose_template(
     return template
 
 
+def check_mask(return_dict: bool, continue_final_message: bool, is_fast: bool) -> None:
+    """Raise for arguments of `apply_chat_template` that a mask of tokens cannot go with."""
+    asked = "return_assistant_tokens_mask=True"
+    if not return_dict:
+        raise InvalidInputError(f"{asked} needs return_dict=True, to be an entry of.")
+    if continue_final_message:
+        raise InvalidInputError(f"{asked} and continue_final_message=True contradict.")
+    if not is_fast:
+        raise InvalidInputError(
+            f"{asked} needs GPT2TokenizerFast; GPT2Tokenizer does not know which characters a "
+            "token comes from."
+        )
+
+
 def _jinja() -> ModuleType:
     """The module that renders, whose library is in an extra."""
     # Not above: loading a tokenizer does not need the code of checkpoints.

@@ -14,6 +14,21 @@ from gpt2x.tokenization.encoding import EncodedSequence
 from gpt2x.tokenization.pretokenization import split_words
 from gpt2x.tokenization.token_table import TokenTable
 
+#: What cleaning up decoded text writes for spaced punctuation and contractions, one after the
+#: other.
+CLEANED_UP = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
+
 
 class Engine(ABC):
     """Encodes plain text between added tokens, and decodes.

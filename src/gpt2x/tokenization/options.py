@@ -191,8 +191,8 @@ class EncodeOptions:
                 "return_offsets_mapping=True needs GPT2TokenizerFast; GPT2Tokenizer does not "
                 "know the offsets of a text."
             )
-        padding = _strategy("padding", self.padding, PADDING, "longest", "do_not_pad")
-        truncation = _strategy(
+        padding = strategy("padding", self.padding, PADDING, "longest", "do_not_pad")
+        truncation = strategy(
             "truncation", self.truncation, TRUNCATION, "longest_first", "do_not_truncate"
         )
         side = self.padding_side or tokenizer.padding_side
@@ -278,7 +278,7 @@ def either(asked: bool | None, default: bool) -> bool:
     return default if asked is None else asked
 
 
-def _strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str) -> str:
+def strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str) -> str:
     """Return the strategy that an option names, or that True and False stand for."""
     if value is True:
         return on

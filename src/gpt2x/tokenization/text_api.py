@@ -15,7 +15,7 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.tokenization.assembler import to_list
 from gpt2x.tokenization.batch_encoding import BatchEncoding
 from gpt2x.tokenization.encoding import EncodedSequence
-from gpt2x.tokenization.engine import Engine
+from gpt2x.tokenization.engine import CLEANED_UP, Engine
 from gpt2x.tokenization.inputs import Pair, as_batch, as_pairs, check_encodable, form_of
 from gpt2x.tokenization.options import OPTIONS, EncodeOptions, either
 from gpt2x.tokenization.row_api import RowAPI, without_batch
@@ -236,7 +236,7 @@ class TextAPI(RowAPI):
 
         Returns:
             The text. Bytes that are not UTF-8 are treated as `errors` says; ids that no token has
-            (a model may have more embeddings than its tokenizer tokens) have no text.
+            (a model may have more embeddings than there are tokens) have no text.
 
         Raises:
             InvalidInputError: for anything but ids: negative numbers, floats, nested lists.
@@ -266,9 +266,6 @@ class TextAPI(RowAPI):
     @staticmethod
     def clean_up_tokenization(out_string: str) -> str:
         """Remove the spaces before punctuation and English contractions."""
-        for mark in (" .", " ?", " !", " ,"):
-            out_string = out_string.replace(mark, mark[1:])
-        out_string = out_string.replace(" ' ", "'")
-        for contraction in (" n't", " 'm", " 's", " 've", " 're"):
-            out_string = out_string.replace(contraction, contraction[1:])
+        for spaced, joined in CLEANED_UP.items():
+            out_string = out_string.replace(spaced, joined)
         return out_string

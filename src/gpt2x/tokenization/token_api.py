@@ -13,10 +13,10 @@ from gpt2x.tokenization.bpe import Merge
 from gpt2x.tokenization.special_tokens import ADDITIONAL, NAMED_TOKENS, Token, is_token
 from gpt2x.tokenization.token_table import TokenTable
 from gpt2x.tokenization.vocabulary import Vocabulary
-from gpt2x.unavailable import TOKENIZER, explain
+from gpt2x.unavailable import TOKENIZER, LacksNames, explain
 
 
-class TokenAPI:
+class TokenAPI(LacksNames):
     """Tokens by text, id and role.
 
     Each role is an attribute, `pad_token`, and so is its id, `pad_token_id`. A role without a token
@@ -28,6 +28,7 @@ class TokenAPI:
     """
 
     SPECIAL_TOKENS_ATTRIBUTES: ClassVar[list[str]] = [*NAMED_TOKENS, ADDITIONAL]
+    _unavailable = TOKENIZER
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._table = TokenTable(vocabulary)
@@ -40,8 +41,8 @@ class TokenAPI:
         role, is_id = _role(name)
         if table is not None and role in table.special:
             return table.role_ids(role) if is_id else table.special.text(role)
-        explain(type(self), name, TOKENIZER)
-        public = [known for known in dir(type(self)) if not known.startswith("_")]
+        explain(type(self), name)
+        public = [known for known in dir(self) if not known.startswith("_")]
         hint = did_you_mean(name, [*public, *(table.special.by_role if table else ())])
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.{hint}")
 

@@ -8,10 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError, check_choice, check_count
+from gpt2x.tokenization.options import PADDING, SIDES, strategy
 
-SIDES = ("right", "left")
-_PADDING = {True: "longest", False: "do_not_pad"}
-_TRUNCATION = {True: "longest_first", False: "do_not_truncate"}
+# There is one sequence only, so that the two ways to truncate are one.
+_TRUNCATION = ("longest_first", "only_first", "do_not_truncate")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,10 @@ class Layout:
             padding = "do_not_pad" if None in (max_length, pad_token_id) else "max_length"
         if truncation is None:
             truncation = max_length is not None
-        padding = _PADDING[padding] if isinstance(padding, bool) else padding
-        truncation = _TRUNCATION[truncation] if isinstance(truncation, bool) else truncation
-        check_choice("padding", padding, ("longest", "max_length", "do_not_pad"))
-        # There is one sequence only, so that the two ways to truncate are one.
-        check_choice("truncation", truncation, ("longest_first", "only_first", "do_not_truncate"))
+        padding = strategy("padding", padding, PADDING, "longest", "do_not_pad")
+        truncation = strategy(
+            "truncation", truncation, _TRUNCATION, "longest_first", "do_not_truncate"
+        )
         pads, truncates = padding != "do_not_pad", truncation != "do_not_truncate"
         if pads and pad_token_id is None:
             raise InvalidInputError(

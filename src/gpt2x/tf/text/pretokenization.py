@@ -5,8 +5,8 @@ The pattern (see `gpt2x.tokenization.pretokenization`) is
     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 
 A regular expression engine runs it from left to right, but where a word begins depends on a few
-characters around that place only, so that all places can be decided at once. RE2, which TensorFlow
-has, is of no use here: it has no lookahead, and its own idea of what letters and white space are.
+characters around that place only, so that all places can be decided at once. TensorFlow's RE2
+cannot do it: it lacks lookahead, and has its own idea of what letters and white space are.
 """
 
 from __future__ import annotations

@@ -8,20 +8,7 @@ import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.tf.text.lookup import static_table
-
-# What cleaning up writes for spaced punctuation and contractions, one after the other.
-_CLEANED_UP = {
-    " .": ".",
-    " ?": "?",
-    " !": "!",
-    " ,": ",",
-    " ' ": "'",
-    " n't": "n't",
-    " 'm": "'m",
-    " 's": "'s",
-    " 've": "'ve",
-    " 're": "'re",
-}
+from gpt2x.tokenization.engine import CLEANED_UP
 
 
 class TextDecoder(tf.Module):
@@ -71,7 +58,7 @@ class TextDecoder(tf.Module):
         text = tf.strings.reduce_join(ids.with_flat_values(content), axis=-1)
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors=self._errors)
         if clean_up_spaces:
-            for spaced, joined in _CLEANED_UP.items():
+            for spaced, joined in CLEANED_UP.items():
                 text = tf.strings.regex_replace(text, rf"\Q{spaced}\E", joined)
         return text
 

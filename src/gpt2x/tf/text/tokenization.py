@@ -29,7 +29,7 @@ from gpt2x.tokenization.vocabulary import (
     parse_merges,
 )
 
-# Strings can be nowhere else, and what is computed between them is too little to move.
+# Strings live on the CPU alone, and what is computed between them is too little to move.
 _DEVICE = "CPU:0"
 
 
