@@ -64,6 +64,12 @@ def test_unknown_attributes_name_the_nearest(tiny):
     assert not hasattr(tiny, "img_token")
 
 
+def test_the_roles_by_transformers_private_name(tiny):
+    tiny.add_special_tokens({"pad_token": AddedToken("<pad>", lstrip=True)})
+    assert tiny._special_tokens_map["pad_token"] == AddedToken("<pad>", lstrip=True)
+    assert tiny._special_tokens_map["cls_token"] is None
+
+
 def test_add_special_tokens(tiny):
     added = tiny.add_special_tokens(
         {"pad_token": "<pad>", "additional_special_tokens": ["<a>", AddedToken("<b>", lstrip=True)]}

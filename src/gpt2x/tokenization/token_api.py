@@ -62,6 +62,10 @@ class TokenAPI(LacksNames):
         self._table.special.set(role, value)
 
     @property
+    def _special_tokens_map(self) -> dict[str, Any]:
+        return self._table.special.by_role  # transformers' name, which code in the wild reads
+
+    @property
     def special_tokens_map(self) -> dict[str, str | list[str]]:
         """The roles that have a token, and its text."""
         return self._table.special.texts()
