@@ -93,7 +93,7 @@ def summary_outputs(config: GPT2Config) -> int | None:
     """
     if config.summary_type == "attn":
         raise InvalidInputError(
-            "summary_type 'attn' is not implemented (nor is it in transformers); use "
+            "summary_type 'attn' is not implemented, as in transformers; use "
             "'cls_index', 'last', 'first' or 'mean'."
         )
     if not config.summary_use_proj:
