@@ -38,21 +38,21 @@ _Q8_0_BYTES = 34 / 32  # a block of 32 values is stored with its scale
 
 @dataclass
 class Conversion:
-    """What `convert` does or has done.
+    """The plan of `convert`, and its result.
 
     Attributes:
         source: format it reads.
         target: format it writes.
         destination: the folder or file.
         config: of the model.
-        head: which model class.
+        head: of the model.
         tensors: canonical name -> tensor of the source.
-        stored: canonical name -> the dtype that it has in what is written.
-        files: names of the files, or the folder, that hold the weights.
-        tokenizer: names of the tokenizer's files that travel along.
-        difference: how far what was written is from the source, if that was asked for.
-        dtype: the dtype that was asked for.
-        weights: which tensor goes into which file, for transformers' formats.
+        stored: canonical name -> dtype in the written files.
+        files: names of the files, or of the folder, of the weights.
+        tokenizer: names of the tokenizer's files that are copied.
+        difference: the largest difference between result and source, if requested.
+        dtype: the requested dtype.
+        weights: the files of the tensors, for transformers' formats.
     """
 
     source: str
@@ -70,12 +70,12 @@ class Conversion:
 
     @property
     def is_file(self) -> bool:
-        """Whether the destination is the one file and not a folder."""
+        """Whether the destination is a single file and not a folder."""
         return self.destination.name.endswith(all_formats()[self.target].suffixes)
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the tensors take in what is written."""
+        """Bytes of the tensors in the written files."""
         sizes = {"q8_0": _Q8_0_BYTES}
         return round(
             sum(
@@ -98,23 +98,23 @@ def convert(
     progress: Progress = lambda nbytes: None,
     **where: Any,
 ) -> Conversion:
-    """Write a model in another format, with its config and tokenizer; nothing half-written stays.
+    """Write a model in another format, with its config and tokenizer, whole or not at all.
 
-    Tensors pass through one at a time, but for keras-tf and orbax, whose libraries want them all.
+    One tensor is in memory at a time, except for keras-tf and orbax, whose libraries need all.
 
     Args:
-        source: a folder, a file, a name on the hub, or what `open_source` has opened.
-        destination: folder to write; for nanogpt, gguf and keras-tf also the name of the one file.
-        to: one of `TARGETS`; by default as the destination is called (``model.gguf``), or else
-            safetensors.
+        source: a folder, a file, a name on the hub, or a `Source` of `open_source`.
+        destination: folder to write; for nanogpt, gguf and keras-tf also the name of the file.
+        to: one of `TARGETS`; by default the format of the destination's name (``model.gguf``), or
+            else safetensors.
         dtype: float32, float16, bfloat16, or for GGUF q8_0; by default the source's own (GGUF:
             float16 for float32).
-        max_shard_size: bytes of a file at most, or a string such as "5GB"; by default 5GB for
-            the formats that can be split, and any size for the others.
+        max_shard_size: largest size of a file in bytes, or a string such as "5GB"; by default 5GB
+            for formats that can be split, and unlimited for the others.
         overwrite: allow a destination that exists.
         dry_run: plan, check and return, but write nothing.
-        verify: read back what was written and compare it with the source, before it takes its
-            place.
+        verify: read the result back and compare it with the source, before it replaces the
+            destination.
         progress: called with each tensor's bytes once they are written.
         **where: further arguments of `open_source`.
 
@@ -122,7 +122,7 @@ def convert(
         CheckpointError: if the source cannot be found or read.
         InvalidInputError: for a bad option, or a destination that exists.
         MissingBackendError: if the target's framework or library is not installed.
-        WeightsError: for weights that do not fit the config, or a target that cannot hold them.
+        WeightsError: for weights that do not fit the config, or that the target cannot express.
     """
     opening = nullcontext(source) if isinstance(source, Source) else open_source(source, **where)
     with opening as opened:
@@ -163,7 +163,7 @@ def _plan(
 
 
 def _target(destination: Path, to: str | None) -> Format:
-    """The format to write: as asked, or as the destination is called, or safetensors."""
+    """Return the format to write: the given one, that of the destination's name, or safetensors."""
     if to is None:
         written = [format for format in all_formats().values() if format.is_written]
         named = [format for format in written if destination.name.endswith(format.suffixes)]
@@ -189,7 +189,7 @@ def _plan_files(plan: Conversion, target: Format, max_shard_size: int | str | No
 
 
 def _planned_tensors(source: Source) -> dict[str, LazyTensor]:
-    """The tensors of the model that the source is; all must be there, since none is initialised."""
+    """Return the tensors of the source's model; missing ones raise, since none is initialised."""
     expected = parameter_shapes(source.config, source.head)
     if missing := [name for name in expected if name not in source.checkpoint]:
         raise WeightsError(
@@ -265,7 +265,7 @@ def _model_to_write(source: Source, made: Conversion, progress: Progress) -> Mod
 def _write_weights(
     path: Path, target: Format, made: Conversion, model: ModelToWrite, verify: bool
 ) -> None:
-    """Write the weights into a folder, or into the one file of a format, before it is replaced."""
+    """Write the weights into a temporary folder, or into the single file of a format."""
     if made.weights is not None:
         made.weights.write(path, model.progress)
     else:
@@ -276,7 +276,7 @@ def _write_weights(
 
 
 def _weights_names() -> tuple[str, ...]:
-    """The weights that a model may be read from, of all formats, as patterns; indices last."""
+    """Return patterns of the weights files of all formats; indices last."""
     weights = weights_formats()
     return (
         *(format.weights.replace(".", "*.") + "*" for format in weights),
@@ -286,13 +286,13 @@ def _weights_names() -> tuple[str, ...]:
 
 
 def _load_tokenizer(sources: Mapping[str, Path | bytes]) -> GPT2Tokenizer | None:
-    """Return the tokenizer that transformers' files make; None where they hold no vocabulary.
+    """Return the tokenizer of transformers' files; None if they contain no vocabulary.
 
     Args:
         sources: file name -> path or contents.
 
     Raises:
-        CheckpointError: if they cannot be read, or are not of GPT-2's kind of tokenizer.
+        CheckpointError: if they cannot be read, or are not those of a GPT-2 tokenizer.
     """
     if "tokenizer.json" not in sources and not {"vocab.json", "merges.txt"} <= sources.keys():
         return None
@@ -311,12 +311,12 @@ def _load_tokenizer(sources: Mapping[str, Path | bytes]) -> GPT2Tokenizer | None
 
 
 def _verified(path: Path, made: Conversion) -> Difference:
-    """The difference from the source; it must be none where the dtypes are the source's."""
+    """Return the difference from the source; with the source's dtypes it must be zero."""
     difference = largest_difference(path, made.tensors)
     kept = all(made.stored[name] == tensor.dtype.name for name, tensor in made.tensors.items())
     if kept and difference.largest > 0:
         raise CheckpointError(
-            f"What was written for {str(made.destination)!r} differs from the source by "
+            f"The result for {str(made.destination)!r} differs from the source by "
             f"{difference.largest:.3g} in {difference.name!r}; the storage is not to be trusted."
         )
     return difference

@@ -1,1 +1,1 @@
-"""Training with Keras: fit, losses, data, callbacks, optimizers, and Keras's own files."""
+"""The models under Keras: forms of inputs, fit, losses, data, callbacks, optimizers, files."""
