@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -82,6 +82,7 @@ class KVCache(CacheMixin):
     (0, 64, (2, 12, 64, 64))
     """
 
+    _parts = ("_keys", "_values", "cross_keys", "cross_values")
     _is_array = staticmethod(lambda value: isinstance(value, Array | np.ndarray))
 
     def __init__(
@@ -280,21 +281,6 @@ class KVCache(CacheMixin):
         folded._keys, folded._folded_heads = folding.folded(self.keys)
         folded._values, _ = folding.folded(self.values)
         return folded
-
-    def fork(self) -> Self:
-        """Return a copy; it costs nothing, since arrays are never changed."""
-        return self._map(lambda buffer: buffer)
-
-    def _map(self, function: Callable[[Array], Array]) -> Self:
-        mapped = type(self)(
-            each(function, self._keys),
-            each(function, self._values),
-            self._length,
-            each(function, self.cross_keys),
-            each(function, self.cross_values),
-        )
-        mapped._folded_heads = self._folded_heads
-        return mapped
 
 
 # As JAX names them in paths -> as they are kept.

@@ -138,6 +138,26 @@ class CacheMixin:
                 f"Cannot extend to {max_length} positions: {self.length} are filled."
             )
 
+    # --- copying ---
+
+    #: The attributes that hold buffers.
+    _parts: ClassVar[tuple[str, ...]] = ("keys", "values", "cross_keys", "cross_values")
+
+    def _map(self, function: Callable[[Any], Any]) -> Self:
+        """Return a copy that holds what a function makes of each buffer."""
+        mapped = object.__new__(type(self))
+        vars(mapped).update(vars(self))
+        for part in self._parts:
+            setattr(mapped, part, each(function, getattr(self, part)))
+        return mapped
+
+    def fork(self) -> Self:
+        """Return a copy, which can be continued in another way.
+
+        It costs nothing where arrays are never changed, as in TensorFlow and Flax.
+        """
+        return self._map(lambda buffer: buffer)
+
     # --- by the names of transformers' Cache ---
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:

@@ -31,7 +31,7 @@ from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.formats.base import Checkpoint
 from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.storage.hub import ModelFiles
-from gpt2x.storage.loading import drop_model_options, take_where
+from gpt2x.storage.loading import WHERE, drop_model_options, take_where
 from gpt2x.weights.infer import infer_config
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import LoadPlan, check_depth, plan_load
@@ -88,12 +88,6 @@ def resolve(
     *,
     config: GPT2Config | str | os.PathLike[str] | None = None,
     config_class: type[GPT2Config] = GPT2Config,
-    revision: str | None = None,
-    subfolder: str = "",
-    cache_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
     variant: str | None = None,
     use_safetensors: bool | None = None,
     from_tf: bool = False,
@@ -103,37 +97,32 @@ def resolve(
     dtype: Any = None,
     torch_dtype: Any = None,
     attn_implementation: str | None = None,
-    **overrides: Any,
+    **keywords: Any,
 ) -> Pretrained:
     """Find a model by folder or hub name; read its config and open its weights.
 
-    The arguments are those of transformers. The format is detected: `from_tf` and `from_flax` only
-    search their format first, and `from_pt` has no effect. `gguf_file` is the file to read in a
-    folder of several. `dtype` (older name `torch_dtype`) is a dtype of any framework or its name;
-    ``"auto"`` is that of the config, or else of the weights; the default is float32, as in
-    transformers 4. Other keywords are fields of the config to override.
+        The arguments are those of transformers; `gpt2x.storage.loading.WHERE` names those that say
+    where to look. The format is detected: `from_tf` and `from_flax` only search their format first,
+    and `from_pt` has no effect. `gguf_file` is the file to read in a folder of several. `dtype`
+    (older name `torch_dtype`) is a dtype of any framework, or its name; ``"auto"`` is that of the
+    config, or else of the weights; the default is float32, as in transformers 4. Other keywords are
+    fields of the config to override.
 
-    Args:
-        owner: name of the calling class, for messages.
-        name_or_path: folder, checkpoint file, or name on the hub.
-        config: a config, or the path or name to read it from, in place of the model's own.
-        config_class: class of the result's config, unless `config` is an object.
+        Args:
+            owner: name of the calling class, for messages.
+            name_or_path: folder, checkpoint file, or name on the hub.
+            config: a config, or the path or name to read it from, in place of the model's own.
+            config_class: class of the result's config, unless `config` is an object.
 
-    Raises:
-        CheckpointError: if the model, its config or its weights cannot be found or read.
-        InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
+        Raises:
+            CheckpointError: if the model, its config or its weights cannot be found or read.
+            InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
     """
-    drop_model_options(overrides)
-    renamed = take_where(overrides)
+    drop_model_options(keywords)
+    where = take_where(keywords)
+    subfolder = where.pop("subfolder", "")
     if dtype is not None and torch_dtype is not None:
         raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
-    where: dict[str, Any] = {
-        "revision": revision,
-        "cache_dir": cache_dir,
-        "token": renamed.get("token") if token is None else token,
-        "local_files_only": local_files_only,
-        "force_download": force_download,
-    }
     files, checkpoint = fetch_checkpoint(
         os.fspath(name_or_path),
         variant=variant,
@@ -147,7 +136,7 @@ def resolve(
     try:
         if isinstance(config, GPT2Config):
             config_class = type(config)
-        found = _find_config(owner, name, checkpoint, config, config_class, where, overrides)
+        found = _find_config(owner, name, checkpoint, config, config_class, where, keywords)
         if attn_implementation is not None:
             found._attn_implementation = attn_implementation
         check_depth(found, checkpoint, name)
@@ -264,6 +253,8 @@ def _restore_pruned(config: GPT2Config, checkpoint: Checkpoint) -> None:
     config.pruned_heads = {}
 
 
-_ARGUMENTS = tuple(
-    name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype", "config_class")
-) + ("ignore_mismatched_sizes", "output_loading_info", "strict")
+_ARGUMENTS = (
+    *WHERE,
+    *(name for name in resolve.__kwdefaults__ or {} if name not in ("torch_dtype", "config_class")),
+    *("ignore_mismatched_sizes", "output_loading_info", "strict"),
+)

@@ -5,14 +5,14 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import optree
 import tensorflow as tf
 
 from gpt2x.config import GPT2Config
-from gpt2x.models.cache import CacheMixin, buffer_shape, each
+from gpt2x.models.cache import CacheMixin, buffer_shape
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
@@ -183,29 +183,11 @@ class KVCache(CacheMixin):
         extended.values = [enlarge(value) for value in self.values]
         return extended
 
-    def fork(self) -> Self:
-        """Return a copy; it costs nothing, since tensors are never changed."""
-        return self._map(lambda buffer: buffer)
-
-    def _map(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Self:
-        return type(self)(
-            each(function, self.keys),
-            each(function, self.values),
-            self._length,
-            each(function, self.cross_keys),
-            each(function, self.cross_values),
-        )
-
     # --- pytree: TensorFlow looks for these two methods, and takes no None ---
 
     def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        parts = {
-            "keys": self.keys,
-            "values": self.values,
-            "cross_keys": self.cross_keys,
-            "cross_values": self.cross_values,
-        }
-        present = {name: tuple(part) for name, part in parts.items() if part[0] is not None}
+        parts = {name: tuple(getattr(self, name)) for name in self._parts}
+        present = {name: part for name, part in parts.items() if part[0] is not None}
         length = {} if self._length is None else {"length": self._length}
         return (len(self), *present, *length), (*present.values(), *length.values())
 
