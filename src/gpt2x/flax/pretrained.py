@@ -323,10 +323,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
                 strict=strict,
             )
             params = model._read(plan, source.dtype)
-            if generation_config is None:
-                generation_config = source.read_generation_config()
-        if generation_config is not None and cls.can_generate():
-            model.generation_config = generation_config
+            model._take_generation_config(generation_config, source)
         if _do_init:
             model._assign(params)
         results: tuple[Any, ...] = (model,) if _do_init else (model, unflatten(params))

@@ -101,22 +101,22 @@ def resolve(
 ) -> Pretrained:
     """Find a model by folder or hub name; read its config and open its weights.
 
-        The arguments are those of transformers; `gpt2x.storage.loading.WHERE` names those that say
+    The arguments are those of transformers; `gpt2x.storage.loading.WHERE` names those that say
     where to look. The format is detected: `from_tf` and `from_flax` only search their format first,
     and `from_pt` has no effect. `gguf_file` is the file to read in a folder of several. `dtype`
     (older name `torch_dtype`) is a dtype of any framework, or its name; ``"auto"`` is that of the
     config, or else of the weights; the default is float32, as in transformers 4. Other keywords are
     fields of the config to override.
 
-        Args:
-            owner: name of the calling class, for messages.
-            name_or_path: folder, checkpoint file, or name on the hub.
-            config: a config, or the path or name to read it from, in place of the model's own.
-            config_class: class of the result's config, unless `config` is an object.
+    Args:
+        owner: name of the calling class, for messages.
+        name_or_path: folder, checkpoint file, or name on the hub.
+        config: a config, or the path or name to read it from, in place of the model's own.
+        config_class: class of the result's config, unless `config` is an object.
 
-        Raises:
-            CheckpointError: if the model, its config or its weights cannot be found or read.
-            InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
+    Raises:
+        CheckpointError: if the model, its config or its weights cannot be found or read.
+        InvalidInputError: for a keyword that is neither an argument nor a field, or a bad value.
     """
     drop_model_options(keywords)
     where = take_where(keywords)

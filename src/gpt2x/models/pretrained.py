@@ -16,6 +16,7 @@ import numpy as np
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models import checks, saving
+from gpt2x.models.loading import Pretrained
 from gpt2x.storage.publishing import PushToHubMixin, check_push_options
 from gpt2x.unavailable import LacksNames
 from gpt2x.weights.lazy import LazyTensor
@@ -148,7 +149,13 @@ class PretrainedMixin(PushToHubMixin, LacksNames):
     def _config_changed(self) -> None:
         """Pass a changed config to the layers, if they need it."""
 
-    # --- saving ---
+    # --- loading and saving ---
+
+    def _take_generation_config(self, given: Any, source: Pretrained) -> None:
+        """Generate as the config says that `from_pretrained` was given, or else the files' own."""
+        found = source.read_generation_config() if given is None else given
+        if found is not None and self.can_generate():
+            self.generation_config = found
 
     def _check_push_options(self, options: Iterable[str]) -> None:
         """Raise for keywords that are neither arguments of `save_pretrained` nor of an upload."""

@@ -114,15 +114,13 @@ class GPT2PreTrainedModel(
     def _init_weights(self, module: nn.Module) -> None:
         """Draw initial weights for what one layer of GPT-2 holds itself; leave other layers."""
         std = self.config.initializer_range
-        if getattr(module, "adds_to_residual", False):
+        is_conv1d = hasattr(module, "adds_to_residual")
+        if is_conv1d and module.adds_to_residual:
             std /= math.sqrt(2 * self.config.n_layer)
         with torch.no_grad():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()  # ones and zeros
-            elif isinstance(module, nn.Linear | nn.Embedding) or hasattr(
-                module,
-                "adds_to_residual",  # a Conv1D
-            ):
+            elif is_conv1d or isinstance(module, nn.Linear | nn.Embedding):
                 module.weight.normal_(std=std)
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
@@ -193,10 +191,7 @@ class GPT2PreTrainedModel(
             )
             tensors = {name: source.checkpoint[key] for name, key in own.items()}
             model._assign(plan, source.dtype, tensors)
-            if generation_config is None:
-                generation_config = source.read_generation_config()
-        if generation_config is not None and cls.can_generate():
-            model.generation_config = generation_config
+            model._take_generation_config(generation_config, source)
         model.eval()
         if device is not None:
             model.to(device).tie_weights()

@@ -169,10 +169,7 @@ class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
                     model.post_init()
             finally:
                 _loading.reset(now_loading)
-            if generation_config is None:
-                generation_config = source.read_generation_config()
-        if generation_config is not None and cls.can_generate():
-            model.generation_config = generation_config
+            model._take_generation_config(generation_config, source)
         return (model, plan.info.as_dict()) if output_loading_info else model
 
     @classmethod
