@@ -1,4 +1,4 @@
-"""What transformers' classes have and these do not, with what to do instead.
+"""Attributes that transformers' classes have and these lack, with what to do instead.
 
 A name listed here raises an AttributeError that says so, in place of Python's bare one; to
 `hasattr` it is missing, as code that probes for features expects.
@@ -76,14 +76,14 @@ TOKENIZER: dict[str, str] = {
 
 
 class Unavailable:
-    """In place of an attribute that transformers' class has: raises with what to do instead."""
+    """Raises in place of an attribute of transformers' class, and says what to do instead."""
 
     def __init__(self, name: str, advice: str) -> None:
         self.name = name
         self.advice = advice
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        for kind in owner.__mro__:  # a class of a user's own may derive from one that has the name
+        for kind in owner.__mro__:  # a base of a user's own class may define the name
             found = vars(kind).get(self.name, self)
             if not isinstance(found, Unavailable):
                 return found.__get__(instance, owner) if hasattr(found, "__get__") else found
@@ -95,7 +95,7 @@ class Unavailable:
 class LacksNames:
     """Base of classes that say what to do instead of the names in their `_unavailable`.
 
-    What a derived class or an instance defines by such a name counts.
+    If a derived class or an instance defines such a name, its definition counts.
     """
 
     _unavailable: ClassVar[Mapping[str, str]] = {}
@@ -114,8 +114,7 @@ class LacksNames:
 def explain(owner: type, name: str) -> None:
     """Raise an AttributeError that says what to do instead, if `LacksNames` says so of `name`.
 
-    For a `__getattr__`, which Python calls when a descriptor has raised, and whose own error would
-    be the one that is seen.
+    For a `__getattr__`: Python calls it when a descriptor has raised, and shows its error instead.
 
     Args:
         owner: the class.

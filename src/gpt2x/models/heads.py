@@ -1,4 +1,4 @@
-"""What the heads of the three backends have in common: what they read from the config, their docs.
+"""The shared part of the heads of the three backends: their fields of the config, their docs.
 
 B batch, T query length, C choices, E n_embd.
 """
@@ -11,24 +11,24 @@ from gpt2x.errors import InvalidInputError
 CAUSAL_LM_LOSS = """
 Args:
     logits: [..., T, V].
-    labels: [..., T]; position t is what the logits of position t - 1 predict.
+    labels: [..., T]; the logits of position t - 1 predict the label of position t.
     num_items_in_batch: divide the sum by this number instead of the number of labels, as
         gradient accumulation needs it. Without it, the mean over no label is NaN.
-    ignore_index: label that is left out.
-    shift_labels: [..., T] labels that are shifted already, in place of `labels`.
+    ignore_index: label that is ignored.
+    shift_labels: [..., T] labels that are already shifted, in place of `labels`.
 """
 
 CAUSAL_LM = """
 For the inputs of the body see the model without a head.
 
 Args:
-    labels: [B, T], token ids or `ignore_index`; shifted here, so `labels=input_ids` is the usual
-        call.
+    labels: [B, T], token ids or `ignore_index`; the model shifts them, so the usual call is
+        `labels=input_ids`.
     logits_to_keep: how many of the last positions get logits (decoding needs one), or an array of
         the positions [n]; 0 for all.
     num_items_in_batch: see `causal_lm_loss`.
     ignore_index: see `causal_lm_loss`.
-    shift_labels: labels [B, T] that are shifted already; the loss uses them.
+    shift_labels: labels [B, T] that are already shifted, in place of `labels`.
 
 Raises:
     InvalidInputError: if an input cannot be used or a keyword is unknown.
@@ -39,7 +39,7 @@ For the inputs of the body see the model without a head.
 
 Args:
     input_ids: [B, C, T].
-    mc_token_ids: [B, C], the position in each choice that the score is read from; by default the
+    mc_token_ids: [B, C], the position of the token in each choice that is scored; by default the
         last.
     labels: [B, C, T], as for the language model.
     mc_labels: [B], the right choice.
@@ -49,14 +49,14 @@ Raises:
 """
 
 SEQUENCE_CLASSIFICATION = """
-That is the last token that `attention_mask` (rank 2) attends to. Without a mask it is the last that
-is not `config.pad_token_id`, or, for `inputs_embeds`, the very last. For the inputs of the body see
-the model without a head.
+The last token is the last one with a 1 in `attention_mask` (rank 2). Without a mask it is the last
+that is not `config.pad_token_id`; for `inputs_embeds` it is the last position. For the inputs of
+the body see the model without a head.
 
 Args:
     labels: [B] class ids; [B] numbers for a regression with one label; [B, num_labels] numbers for
-        one with several, or 0/1 numbers for several classes at once. Which it is,
-        `config.problem_type` says, or else `num_labels` and the labels' type.
+        one with several, or 0/1 numbers for several classes at once. `config.problem_type` says
+        which; if it is None, `num_labels` and the labels' type.
 
 Raises:
     InvalidInputError: if an input cannot be used or a keyword is unknown.
@@ -66,7 +66,7 @@ TOKEN_CLASSIFICATION = """
 For the inputs of the body see the model without a head.
 
 Args:
-    labels: [B, T] class ids, or -100 for tokens that the loss leaves out.
+    labels: [B, T] class ids, or -100 for tokens that the loss ignores.
 
 Raises:
     InvalidInputError: if an input cannot be used or a keyword is unknown.
@@ -98,7 +98,7 @@ def summary_outputs(config: GPT2Config) -> int | None:
         )
     if not config.summary_use_proj:
         return None
-    # One score a choice, whatever num_labels says: the choices are rows, not labels.
+    # One score per choice, whatever num_labels is: the choices are rows, not labels.
     return 1 if config.summary_proj_to_labels else config.n_embd
 
 

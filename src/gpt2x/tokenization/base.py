@@ -144,17 +144,17 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
     ) -> Any:
         """Make the text of a chat, or of several, with a chat template, and encode it.
 
-        A template comes from whoever published the tokenizer. It runs in Jinja's sandbox, where it
-        reads what it is given and reaches nothing else, but neither its time nor the length of its
-        text is bounded.
+        A template comes from the publisher of the tokenizer. It runs in Jinja's sandbox, where it
+        reads only its arguments, but its time and the length of its text are not limited.
 
         Args:
             conversation: the messages of a chat, dictionaries with the keys "role" and "content"
                 (and others that the template knows); or a list of chats. An object with
                 `messages` counts as a chat.
-            tools: what the model may call: functions, whose type hints and docstrings are made
-                into schemas (`get_json_schema`), or such schemas.
-            documents: what the model may quote, dictionaries with the keys "title" and "text".
+            tools: functions that the model may call, or their schemas; a function's type hints and
+                docstring make its schema (`get_json_schema`).
+            documents: texts that the model may quote, dictionaries with the keys "title" and
+                "text".
             chat_template: the template, or the name of one of the tokenizer's; see
                 `get_chat_template`.
             add_generation_prompt: whether the text ends where the assistant's answer begins.
@@ -162,7 +162,7 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
                 the model to continue.
             tokenize: False to return the text, or a list of texts.
             padding, truncation, max_length, return_tensors: as in `__call__`.
-            return_dict: True for all that `__call__` returns, False for `input_ids` alone.
+            return_dict: True for the whole result of `__call__`, False for `input_ids` only.
             return_assistant_tokens_mask: whether to add `assistant_masks`: 1 for the tokens of the
                 template's ``{% generation %}`` blocks, 0 for others (GPT2TokenizerFast with
                 `return_dict` only).
@@ -171,10 +171,10 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
 
         Raises:
             InvalidInputError: for arguments that contradict each other, without a template, if the
-                text does not hold the message to continue, and where the template fails, on
-                messages without content for example.
+                text does not contain the message to continue, or if the template fails, for example
+                on messages without content.
             MissingBackendError: if jinja2 is not installed.
-            jinja2.TemplateError: what the template raises, and if it is not valid.
+            jinja2.TemplateError: if the template is not valid, or raises it.
         """
         if return_dict and not tokenize:
             raise InvalidInputError("return_dict=True needs tokenize=True: a text has no entries.")
@@ -183,7 +183,7 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
         if continue_final_message and add_generation_prompt:
             raise InvalidInputError(
                 "add_generation_prompt=True opens a new message of the assistant and "
-                "continue_final_message=True goes on with the last one; pass one of them."
+                "continue_final_message=True continues the last one; pass one of them."
             )
         formatter = ChatFormatter(self.get_chat_template(chat_template, tools))
         if return_assistant_tokens_mask and not formatter.marks_generation:
@@ -228,7 +228,7 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
         Args:
             chat_template: a template, or the name of one of the tokenizer's. By default the
                 tokenizer's own; of several, "tool_use" if there are tools, else "default".
-            tools: the tools; only whether there are any counts.
+            tools: the tools; it only matters whether there are any.
 
         Raises:
             InvalidInputError: if there is no template, or several and none is "default".
@@ -243,13 +243,13 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
     ) -> list[int]:
         """Return the ids that a message adds to those of the chat before it.
 
-        The ids from the first one on that differs from the chat's without the message. Templates
-        exist for which these are not the message's alone.
+        These are the ids from the first one that differs from those of the chat without the
+        message. With some templates they include more than the message.
 
         Args:
             message: the message.
             conversation_history: the messages before it.
-            **kwargs: arguments of `apply_chat_template`, but for `add_generation_prompt`.
+            **kwargs: arguments of `apply_chat_template`, except `add_generation_prompt`.
         """
         if "add_generation_prompt" in kwargs:
             raise InvalidInputError(

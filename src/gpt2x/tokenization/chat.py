@@ -18,8 +18,8 @@ from gpt2x.tokenization.chat_schema import get_json_schema
 
 Span = tuple[int, int]
 
-# Stands for the end of the message that is to be continued. The space tells whether the template
-# keeps the white space at a message's end.
+# Marks the end of the message to continue. The space shows whether the template keeps white space
+# at the end of a message.
 _END = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -38,7 +38,7 @@ class Rendered:
     is_batch: bool
 
     def assistant_masks(self, encoded: BatchEncoding) -> list[list[int]]:
-        """For each row 1 for the tokens that come of the characters of a span, 0 for others."""
+        """Return for each row 1 for tokens of the characters of a span, 0 for others."""
         rows = encoded.encodings or []
         chats = encoded.get("overflow_to_sample_mapping", range(len(rows)))
         return [
@@ -151,7 +151,7 @@ def check_mask(return_dict: bool, continue_final_message: bool, is_fast: bool) -
 
 
 def _jinja() -> ModuleType:
-    """The module that renders, whose library is in an extra."""
+    """Return the module that renders; its library is in an extra."""
     # Not above: loading a tokenizer does not need the code of checkpoints.
     from gpt2x.backends import require_library
 
@@ -205,7 +205,7 @@ def _checked_documents(documents: Any) -> Any:
 
 
 def _text_place(message: Any) -> tuple[Any, str]:
-    """Where the last text of a message is: a dictionary and its key."""
+    """Return the dictionary and the key of the last text of a message."""
     content = message["content"] if isinstance(message, Mapping) else None
     if isinstance(content, str):
         return message, "content"
@@ -225,7 +225,7 @@ def _last_text(chat: Sequence[Any]) -> str:
 
 
 def _left_open(chat: Sequence[Any]) -> list[Any]:
-    """The messages of a chat with the end of the last text marked."""
+    """Return the messages of a chat with a mark at the end of the last text."""
     message = copy.deepcopy(chat[-1])
     place, key = _text_place(message)
     place[key] += _END
@@ -233,11 +233,11 @@ def _left_open(chat: Sequence[Any]) -> list[Any]:
 
 
 def _cut(text: str, message: str) -> str:
-    """Cut a rendered chat at the mark. Where the template trims messages, so do we."""
+    """Cut a rendered chat at the mark; if the template trims messages, trim it too."""
     mark = text.rfind(_END.strip())
     if mark < 0 or message.strip() not in text:
         raise InvalidInputError(
-            "continue_final_message=True, but the chat template's text does not hold the final "
+            "continue_final_message=True, but the chat template's text does not contain the final "
             "message as it is: the template leaves parts of it out or changes them."
         )
     return text[:mark] if text.startswith(_END, mark) else text[:mark].rstrip()

@@ -1,4 +1,4 @@
-"""What a tokenizer call is asked for: padding, truncation and what to return."""
+"""The options of a tokenizer call: padding, truncation, and the entries to return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PADDING = ("longest", "max_length", "do_not_pad")
 TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
 SIDES = ("right", "left")
 
-#: `model_max_length` of a tokenizer that was told none.
+#: `model_max_length` of a tokenizer without one.
 NO_MAX_LENGTH = int(1e30)
 
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Padding:
-    """How rows are brought to one length.
+    """How rows are padded.
 
     Attributes:
         strategy: one of PADDING.
@@ -38,7 +38,7 @@ class Padding:
     side: str = "right"
 
     def target(self, lengths: list[int]) -> int | None:
-        """The length that rows of these lengths are padded to; None for no padding."""
+        """Return the length to which rows of these lengths are padded; None for no padding."""
         if self.strategy == "do_not_pad":
             return None
         longest = max(lengths, default=0)
@@ -48,7 +48,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Truncation:
-    """How sequences are shortened.
+    """How sequences are truncated.
 
     Attributes:
         strategy: one of TRUNCATION.
@@ -63,7 +63,7 @@ class Truncation:
     side: str = "right"
 
     def lengths(self, first: int, second: int | None, special: int) -> tuple[int, int | None]:
-        """Return how many tokens of each sequence a row keeps.
+        """Return the number of tokens that a row keeps of each sequence.
 
         Args:
             first: tokens of the first sequence.
@@ -71,7 +71,7 @@ class Truncation:
             special: special tokens that are added to them.
 
         Raises:
-            InvalidInputError: if the row cannot be brought to `max_length` in this way.
+            InvalidInputError: if the row cannot be shortened to `max_length` in this way.
         """
         if self.strategy == "do_not_truncate" or self.max_length is None:
             return first, second
@@ -136,7 +136,7 @@ class Truncation:
 
 
 def _share(first: int, second: int, room: int) -> tuple[int, int]:
-    """Shorten the longer of two sequences, and once they are equal, both; the second keeps more."""
+    """Shorten the longer of two sequences; when they are equal, both; the second keeps more."""
     short, long = sorted((first, second))
     long = max(short, room - short)
     if short + long > room:
@@ -179,11 +179,11 @@ class EncodeOptions:
         return cls(**{name: value for name, value in arguments.items() if name in OPTIONS})
 
     def resolve(self, tokenizer: RowAPI) -> tuple[Padding, Truncation]:
-        """Return how to pad and truncate, where an option is left open as `tokenizer` says.
+        """Return how to pad and truncate; `tokenizer` has the defaults of options.
 
         Raises:
-            InvalidInputError: for a value that is not allowed, padding without a padding token,
-                and a truncation length that the padding would exceed.
+            InvalidInputError: for a value that is not allowed, for padding without a padding token,
+                or if padding would exceed the truncation length.
             NotImplementedError: for offsets of a tokenizer that does not know them.
         """
         if self.return_offsets_mapping and not tokenizer.is_fast:
@@ -279,10 +279,10 @@ def either(asked: bool | None, default: bool) -> bool:
 
 
 def strategy(what: str, value: Any, allowed: tuple[str, ...], on: str, off: str) -> str:
-    """Return the strategy that an option names, or that True and False stand for."""
+    """Return the strategy of an option: its name, or True or False."""
     if value is True:
         return on
     if value is False or value is None:
         return off
     check_choice(what, value, allowed)
-    return allowed[allowed.index(value)]  # a plain string, of an enumeration's member too
+    return allowed[allowed.index(value)]  # a plain string, also for a member of an enumeration

@@ -67,7 +67,7 @@ class TokenAPI(LacksNames):
 
     @property
     def special_tokens_map(self) -> dict[str, str | list[str]]:
-        """The roles that have a token, and its text."""
+        """The roles that have a token, with its text."""
         return self._table.special.texts()
 
     @property

@@ -10,16 +10,16 @@ import tensorflow as tf
 from gpt2x.errors import InvalidInputError, check_choice, check_count
 from gpt2x.tokenization.options import PADDING, SIDES, strategy
 
-# There is one sequence only, so that the two ways to truncate are one.
+# There is only one sequence, so the two ways to truncate are the same.
 _TRUNCATION = ("longest_first", "only_first", "do_not_truncate")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How long rows of ids become.
+    """How rows of ids are cut and padded.
 
     Attributes:
-        room: texts are cut to this many ids; None to leave them whole.
+        room: texts are cut to this many ids; None does not cut.
         truncation_side: "right" or "left", where ids are removed.
         pad_token_id: id to pad with; None to leave rows ragged.
         width: dense rows are at least this long.
@@ -50,11 +50,11 @@ class Layout:
         """Turn the arguments of a call into a layout; `TFGPT2Tokenizer.call` describes them.
 
         Args:
-            n_special: how many special tokens stand around each text.
+            n_special: number of special tokens around each text.
 
         Raises:
-            InvalidInputError: for a value that is not allowed, and for what cannot be done
-                without a pad token or within the length.
+            InvalidInputError: for a value that is not allowed, for padding without a pad token, or
+                for a length that is too short.
         """
         check_choice("padding_side", padding_side, SIDES)
         check_choice("truncation_side", truncation_side, SIDES)
@@ -101,7 +101,7 @@ class Layout:
         )
 
     def cut(self, texts: tf.RaggedTensor) -> tf.RaggedTensor:
-        """Cut the ids of texts, before special tokens come around them: ragged [B, (T)]."""
+        """Cut the ids of texts, without special tokens: ragged [B, (T)]."""
         if self.room is None:
             return texts
         if self.truncation_side == "right":
@@ -114,15 +114,15 @@ class Layout:
             return rows, tf.ones_like(rows)
         lengths = rows.row_lengths()
         if self.room is not None and self.width:
-            width = self.width  # no row is longer, so the shape is known while tracing
+            width = self.width  # rows are not longer, so the shape is known while tracing
         else:
-            # Also where there are no rows, whose longest is not defined.
+            # Works without rows too, whose maximum is not defined.
             width = tf.reduce_max(tf.concat([lengths, [self.width]], axis=0))
             width = -(-width // self.multiple) * self.multiple
         is_token = tf.sequence_mask(lengths, width)  # [B, T]
         if self.padding_side == "left":
             is_token = tf.reverse(is_token, axis=[1])
         ids = tf.fill(tf.shape(is_token), tf.constant(self.pad_token_id, rows.dtype))
-        # Row by row from left to right, the places of tokens come in the order of the tokens.
+        # Row by row from left to right, the places of tokens have the order of the tokens.
         ids = tf.tensor_scatter_nd_update(ids, tf.where(is_token), rows.flat_values)
         return ids, tf.cast(is_token, rows.dtype)

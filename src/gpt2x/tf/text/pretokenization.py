@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from gpt2x.tokenization.unicode import SPACE, character_classes
 
-# The contractions, by what follows the apostrophe.
+# The contractions, by the letters after the apostrophe.
 _ONE_LETTER = ("s", "t", "m", "d")
 _TWO_LETTERS = (("r", "e"), ("v", "e"), ("l", "l"))
 
@@ -34,10 +34,10 @@ class CharacterClasses(tf.Module):
 
 
 def word_begins(code_points: tf.Tensor, classes: tf.Tensor, begins_piece: tf.Tensor) -> tf.Tensor:
-    """Tell of each character whether a word begins with it.
+    """Return for each character whether a word begins with it.
 
     Args:
-        code_points: int32 [C], the characters of all texts one after the other.
+        code_points: int32 [C], the characters of all texts, concatenated.
         classes: int8 [C], their classes.
         begins_piece: bool [C], true where a text (or a part that is split on its own) begins.
 
@@ -53,8 +53,8 @@ def word_begins(code_points: tf.Tensor, classes: tf.Tensor, begins_piece: tf.Ten
     after_space = shift_right(tf.equal(code_points, ord(" "))) & ~begins_piece
     begins_visible = ~is_white & ~same_class & ~after_space
 
-    # `\s+(?!\S)|\s+`: white space goes together, but for the last one before a visible
-    # character. That one is left over: for the next word if it is a space, else by itself.
+    # `\s+(?!\S)|\s+`: white space forms one word, except the last one before a visible character.
+    # That one belongs to the next word if it is a space; else it is a word.
     before_visible = ~shift_left(is_white) & ~ends_piece
     begins_white = is_white & (~same_class | before_visible)
 
@@ -64,13 +64,13 @@ def word_begins(code_points: tf.Tensor, classes: tf.Tensor, begins_piece: tf.Ten
 def _split_contractions(
     code_points: tf.Tensor, begins_word: tf.Tensor, begins_piece: tf.Tensor
 ) -> tf.Tensor:
-    """Apply `'s|'t|'re|'ve|'m|'ll|'d`, which are tried first wherever a word begins.
+    """Apply `'s|'t|'re|'ve|'m|'ll|'d`, which come first where a word begins.
 
-    An apostrophe that belongs to a word already (of a space, or of other punctuation, before
-    it) is not one of those places. A contraction ends with a letter, which no apostrophe joins,
-    so that one contraction never depends on another.
+    An apostrophe inside a word (after a space or other punctuation) does not begin one. A
+    contraction ends with a letter, and an apostrophe does not continue a word of letters, so
+    contractions do not depend on each other.
     """
-    # Padded, so that the three characters from an apostrophe on can be read at every place.
+    # Padded, so that at every place the three characters from it on can be read.
     code_points = tf.concat([code_points, tf.zeros([3], code_points.dtype)], axis=0)
     begins_piece = tf.concat([begins_piece, tf.ones([3], tf.bool)], axis=0)
     apostrophe = tf.where(begins_word & tf.equal(code_points[:-3], ord("'")))  # [K, 1]
@@ -87,7 +87,7 @@ def _split_contractions(
             has_third & tf.equal(second, ord(first_letter)) & tf.equal(third, ord(second_letter))
         )
 
-    # No word begins within a contraction, and one does after it.
+    # A word does not begin within a contraction; one begins after it.
     after = apostrophe + tf.where(long, tf.constant(3, tf.int64), 2)[:, None]
     apostrophe = tf.boolean_mask(apostrophe, short | long)
     after = tf.boolean_mask(after, short | long)
@@ -102,10 +102,10 @@ def _split_contractions(
 
 
 def shift_right(values: tf.Tensor, *, fill: int | bool = False) -> tf.Tensor:
-    """Give each place of a vector the value of the place before it."""
+    """Shift a vector right: each place gets the value of the place before it."""
     return tf.concat([tf.fill([1], tf.cast(fill, values.dtype)), values], axis=0)[:-1]
 
 
 def shift_left(values: tf.Tensor, *, fill: int | bool = False) -> tf.Tensor:
-    """Give each place of a vector the value of the place after it."""
+    """Shift a vector left: each place gets the value of the place after it."""
     return tf.concat([values, tf.fill([1], tf.cast(fill, values.dtype))], axis=0)[1:]

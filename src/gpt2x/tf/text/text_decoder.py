@@ -12,13 +12,13 @@ from gpt2x.tokenization.engine import CLEANED_UP
 
 
 class TextDecoder(tf.Module):
-    """Joins the bytes of tokens, and reads them as UTF-8.
+    """Joins the bytes of tokens and decodes them as UTF-8.
 
     Args:
         tokens: the bytes of each id.
         special_ids: ids of special tokens.
-        errors: what becomes of bytes that are not UTF-8: "replace" them with U+FFFD, as Python's
-            decoder does, "ignore" them, or "strict" to raise.
+        errors: treatment of bytes that are not UTF-8: "replace" them with U+FFFD, as Python's
+            decoder does; "ignore" them; "strict" raises.
     """
 
     def __init__(
@@ -27,8 +27,8 @@ class TextDecoder(tf.Module):
         super().__init__(name="text_decoder")
         check_choice("errors", errors, ("replace", "ignore", "strict"))
         self._errors = errors
-        # Ids may have gaps, and a model more embeddings than there are tokens, so that ids are not
-        # rows themselves. The row after the last token's is that of ids without one: no text.
+        # Ids may have gaps, and a model more embeddings than tokens, so ids are not rows of the
+        # table. The last row, without text, is for ids without a token.
         self._row = static_table(
             tokens.keys(),
             range(len(tokens)),
