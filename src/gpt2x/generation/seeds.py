@@ -37,7 +37,7 @@ def streams(seed: Any, rows: int) -> Streams:
     Raises:
         InvalidInputError: if the seed is neither of these.
     """
-    if _is_integer(seed):
+    if is_integer(seed):
         pairs = [(seed, row) for row in range(rows)]
     elif isinstance(seed, list | tuple) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 for pair in seed
@@ -54,11 +54,11 @@ def streams(seed: Any, rows: int) -> Streams:
             f"got {seed!r}."
         )
     for value, row in pairs:
-        if not _is_integer(value) or not 0 <= value < SEED_LIMIT:
+        if not is_integer(value) or not 0 <= value < SEED_LIMIT:
             raise InvalidInputError(
                 f"A seed must be an integer from 0 to 2**64 - 1; got {value!r}."
             )
-        if not _is_integer(row) or not 0 <= row < ROW_LIMIT:
+        if not is_integer(row) or not 0 <= row < ROW_LIMIT:
             raise InvalidInputError(
                 f"The row of a seed must be an integer from 0 to 2**31 - 1; got {row!r}."
             )
@@ -67,5 +67,6 @@ def streams(seed: Any, rows: int) -> Streams:
     return Streams(low, high, np.array([row for _, row in pairs], np.int32))
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number of Python or numpy; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -22,6 +22,7 @@ from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.results import TransitionScores
+from gpt2x.generation.seeds import is_integer
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models.pretrained import documented
 from gpt2x.tf.cache import KVCache
@@ -74,12 +75,12 @@ class TensorFlowHost(Host):
         return _whole(tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32).numpy()[::-1])
 
     def keys(self, seed: Any, rows: Any) -> tuple[Any, Any]:
-        if isinstance(seed, list | tuple) and len(seed) == 2 and all(map(_is_integer, seed)):
+        if isinstance(seed, list | tuple) and len(seed) == 2 and all(map(is_integer, seed)):
             seed = _whole(seed)
         if not self.is_traced and tf.is_tensor(seed):
             seed = _whole(seed.numpy().reshape(-1))
         in_graph = self.is_traced and (seed is None or tf.is_tensor(seed))
-        if not in_graph and (isinstance(rows, int) or not _is_integer(seed)):
+        if not in_graph and (isinstance(rows, int) or not is_integer(seed)):
             listed = len(seed) if isinstance(seed, list | tuple) else 1
             return super().keys(seed, rows if isinstance(rows, int) else listed)
         if seed is None:  # drawn at each run of the graph, not once at its tracing
@@ -123,10 +124,6 @@ class TensorFlowHost(Host):
 
     def result(self, plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
         return generation_output(super().result(plan, settings, state, **records))
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _whole(halves: Any) -> int:
