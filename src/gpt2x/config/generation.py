@@ -278,7 +278,7 @@ class GenerationConfig(JSONConfig):
             save_directory: the folder.
             config_file_name: name of the file; generation_config.json by default.
             push_to_hub: upload the folder as well.
-            **push_options: those of `gpt2x.storage.publishing.push_folder`, such as `repo_id`.
+            **push_options: those of `gpt2x.publishing.push_folder`, such as `repo_id`.
 
         Raises:
             InvalidInputError: if the folder is a file, a keyword is unknown, or the config is

@@ -422,7 +422,7 @@ class GPT2Config(JSONConfig):
         Args:
             save_directory: the folder.
             push_to_hub: upload the folder as well.
-            **push_options: those of `gpt2x.storage.publishing.push_folder`, such as `repo_id`.
+            **push_options: those of `gpt2x.publishing.push_folder`, such as `repo_id`.
 
         Raises:
             InvalidInputError: if the folder is a file, or for an unknown keyword.

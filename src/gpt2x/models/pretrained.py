@@ -64,7 +64,7 @@ Args:
     repo_id: where to upload; by default the folder's name, of the token's owner.
     create_pr: upload as a pull request.
     token: access token with write permission.
-    **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
+    **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
 Raises:
     InvalidInputError: if the folder is a file, or for an unknown keyword.

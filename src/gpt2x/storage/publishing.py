@@ -189,7 +189,7 @@ class PushToHubMixin:
         """Save to a temporary folder and upload it; return the commit's or pull request's address.
 
         `save_options` go to `save_pretrained` (`max_shard_size`, `safe_serialization` ...). The
-        other arguments and the errors are those of `gpt2x.storage.publishing.push_folder`.
+        other arguments and the errors are those of `gpt2x.publishing.push_folder`.
         """
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work, repo_id.rpartition("/")[2])

@@ -371,7 +371,7 @@ class GPT2TokenizerBase(TextAPI, PushToHubMixin):
             repo_id: where to upload to; by default the folder's name, of the token's owner.
             create_pr: upload as a pull request.
             token: access token with write permission.
-            **push_options: others of `gpt2x.storage.publishing.push_folder` (`commit_message` ...).
+            **push_options: others of `gpt2x.publishing.push_folder` (`commit_message` ...).
 
         Returns:
             The paths of the files.
