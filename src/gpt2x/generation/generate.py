@@ -192,4 +192,5 @@ def _settings(
 
 
 def _smaller(ops: Ops, size: Any, limit: int) -> Any:
-    return min(size, limit) if isinstance(size, int) else ops.minimum(size, limit)
+    # A size is a number, a symbol of JAX, which compares as a number does, or a scalar of a graph.
+    return ops.minimum(size, limit) if hasattr(size, "dtype") else min(size, limit)
