@@ -219,6 +219,7 @@ def test_unknown_options_are_named_in_a_warning(tiny, caplog):
     expected = tiny(TEXT)
     assert tiny(TEXT, paddding=True) == expected == tiny(TEXT, paddding=True)
     (record,) = caplog.records
+    assert record.name == "gpt2x.tokenization.base"  # users silence warnings by this name
     assert (
         "unknown argument 'paddding'. Did you mean 'padding'? It has no effect." in record.message
     )

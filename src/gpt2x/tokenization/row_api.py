@@ -20,7 +20,7 @@ from gpt2x.tokenization.template import Template
 from gpt2x.tokenization.token_api import TokenAPI
 from gpt2x.tokenization.vocabulary import Vocabulary
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("gpt2x.tokenization.base")  # its public name
 
 
 class RowAPI(TokenAPI):
