@@ -132,7 +132,7 @@ TWICE = b'{"x":%s,"x":%s}' % tuple(
         ({"x": 3}, b"", "invalid type: integer"),
         ([1], b"", "invalid type: sequence"),
         (TWICE, b"12345678", "names a tensor twice"),
-        (b"{" * 50000, b"", "not valid JSON"),
+        (b"{" * 50000, b"", r"not valid JSON\. Download or copy it again\."),
         (b"\xff\xfe", b"", "not valid JSON"),
     ],
 )

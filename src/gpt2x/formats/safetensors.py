@@ -97,7 +97,7 @@ def _check_names(file: BinaryFile, header: bytes) -> None:
 
 def _corrupt(file: BinaryFile, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{str(file.path)!r} is truncated or corrupt: {why}. Download or copy  it again."
+        f"{str(file.path)!r} is truncated or corrupt: {why}. Download or copy it again."
     )
 
 
