@@ -78,7 +78,7 @@ def causal_lm_loss(
     return total / count
 
 
-class _LanguageModel(GenerationMixin, FlaxGPT2PreTrainedModel):
+class _LanguageModel(FlaxGPT2PreTrainedModel):
     """The body and the output layer of the two classes that have a language model."""
 
     def setup(self, config: GPT2Config, precision: Precision) -> None:
@@ -93,7 +93,7 @@ class _LanguageModel(GenerationMixin, FlaxGPT2PreTrainedModel):
         return tied_logits(hidden_states, self.transformer.wte.embedding[...])
 
 
-class FlaxGPT2LMHeadModel(_LanguageModel):
+class FlaxGPT2LMHeadModel(GenerationMixin, _LanguageModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
     head: ClassVar[Head] = Head.LM
@@ -209,7 +209,7 @@ class FlaxGPT2SequenceSummary(nnx.Module):
         return dropout(summary, rate=self.last_dropout, key=subkey(dropout_key, 1))
 
 
-class FlaxGPT2DoubleHeadsModel(_LanguageModel):
+class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE

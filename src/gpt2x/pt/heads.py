@@ -66,7 +66,7 @@ def causal_lm_loss(
     return _total(logits, shift_labels, ignore_index, "sum") / num_items_in_batch
 
 
-class _LanguageModel(GenerationMixin, GPT2PreTrainedModel):
+class _LanguageModel(GPT2PreTrainedModel):
     """The body and the output layer of the two classes that have a language model."""
 
     _tied_weights_keys: ClassVar[list[str]] = ["lm_head.weight"]
@@ -78,7 +78,7 @@ class _LanguageModel(GenerationMixin, GPT2PreTrainedModel):
         self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
 
 
-class GPT2LMHeadModel(_LanguageModel):
+class GPT2LMHeadModel(GenerationMixin, _LanguageModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
     head: ClassVar[Head] = Head.LM
@@ -184,7 +184,7 @@ class GPT2SequenceSummary(nn.Module):
         return self.last_dropout(self.activation(summary))
 
 
-class GPT2DoubleHeadsModel(_LanguageModel):
+class GPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE

@@ -53,7 +53,7 @@ def causal_lm_loss(
     return tf.reduce_sum(target.counted()) / tf.cast(num_items_in_batch, tf.float32)
 
 
-class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):
+class _LanguageModel(TFGPT2PreTrainedModel):
     """The body and the output layer of the two classes that have a language model."""
 
     def __init__(self, config: GPT2Config, **options: Any) -> None:
@@ -72,7 +72,7 @@ class _LanguageModel(GenerationMixin, TFGPT2PreTrainedModel):
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
-class TFGPT2LMHeadModel(_LanguageModel):
+class TFGPT2LMHeadModel(GenerationMixin, _LanguageModel):
     """The body with a language model on top, whose weight is the token embedding's."""
 
     head: ClassVar[Head] = Head.LM
@@ -191,7 +191,7 @@ class TFGPT2SequenceSummary(TrackedLayer):
 
 
 @keras.saving.register_keras_serializable(package="gpt2x")
-class TFGPT2DoubleHeadsModel(_LanguageModel):
+class TFGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
     """The body with a language model and a choice between C continuations (RocStories, SWAG)."""
 
     head: ClassVar[Head] = Head.DOUBLE
