@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def cost(call: Callable[[], Any], seconds: int = 20) -> Cost:
 
 
 def _run(call: Callable[[], Any], said: int, seconds: int) -> None:
+    sys.settrace(None)  # coverage would take as much time again, and learns nothing from a fork
     try:
         space = _status("VmSize") + _ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
