@@ -218,6 +218,14 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
         super().setup(config, precision)
         self.multiple_choice_head = FlaxGPT2SequenceSummary(config, precision=precision)
 
+    def _dropout_rates(self) -> dict[str, float]:
+        head = self.multiple_choice_head
+        summary = {
+            "summary_first_dropout": head.first_dropout,
+            "summary_last_dropout": head.last_dropout,
+        }
+        return {**super()._dropout_rates(), **summary}
+
     @documented(heads.DOUBLE_HEADS)
     def __call__(
         self,
@@ -244,6 +252,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
     ) -> FlaxGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
         """Predict the next tokens of every choice, and score the choices."""
         checks.reject_unknown(self.__call__, unknown)
+        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
         model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
@@ -266,9 +275,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
         if mc_token_ids is not None:
             checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
         logits = model._next_token_logits(hidden_states)  # [B, C, T, V]
-        mc_logits = model.multiple_choice_head(
-            hidden_states, mc_token_ids, subkey(self._dropout_key(dropout_rng, train), _HEAD)
-        )
+        mc_logits = model.multiple_choice_head(hidden_states, mc_token_ids, key)
         mc_logits = mc_logits.squeeze(-1) if mc_logits.shape[-1] == 1 else mc_logits  # [B, C]
 
         loss = mc_loss = None
@@ -387,6 +394,9 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
         self.dropout = heads.classifier_dropout(config)
         self.classifier = precision.linear(config.n_embd, config.num_labels, use_bias=True)
 
+    def _dropout_rates(self) -> dict[str, float]:
+        return {**super()._dropout_rates(), "classifier_dropout": self.dropout}
+
     @documented(heads.TOKEN_CLASSIFICATION)
     def __call__(
         self,
@@ -410,6 +420,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
     ) -> FlaxTokenClassifierOutput | tuple[Any, ...]:
         """Classify every token."""
         checks.reject_unknown(self.__call__, unknown)
+        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
         model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
@@ -426,7 +437,6 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
         )
-        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
         hidden_states = dropout(outputs.last_hidden_state, rate=self.dropout, key=key)
         logits = model.classifier(hidden_states)  # [B, T, num_labels]
 

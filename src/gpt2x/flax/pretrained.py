@@ -18,7 +18,7 @@ from jax import Array
 
 from flax import nnx
 from gpt2x.config import GPT2Config
-from gpt2x.errors import InvalidInputError
+from gpt2x.errors import InvalidInputError, listed
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.parameters import (
@@ -439,11 +439,11 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
         """Return the key of a call's dropout, or None where nothing is dropped."""
         if self.deterministic if train is None else not train:
             return None
-        rates = (self.config.embd_pdrop, self.config.attn_pdrop, self.config.resid_pdrop)
-        if dropout_rng is None and any(rates):
+        active = [name for name, rate in self._dropout_rates().items() if rate]
+        if dropout_rng is None and active:
             raise InvalidInputError(
                 "Training drops out at random and needs dropout_rng=, a key of jax.random; or set "
-                "the config's embd_pdrop, attn_pdrop and resid_pdrop to 0."
+                f"the config's {listed(active)} to 0."
             )
         if not isinstance(dropout_rng, Array | np.ndarray | None):
             raise InvalidInputError(
@@ -451,6 +451,11 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
                 "nnx.Rngs, pass rngs.dropout()."
             )
         return dropout_rng
+
+    def _dropout_rates(self) -> dict[str, float]:
+        """Return field of the config -> rate, of each dropout that the model has."""
+        names = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+        return {name: getattr(self.config, name) for name in names}
 
 
 def _lazy(name: str, array: Array) -> LazyTensor:
