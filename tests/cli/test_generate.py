@@ -18,8 +18,6 @@ PROMPT = "And the king said"
 
 pytestmark = pytest.mark.skipif(not BACKENDS, reason="no framework is installed")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-# The options mean the same in every backend, which writes the same; PyTorch compiles nothing first.
-options_alone = pytest.mark.skipif("pt" not in BACKENDS, reason="options are tested with PyTorch")
 
 
 def generate(*arguments: str, stdin: str | None = None):
@@ -67,7 +65,6 @@ def test_every_backend_writes_the_same():
     assert len(set(texts.values())) == 1, texts
 
 
-@options_alone
 def test_a_seed_repeats_and_another_differs():
     one, again, other = (
         generate(PROMPT, "--seed", seed, "-n", "10").stdout for seed in ("1", "1", "2")
@@ -75,19 +72,16 @@ def test_a_seed_repeats_and_another_differs():
     assert one == again != other
 
 
-@options_alone
 def test_without_a_seed_runs_differ():
     seeds = {lines(generate(PROMPT, "--json", "-n", "1"))[0]["seed"] for _ in range(2)}
     assert len(seeds) == 2
 
 
-@options_alone
 def test_greedy_needs_no_seed():
     one, two = (generate(PROMPT, "--greedy", "-n", "10").stdout for _ in range(2))
     assert one == two
 
 
-@options_alone
 def test_a_sampling_option_asks_for_sampling(tmp_path, greedy_model):
     texts = [
         generate(PROMPT, "-m", greedy_model, "-n", "8", "--seed", seed, *options).stdout
@@ -98,7 +92,6 @@ def test_a_sampling_option_asks_for_sampling(tmp_path, greedy_model):
     assert texts[2] != texts[3]
 
 
-@options_alone
 def test_beams_are_sampled_if_told_to_and_may_return_several_texts():
     options = ("--num-beams", "3", "--num-return-sequences", "2", "-n", "6", "--json")
     first, again = (lines(generate(PROMPT, *options, "--seed", seed)) for seed in ("1", "2"))
@@ -109,7 +102,6 @@ def test_beams_are_sampled_if_told_to_and_may_return_several_texts():
     assert drawn[0]["continuation"] != first[0]["continuation"]
 
 
-@options_alone
 def test_lengths(tmp_path):
     def count(*options):
         (found,) = lines(generate(PROMPT, "--json", "--seed", "1", *options))
@@ -122,7 +114,6 @@ def test_lengths(tmp_path):
     assert count("-n", "20", "--min-new-tokens", "20") == 20
 
 
-@options_alone
 def test_a_long_prompt_gets_the_room_that_is_left():
     prompt = "And God said " * 80
     (found,) = lines(generate(prompt, "--json", "--seed", "1", "--suppress-tokens", "4095"))
@@ -141,7 +132,6 @@ def test_a_prompt_longer_than_the_model_is_one_error(caplog):
     assert caplog.messages == []  # nor a warning about arguments that the command does not have
 
 
-@options_alone
 def test_it_ends_after_a_stop_string_or_a_token():
     (found,) = lines(generate(PROMPT, "--json", "--greedy", "-n", "30"))
     words = found["continuation"].split()
@@ -157,7 +147,6 @@ def test_it_ends_after_a_stop_string_or_a_token():
     assert ended["token_ids"] == found["token_ids"][: found["token_ids"].index(third) + 1]
 
 
-@options_alone
 def test_bad_words_and_suppressed_tokens_do_not_come():
     (found,) = lines(generate(PROMPT, "--json", "--greedy", "-n", "1"))
     first = found["token_ids"][0]
@@ -168,7 +157,6 @@ def test_bad_words_and_suppressed_tokens_do_not_come():
     assert other["token_ids"] != [first]
 
 
-@options_alone
 def test_a_file_gives_one_text_for_each_line_as_if_it_stood_alone(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("To be\n\nAnd God\n", "utf-8")
@@ -184,19 +172,16 @@ def test_a_file_gives_one_text_for_each_line_as_if_it_stood_alone(tmp_path):
     )
 
 
-@options_alone
 def test_standard_input_is_one_prompt():
     (found,) = lines(generate("--json", "-n", "2", stdin="ROMEO.\nO, she\n"))
     assert found["prompt"] == "ROMEO.\nO, she"
 
 
-@options_alone
 def test_an_empty_prompt_starts_from_nothing():
     (found,) = lines(generate("", "--json", "-n", "4"))
     assert len(found["token_ids"]) == 4
 
 
-@options_alone
 def test_lines_of_a_prompt_file_end_with_line_breaks_alone(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("To\x1cbe\nAnd\x0bGod", "utf-8")
