@@ -343,7 +343,7 @@ def _fill(
             "that end could not be padded. Resize the embeddings or choose another pad_token_id."
         )
     # transformers' beam search treats a pad id of 0 as none; the texts must be the same here.
-    return pad or eos[0] if beams and eos else pad
+    return eos[0] if beams and eos and pad == 0 else pad
 
 
 def _as_list(name: str, value: Any) -> list[Any]:
