@@ -328,6 +328,26 @@ def test_dataset_pads_and_drops_what_the_model_does_not_take():
     assert last["input_ids"].shape == (1, 2)
 
 
+def test_dataset_tells_labels_of_tokens_from_labels_of_examples_by_all_rows():
+    """The first example has as many labels as tokens, and the others have not."""
+    rows = [{"input_ids": list(range(n)), "labels": [n, 0, 1]} for n in (3, 5, 4)]
+    dataset = tiny_model().prepare_tf_dataset(rows, batch_size=3, shuffle=False, tokenizer=Padder())
+    ((x, y),) = list(dataset)
+    assert x["input_ids"].shape == (3, 5)
+    np.testing.assert_array_equal(y, [[3, 0, 1], [5, 0, 1], [4, 0, 1]])
+
+
+def test_dataset_pads_labels_on_the_left_with_such_a_tokenizer():
+    tokenizer = Padder()
+    tokenizer.padding_side = "left"
+    rows = [{"input_ids": list(range(n)), "labels": list(range(n))} for n in (3, 5)]
+    dataset = tiny_model().prepare_tf_dataset(
+        rows, batch_size=2, shuffle=False, tokenizer=tokenizer
+    )
+    ((_, y),) = list(dataset)
+    np.testing.assert_array_equal(y, [[-100, -100, 0, 1, 2], [0, 1, 2, 3, 4]])
+
+
 def test_dataset_shuffles_each_epoch_and_trains():
     rows = [{"input_ids": ids, "label": i % 3} for i, ids in enumerate(IDS)]
     model = tiny_model(TFGPT2ForSequenceClassification, num_labels=3, pad_token_id=60, n_layer=1)
@@ -350,6 +370,11 @@ def _only_ids(x, y):
         (iter([1]), {}, "must be a sequence of dictionaries"),
         ([{"input_ids": [1]}, {"input_ids": [1, 2]}], {"shuffle": False}, "Pass tokenizer="),
         ([{"input_ids": [1, 2]}], {}, "drop_remainder"),
+        (
+            [{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2], "labels": [1]}],
+            {"shuffle": False, "tokenizer": Padder()},
+            "has 1 labels and 2 tokens",
+        ),
     ],
 )
 def test_dataset_errors(rows, options, message):

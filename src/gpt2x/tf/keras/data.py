@@ -114,23 +114,38 @@ def _padder(tokenizer: Any) -> Callable[..., dict[str, Any]]:
     """Pad with a tokenizer, and labels that have one value a token with -100, on the same side."""
 
     def pad(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        by_token = np.ndim(rows[0].get("labels", 0)) == 1 and len(rows[0]["labels"]) == len(
-            rows[0]["input_ids"]
-        )
-        plain = [{n: v for n, v in row.items() if n != "labels" or not by_token} for row in rows]
+        if not _labels_each_token(rows):
+            return dict(tokenizer.pad(rows, return_tensors="np", verbose=False))
+        plain = [{n: v for n, v in row.items() if n != "labels"} for row in rows]
         padded = dict(tokenizer.pad(plain, return_tensors="np", verbose=False))
-        if by_token:
-            width = padded["input_ids"].shape[1]
-            labels = np.full((len(rows), width), IGNORE_INDEX)
-            is_right = tokenizer.padding_side == "right"
-            for label_row, row in zip(labels, rows, strict=True):
-                count = len(row["labels"])
-                start = 0 if is_right else width - count
-                label_row[start : start + count] = row["labels"]
-            padded["labels"] = labels
-        return padded
+        width = padded["input_ids"].shape[1]
+        labels = np.full((len(rows), width), IGNORE_INDEX)
+        is_right = tokenizer.padding_side == "right"
+        for label_row, row in zip(labels, rows, strict=True):
+            count = len(row["labels"])
+            start = 0 if is_right else width - count
+            label_row[start : start + count] = row["labels"]
+        return padded | {"labels": labels}
 
     return pad
+
+
+def _labels_each_token(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether every row has one label for each of its tokens.
+
+    Raises:
+        InvalidInputError: if only some rows have, and the labels differ in length.
+    """
+    if any(np.ndim(row.get("labels", 0)) != 1 for row in rows):
+        return False
+    counts = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
+    others = [(labels, tokens) for labels, tokens in counts if labels != tokens]
+    if others and len({labels for labels, _ in counts}) > 1:
+        raise InvalidInputError(
+            f"An example has {others[0][0]} labels and {others[0][1]} tokens. Give one label for "
+            "each token, or each example as many labels."
+        )
+    return not others
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:
