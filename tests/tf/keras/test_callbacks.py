@@ -117,6 +117,18 @@ def test_metric_callback_errors(classifier):
         callback.on_epoch_end(0, {})
 
 
+def test_metrics_need_data(classifier):
+    empty = tf.data.Dataset.from_tensor_slices((IDS, IDS[:, 0])).batch(2).take(0)
+    for data in (empty, (IDS[:0], IDS[:0, 0])):
+        with pytest.raises(InvalidInputError, match="eval_dataset of KerasMetricCallback is empty"):
+            KerasMetricCallback(dict, data, batch_size=2)
+    unknown = empty.filter(lambda ids, labels: True)  # TensorFlow cannot tell how many are left
+    callback = KerasMetricCallback(dict, unknown)
+    callback.set_model(classifier)
+    with pytest.raises(InvalidInputError, match="eval_dataset of KerasMetricCallback is empty"):
+        callback.on_epoch_end(0, {})
+
+
 class Tokenizer:
     """The part of a tokenizer that is uploaded."""
 

@@ -43,7 +43,8 @@ class KerasMetricCallback(keras.callbacks.Callback):
         generate_kwargs: further arguments of `generate`.
 
     Raises:
-        InvalidInputError: if arrays come without `batch_size`, or labels cannot be found.
+        InvalidInputError: if arrays come without `batch_size`, there are no examples, or labels
+            cannot be found.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class KerasMetricCallback(keras.callbacks.Callback):
                 )
             arrays = dict(eval_dataset) if isinstance(eval_dataset, Mapping) else eval_dataset
             eval_dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+        _check_not_empty(int(eval_dataset.cardinality()))  # negative if TensorFlow cannot tell
         self.metric_fn = metric_fn
         self.eval_dataset = eval_dataset
         self.output_cols = output_cols
@@ -80,6 +82,7 @@ class KerasMetricCallback(keras.callbacks.Callback):
             inputs, label = batch if isinstance(batch, tuple) else (batch, None)
             labels.append(self._labels(inputs, label))
             predictions.append(self._predict(inputs))
+        _check_not_empty(len(predictions))
         metrics = self.metric_fn((_joined(predictions), _joined(labels)))
         if not isinstance(metrics, Mapping):
             raise InvalidInputError(
@@ -211,6 +214,13 @@ class PushToHubCallback(keras.callbacks.Callback):
         last, self._last = self._last, None
         if last is not None:
             last.result()
+
+
+def _check_not_empty(batches: int) -> None:
+    if batches == 0:
+        raise InvalidInputError(
+            "eval_dataset of KerasMetricCallback is empty; metrics need at least one batch."
+        )
 
 
 def _joined(batches: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
