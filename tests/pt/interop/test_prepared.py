@@ -261,6 +261,17 @@ def test_attentions_and_hidden_states_of_an_override(model):
     assert found.past_key_values.length == expected.past_key_values.length
 
 
+@pytest.mark.parametrize("field", ["attentions", "hidden_states"])
+def test_an_override_that_drops_the_options_of_outputs_does_not_decide_on_them(model, field):
+    # `Old` passes neither on. transformers 4.57 asks the model for both in any case.
+    options = {"max_new_tokens": 3, "eos_token_id": None, "return_dict_in_generate": True}
+    options[f"output_{field}"] = True
+    found, expected = own(Old, model).generate(IDS, **options), model.generate(IDS, **options)
+    assert len(found[field]) == 3
+    for step, wanted in zip(found[field], expected[field], strict=True):
+        torch.testing.assert_close(step, wanted)
+
+
 def test_a_past_is_reordered_by_transformers_name(model, past):
     rows = torch.tensor([1, 1, 0])
     for (key, value), (found, _) in zip(past, model._reorder_cache(past, rows), strict=True):

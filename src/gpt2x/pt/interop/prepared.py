@@ -129,10 +129,10 @@ class PreparationMixin:
 
 
 class PreparedEngine(PromptedEngine):
-    """The same for a model that prepares its inputs itself.
+    """Runs a model through its own `prepare_inputs_for_generation`, step by step.
 
-    The cache that the driver holds is the model's past, or None where it returns none. The prompt
-    holds the whole text, also where `past` holds its beginning.
+    The method always gets the whole text, even if a cache holds the beginning. The driver gets
+    the past that the model returns as the cache: a `KVCache`, or None if the model returns no past.
     """
 
     def __init__(self, model: Any, ops: Ops, static: StaticArguments, prompt: Prompt) -> None:
@@ -144,9 +144,11 @@ class PreparedEngine(PromptedEngine):
         self._steps = static.strategy.steps
         self._text = self._repeat(prompt.input_ids)
         self._kwargs = self._first_kwargs(prompt)
-        wanted = ("output_attentions", "output_hidden_states", "logits_to_keep")
-        self._kwargs |= {n: engine.options[n] for n in wanted if engine.options.get(n)}
-        self._kwargs["use_cache"] = static.use_cache
+        names = ("output_attentions", "output_hidden_states")
+        self._outputs = {name: True for name in names if engine.options[name]}
+        if "logits_to_keep" in engine.options:
+            self._kwargs["logits_to_keep"] = engine.options["logits_to_keep"]
+        self._kwargs |= self._outputs | {"use_cache": static.use_cache}
 
     def _first_kwargs(self, prompt: Prompt) -> dict[str, Any]:
         """Return what `prepare_inputs_for_generation` is given for the prompt."""
@@ -183,7 +185,8 @@ class PreparedEngine(PromptedEngine):
     def _step(self) -> Tensor:
         """Run the inputs that the model prepares; return the last logits, float32 [R, V]."""
         inputs = self._model.prepare_inputs_for_generation(self._text, **self._kwargs)
-        outputs = self._model(**inputs, return_dict=True)
+        # The caller of `generate` decides what is returned, even if the method drops these options.
+        outputs = self._model(**(inputs | self._outputs), return_dict=True)
         self._kwargs = self._model._update_model_kwargs_for_generation(
             outputs, self._kwargs, is_encoder_decoder=False
         )
