@@ -16,6 +16,7 @@ from gpt2x.flax import FlaxGPT2DoubleHeadsModel, KVCache
 from gpt2x.flax.outputs import FlaxGenerateBeamDecoderOnlyOutput, FlaxGenerateDecoderOnlyOutput
 from support.flax_models import golden_model, random_ids, tiny_model
 from support.golden_data import load_case
+from support.recorder import Recorder
 
 CASES = [
     "plain/greedy/left_padded",
@@ -267,6 +268,16 @@ def test_users_functions_are_called_as_in_transformers(model):
         IDS, max_new_tokens=3, prefix_allowed_tokens_fn=lambda row, ids: [row + 10]
     )
     np.testing.assert_array_equal(allowed[:, 5:], [[10] * 3, [11] * 3, [12] * 3])
+
+
+def test_a_streamer_gets_numpy_arrays(model):
+    streamer = Recorder()
+    texts = model.generate(IDS[:1], max_new_tokens=2, streamer=streamer)
+    assert [value.shape for value in streamer.values] == [(1, 5), (1,), (1,)]
+    for value in streamer.values:
+        assert isinstance(value, np.ndarray)
+        assert value.dtype == np.int32
+    np.testing.assert_array_equal(np.concatenate([*map(np.ravel, streamer.values)]), texts[0])
 
 
 @pytest.mark.parametrize("options", [{}, SAMPLING], ids=["greedy", "sampling"])

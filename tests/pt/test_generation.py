@@ -21,6 +21,7 @@ from gpt2x.generation import (
 from gpt2x.pt.cache import KVCache
 from support.golden_data import case_names, load_case
 from support.pt_models import golden_model, random_ids, tensors, tiny_model
+from support.recorder import Recorder
 
 GROUPS = (
     "plain/greedy",
@@ -319,6 +320,18 @@ def test_tokens_are_streamed_as_they_are_chosen():
     text = model.generate(ids, max_new_tokens=4, streamer=lambda tokens: log.append(tokens[0]))
     new = text[0, 3:].tolist()
     assert log == ["step", new[0], "step", new[1], "step", new[2], "step", new[3]]
+
+
+def test_a_streamer_gets_tensors_on_the_cpu():
+    streamer = Recorder()
+    text = tiny_model(eos_token_id=None).generate(
+        random_ids(1, 3), max_new_tokens=2, streamer=streamer
+    )
+    assert [value.shape for value in streamer.values] == [(1, 3), (1,), (1,)]
+    for value in streamer.values:
+        assert isinstance(value, torch.Tensor)
+        assert (value.dtype, value.device.type) == (torch.int64, "cpu")
+    assert np.concatenate([np.ravel(v) for v in streamer.values]).tolist() == text[0].tolist()
 
 
 def test_a_text_streamer_prints(capsys):

@@ -1,8 +1,10 @@
 """Streamers: receive each token of `generate` as soon as it is chosen.
 
-`generate(streamer=...)` calls `put` with the prompt (int [1, T]), then with each new token
-(int [1]), and `end` when it is done. A plain function is called with each new token only. Token n
-arrives before the model computes token n + 2.
+`generate(streamer=...)` calls `put` with the prompts (int [B, T]), then with the new token of each
+row (int [R]), and `end` when it is done. A plain function is called with the new tokens only. Token
+n arrives before the model computes token n + 2.
+
+B prompts, R rows of text (B x returned sequences), T columns of the prompts.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from collections.abc import Callable
 from queue import Queue
 from typing import Any, Self
 
-import numpy as np
-
 from gpt2x.errors import InvalidInputError
 
 
 class BaseStreamer:
     """The methods of a streamer that `generate` calls."""
 
-    def put(self, value: np.ndarray) -> None:
-        """Receive the prompt, then each step's tokens: int64 numpy arrays."""
+    def put(self, value: Any) -> None:
+        """Receive the prompts, int [B, T], then each step's tokens, int [R].
+
+        PyTorch's models pass tensors on the CPU, int64, as transformers does; the others numpy
+        arrays, int32.
+        """
         raise NotImplementedError
 
     def end(self) -> None:
@@ -36,7 +40,7 @@ class CallbackStreamer(BaseStreamer):
         self._callback = callback
         self._prompt_seen = False
 
-    def put(self, value: np.ndarray) -> None:
+    def put(self, value: Any) -> None:
         if self._prompt_seen:
             self._callback(value.tolist())
         self._prompt_seen = True
@@ -60,7 +64,7 @@ class TextStreamer(BaseStreamer):
         self._printed = 0  # characters of it
         self._at_prompt = True
 
-    def put(self, value: np.ndarray) -> None:
+    def put(self, value: Any) -> None:
         """Receive tokens, [1, T] or [T], and print the words that they complete."""
         if value.ndim > 1 and value.shape[0] > 1:
             raise InvalidInputError(
