@@ -271,9 +271,9 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
             use_cache=use_cache,
         )
         hidden_states = outputs.last_hidden_state  # [B, C, T, E]
-        *choices, T = hidden_states.shape[:-1]
+        *leading, T = hidden_states.shape[:-1]
         if mc_token_ids is not None:
-            checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
+            checks.check_positions("mc_token_ids", mc_token_ids, [(*leading,)], T, host_values)
         logits = model._next_token_logits(hidden_states)  # [B, C, T, V]
         mc_logits = model.multiple_choice_head(hidden_states, mc_token_ids, key)
         mc_logits = mc_logits.squeeze(-1) if mc_logits.shape[-1] == 1 else mc_logits  # [B, C]

@@ -231,9 +231,9 @@ class GPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
             return_dict=True,
         )
         hidden_states = outputs.last_hidden_state  # [B, C, T, E]
-        *choices, T = hidden_states.shape[:-1]
+        *leading, T = hidden_states.shape[:-1]
         if mc_token_ids is not None:
-            checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
+            checks.check_positions("mc_token_ids", mc_token_ids, [(*leading,)], T, host_values)
         logits = self.lm_head(hidden_states)  # [B, C, T, V]
         mc_logits = self.multiple_choice_head(hidden_states, mc_token_ids).squeeze(-1)  # [B, C]
 

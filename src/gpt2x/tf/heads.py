@@ -19,9 +19,10 @@ from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.pretrained import documented
 from gpt2x.tf.activations import ACTIVATIONS
 from gpt2x.tf.generation import GenerationMixin
-from gpt2x.tf.inputs import host_values, shape_of
+from gpt2x.tf.inputs import host_values
 from gpt2x.tf.keras.losses import Target, choices, classes, next_tokens, numbers, positions
 from gpt2x.tf.model import Past, TFGPT2MainLayer, normal
+from gpt2x.tf.ops import shape_of
 from gpt2x.tf.outputs import (
     TFCausalLMOutputWithCrossAttentions,
     TFGPT2DoubleHeadsModelOutput,
@@ -239,9 +240,9 @@ class TFGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
             training=training,
         )
         hidden_states = outputs.last_hidden_state  # [B, C, T, E]
-        *choices, T = hidden_states.shape[:-1]
+        *leading, T = hidden_states.shape[:-1]
         if mc_token_ids is not None:
-            checks.check_positions("mc_token_ids", mc_token_ids, [(*choices,)], T, host_values)
+            checks.check_positions("mc_token_ids", mc_token_ids, [(*leading,)], T, host_values)
         logits = self._next_token_logits(hidden_states)  # [B, C, T, V]
         mc_logits = self.multiple_choice_head(hidden_states, cls_index=mc_token_ids)
         if mc_logits.shape[-1] == 1:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from gpt2x.config import GPT2Config
 from gpt2x.models import checks
 from gpt2x.tf.cache import KVCache
+from gpt2x.tf.ops import shape_of
 
 Inputs = Mapping[str, tf.Tensor | None]
 
@@ -40,12 +41,6 @@ def host_values(tensor: tf.Tensor) -> np.ndarray | None:
     if not hasattr(tensor, "numpy") or "CPU" not in tensor.device:
         return None
     return tensor.numpy()
-
-
-def shape_of(tensor: tf.Tensor) -> list[int | tf.Tensor]:
-    """Return the size of each axis: an int where it is known, else a scalar of the graph."""
-    dynamic: Any = None if tensor.shape.is_fully_defined() else tf.shape(tensor)
-    return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
 def rows(tensor: tf.Tensor) -> tf.Tensor:

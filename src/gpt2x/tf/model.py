@@ -41,10 +41,10 @@ from gpt2x.tf.inputs import (
     is_counting_on,
     positions,
     rows,
-    shape_of,
     visible,
 )
 from gpt2x.tf.keras.arguments import as_ids
+from gpt2x.tf.ops import shape_of
 from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
 from gpt2x.tf.tracking import Embedding, LayerNormalization, TrackedLayer
@@ -555,7 +555,12 @@ def _layer_norm(config: GPT2Config, name: str, dtype: keras.DTypePolicy) -> Laye
 
 
 def _residual_stddev(config: GPT2Config) -> float:
-    """Initialise smaller: the residual stream sums two projections per block (section 2.3)."""
+    """Return the standard deviation for a layer whose output a block adds to its input.
+
+    There are two such layers in each block; their weights start smaller by the square root of their
+    number, so that the sum over all blocks does not grow with the depth (GPT-2's paper,
+    section 2.3).
+    """
     return config.initializer_range / (2 * config.n_layer) ** 0.5
 
 

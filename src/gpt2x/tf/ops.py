@@ -16,6 +16,15 @@ State = TypeVar("State")
 _DTYPES = {"bool": tf.bool, "int": tf.int32, "float": tf.float32}
 
 
+def shape_of(tensor: tf.Tensor) -> tuple[int | Scalar, ...]:
+    """Return the size of each axis: an int where it is known, else a scalar of the graph."""
+    sizes = tuple(tensor.shape)
+    if None not in sizes:
+        return sizes
+    dynamic = tf.shape(tensor)
+    return tuple(dynamic[i] if size is None else size for i, size in enumerate(sizes))
+
+
 class TensorFlowOps(Ops):
     """`Ops` on TensorFlow tensors; scalars are tensors of rank 0, so that no value is traced."""
 
@@ -39,8 +48,7 @@ class TensorFlowOps(Ops):
         return tf.cast(x, other.dtype)
 
     def shape(self, x: tf.Tensor) -> tuple[int | Scalar, ...]:
-        dynamic = tf.shape(x)
-        return tuple(dynamic[i] if size is None else size for i, size in enumerate(x.shape))
+        return shape_of(x)
 
     def reshape(self, x: tf.Tensor, shape: Sequence[int | Scalar]) -> tf.Tensor:
         return tf.reshape(x, list(shape))
