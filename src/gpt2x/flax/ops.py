@@ -71,35 +71,18 @@ class JaxOps(Ops):
         rows = jnp.arange(x.shape[0])[:, None]
         return x.at[rows, columns].add(jnp.asarray(updates, x.dtype))
 
-    def exp(self, x: Array) -> Array:
-        return jnp.exp(x)
-
-    def log(self, x: Array) -> Array:
-        return jnp.log(x)
-
-    def log1p(self, x: Array) -> Array:
-        return jnp.log1p(x)
+    exp = staticmethod(jnp.exp)
+    log = staticmethod(jnp.log)
+    log1p = staticmethod(jnp.log1p)
+    minimum = staticmethod(jnp.minimum)
+    maximum = staticmethod(jnp.maximum)
+    sum = staticmethod(jnp.sum)
+    max = staticmethod(jnp.max)
+    any = staticmethod(jnp.any)
+    all = staticmethod(jnp.all)
 
     def log_softmax(self, x: Array) -> Array:
         return jax.nn.log_softmax(x.astype(jnp.float32), axis=-1)
-
-    def minimum(self, x: Array, y: Any) -> Array:
-        return jnp.minimum(x, y)
-
-    def maximum(self, x: Array, y: Any) -> Array:
-        return jnp.maximum(x, y)
-
-    def sum(self, x: Array, axis: int) -> Array:
-        return jnp.sum(x, axis)
-
-    def max(self, x: Array, axis: int) -> Array:
-        return jnp.max(x, axis)
-
-    def any(self, x: Array, axis: int | None = None) -> Array:
-        return jnp.any(x, axis)
-
-    def all(self, x: Array, axis: int | None = None) -> Array:
-        return jnp.all(x, axis)
 
     def words(self, x: Array) -> Array:
         return lax.bitcast_convert_type(x, jnp.uint32)

@@ -39,33 +39,26 @@ class Ops(Protocol):
 
     def constant(self, value: Any, kind: Kind) -> Array:
         """Return an array on the device from a host array or nested sequence of numbers."""
-        ...
 
     def scalar(self, value: float | int | bool, kind: Kind) -> Scalar:
         """Return a scalar; floats are rounded to float32 first, so that backends agree."""
-        ...
 
     def full(self, shape: Sequence[int | Scalar], value: float | int | bool, kind: Kind) -> Array:
         """Return an array of `shape` filled with `value` (a Python number or a scalar)."""
-        ...
 
     def arange(self, size: int | Scalar) -> Array:
         """Return ``[0, 1, ..., size - 1]``, int."""
-        ...
 
     def cast(self, x: Array, kind: Kind) -> Array:
         """Convert an array or a scalar."""
-        ...
 
     def cast_like(self, x: Array, other: Array) -> Array:
         """Convert an array to the dtype of another, which need not be one of the kinds."""
-        ...
 
     # ---- shape --------------------------------------------------------------------------------
 
     def shape(self, x: Array) -> tuple[int | Scalar, ...]:
         """Return the dimensions: ints where they are known, scalars where they are traced."""
-        ...
 
     def reshape(self, x: Array, shape: Sequence[int | Scalar]) -> Array: ...
 
@@ -75,26 +68,21 @@ class Ops(Protocol):
 
     def where(self, condition: Array | bool, x: Array, y: Array) -> Array:
         """Choose elementwise with broadcasting; x and y may be Python numbers, but not both."""
-        ...
 
     def take(self, x: Array, indices: Array) -> Array:
         """Gather along the first axis: ``x[indices]``, indices int of any rank."""
-        ...
 
     def take_along(self, x: Array, indices: Array) -> Array:
         """Gather along the last axis: x [R, N], indices int [R, M] -> [R, M]."""
-        ...
 
     def top_k(self, x: Array, k: int) -> tuple[Array, Array]:
         """Return the k largest of each row, descending, and their int columns: x [R, N] -> [R, k].
 
         Of equal values the lower column comes first, where the framework can promise it.
         """
-        ...
 
     def argmax(self, x: Array) -> Array:
         """Return the first column that holds the largest value: [R, N] -> int [R]."""
-        ...
 
     # ---- writing ------------------------------------------------------------------------------
 
@@ -103,61 +91,50 @@ class Ops(Protocol):
 
         `value` has the shape of x without `axis`. The caller ensures 0 <= index < size.
         """
-        ...
 
     def scatter_add(self, x: Array, columns: Array, updates: Array) -> Array:
         """Return x [R, N] with ``x[r, columns[r, m]] += updates[r, m]``, repeated columns too."""
-        ...
 
     # ---- mathematics --------------------------------------------------------------------------
 
-    def exp(self, x: Array) -> Array: ...
+    def exp(self, x: Array, /) -> Array: ...
 
-    def log(self, x: Array) -> Array: ...
+    def log(self, x: Array, /) -> Array: ...
 
-    def log1p(self, x: Array) -> Array: ...
+    def log1p(self, x: Array, /) -> Array: ...
 
     def log_softmax(self, x: Array) -> Array:
         """Normalise over the last axis, in float32; -inf stays -inf."""
-        ...
 
-    def minimum(self, x: Array, y: Array) -> Array:
+    def minimum(self, x: Array, y: Array, /) -> Array:
         """Return the smaller of each pair; y may be a number."""
-        ...
 
-    def maximum(self, x: Array, y: Array) -> Array:
+    def maximum(self, x: Array, y: Array, /) -> Array:
         """Return the larger of each pair; y may be a number."""
-        ...
 
-    def sum(self, x: Array, axis: int) -> Array: ...
+    def sum(self, x: Array, /, axis: int) -> Array: ...
 
-    def max(self, x: Array, axis: int) -> Array: ...
+    def max(self, x: Array, /, axis: int) -> Array: ...
 
-    def any(self, x: Array, axis: int | None = None) -> Array:
+    def any(self, x: Array, /, axis: int | None = None) -> Array:
         """Reduce a bool array over one axis, or over all of them to a scalar."""
-        ...
 
-    def all(self, x: Array, axis: int | None = None) -> Array:
+    def all(self, x: Array, /, axis: int | None = None) -> Array:
         """Reduce a bool array over one axis, or over all of them to a scalar."""
-        ...
 
     # ---- bits ---------------------------------------------------------------------------------
 
     def words(self, x: Array) -> Array:
         """Reinterpret ints as 32-bit words, of a type whose `+` and `^` wrap around."""
-        ...
 
     def word_halves(self, words: Array) -> tuple[Array, Array]:
         """Return the upper and the lower 16 bits of each word, as float32 in [0, 65535]."""
-        ...
 
     def shift_left(self, words: Array, count: int) -> Array:
         """Shift 32-bit words; 0 < count < 32."""
-        ...
 
     def shift_right(self, words: Array, count: int) -> Array:
         """Shift 32-bit words, filling with zeros; 0 < count < 32."""
-        ...
 
     def hash_words(self, key: tuple[Array, Array], counter: tuple[Array, Array]) -> Array:
         """Return the first word of Threefry-2x32; a backend may override it with a faster one."""
@@ -165,7 +142,6 @@ class Ops(Protocol):
 
     def float_bits(self, x: Array) -> Array:
         """Reinterpret float32 as signed 32-bit integers (not "int" where that is wider)."""
-        ...
 
     # ---- control and host ---------------------------------------------------------------------
 
@@ -176,8 +152,6 @@ class Ops(Protocol):
         state: State,
     ) -> State:
         """Repeat ``state = body(state)`` while `condition(state)`; structure and shapes stay."""
-        ...
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy a concrete array or scalar to the host."""
-        ...

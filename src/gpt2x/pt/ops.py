@@ -87,14 +87,9 @@ class TorchOps(Ops):
     def scatter_add(self, x: Tensor, columns: Tensor, updates: Tensor) -> Tensor:
         return x.scatter_add(1, columns, updates)
 
-    def exp(self, x: Tensor) -> Tensor:
-        return x.exp()
-
-    def log(self, x: Tensor) -> Tensor:
-        return x.log()
-
-    def log1p(self, x: Tensor) -> Tensor:
-        return x.log1p()
+    exp = staticmethod(torch.exp)
+    log = staticmethod(torch.log)
+    log1p = staticmethod(torch.log1p)
 
     def log_softmax(self, x: Tensor) -> Tensor:
         return x.log_softmax(dim=-1)

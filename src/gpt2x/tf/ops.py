@@ -91,35 +91,18 @@ class TensorFlowOps(Ops):
         updates = tf.broadcast_to(tf.cast(updates, x.dtype), tf.shape(columns))
         return tf.tensor_scatter_nd_add(x, tf.stack([rows, columns], axis=-1), updates)
 
-    def exp(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.exp(x)
-
-    def log(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.math.log(x)
-
-    def log1p(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.math.log1p(x)
+    exp = staticmethod(tf.exp)
+    log = staticmethod(tf.math.log)
+    log1p = staticmethod(tf.math.log1p)
+    minimum = staticmethod(tf.minimum)
+    maximum = staticmethod(tf.maximum)
+    sum = staticmethod(tf.reduce_sum)
+    max = staticmethod(tf.reduce_max)
+    any = staticmethod(tf.reduce_any)
+    all = staticmethod(tf.reduce_all)
 
     def log_softmax(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.log_softmax(tf.cast(x, tf.float32), axis=-1)
-
-    def minimum(self, x: tf.Tensor, y: Array) -> tf.Tensor:
-        return tf.minimum(x, y)
-
-    def maximum(self, x: tf.Tensor, y: Array) -> tf.Tensor:
-        return tf.maximum(x, y)
-
-    def sum(self, x: tf.Tensor, axis: int) -> tf.Tensor:
-        return tf.reduce_sum(x, axis)
-
-    def max(self, x: tf.Tensor, axis: int) -> tf.Tensor:
-        return tf.reduce_max(x, axis)
-
-    def any(self, x: tf.Tensor, axis: int | None = None) -> tf.Tensor:
-        return tf.reduce_any(x, axis)
-
-    def all(self, x: tf.Tensor, axis: int | None = None) -> tf.Tensor:
-        return tf.reduce_all(x, axis)
 
     def words(self, x: tf.Tensor) -> tf.Tensor:
         return tf.bitcast(x, tf.uint32)
