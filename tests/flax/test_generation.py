@@ -27,6 +27,8 @@ CASES = [
     "plain/processors/repetition_penalty_left_padded",
     "plain/beams/return_2_of_4",
     "plain/beams/left_padded_eos",
+    "plain/watermark/selfhash_left_padded",
+    "plain/watermark/beams_3",
     "untied/greedy/plain",
 ]
 IDS = random_ids(3, 5)

@@ -134,7 +134,6 @@ def test_values_are_no_part_of_the_static_strategy():
         ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
         ({"dola_layers": "high"}, "DoLa"),
         ({"force_words_ids": [[1]]}, "constrained"),
-        ({"watermarking_config": {"bias": 2.5}}, "watermarking"),
     ],
 )
 def test_what_is_not_available_is_refused_and_what_is_is_named(fields, message):

@@ -40,6 +40,7 @@ PARTS = {
     "forward": "write_forward",
     "heads": "write_heads",
     "generation": "write_generation",
+    "watermark": "write_watermark",
     "logits_processors": "write_logits_processors",
     "formats": "write_formats",
     "frameworks": "write_frameworks",

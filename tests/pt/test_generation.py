@@ -30,6 +30,7 @@ GROUPS = (
     "plain/beams",
     "untied/beams",
     "plain/beam_endings",
+    "plain/watermark",
 )
 MODES = {
     "greedy": {},

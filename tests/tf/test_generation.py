@@ -36,6 +36,9 @@ CASES = [
     "plain/beams/return_2_of_4",
     "plain/beams/combined",
     "plain/beams/left_padded_eos",
+    "plain/watermark/selfhash_left_padded",
+    "plain/watermark/one_candidate",
+    "plain/watermark/beams_3",
     "untied/greedy/plain",
     "untied/beams/beams_4",
 ]

@@ -20,6 +20,7 @@ from gpt2x.config.generation_fields import (
     OUTPUT_FLAGS,
 )
 from gpt2x.config.generation_validation import refuse_impossible, without_effect
+from gpt2x.config.watermarking import WatermarkingConfig
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.storage.loading import take_where
 
@@ -263,6 +264,8 @@ class GenerationConfig(JSONConfig):
         bias = values.get("sequence_bias")
         if isinstance(bias, Mapping):  # keys of JSON cannot be tuples, so it becomes a list
             values["sequence_bias"] = [[list(tokens), value] for tokens, value in bias.items()]
+        if isinstance(watermark := values.get("watermarking_config"), WatermarkingConfig):
+            values["watermarking_config"] = watermark.to_dict()
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(
@@ -315,6 +318,8 @@ def _listed(value: Any) -> Any:
     """Return a field as in JSON: with lists instead of tuples."""
     if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
         return [[list(key), bias] for key, bias in value.items()]
+    if isinstance(value, WatermarkingConfig):
+        return list(value)
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
 
 

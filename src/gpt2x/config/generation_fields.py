@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2x.config.checks import Check, boolean, choice, integer, number, optional, token_ids
+from gpt2x.config.watermarking import watermarking
 from gpt2x.errors import InvalidInputError
 
 #: Every field with its default, in the order in which transformers documents them.
@@ -180,4 +181,5 @@ CHECKS: dict[str, Check] = {
     "eos_token_id": optional(token_ids),
     "no_repeat_ngram_size": integer(0),
     "encoder_no_repeat_ngram_size": integer(0),
+    "watermarking_config": optional(watermarking),
 }

@@ -8,6 +8,7 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 """
 
 from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.watermarking import WatermarkingConfig
 from gpt2x.generation.outputs import (
     BeamSampleDecoderOnlyOutput,
     BeamSearchDecoderOnlyOutput,
@@ -50,6 +51,7 @@ from gpt2x.generation.processors.warpers import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from gpt2x.generation.processors.watermark import WatermarkLogitsProcessor
 from gpt2x.generation.stopping import (
     EosTokenCriteria,
     MaxLengthCriteria,
@@ -65,6 +67,7 @@ from gpt2x.generation.streamers import (
     TextIteratorStreamer,
     TextStreamer,
 )
+from gpt2x.generation.watermarking import WatermarkDetector, WatermarkDetectorOutput
 
 __all__ = [
     "GenerationConfig",
@@ -100,6 +103,10 @@ __all__ = [
     "SuppressTokensLogitsProcessor",
     "SuppressTokensAtBeginLogitsProcessor",
     "LogitNormalization",
+    "WatermarkLogitsProcessor",
+    "WatermarkingConfig",
+    "WatermarkDetector",
+    "WatermarkDetectorOutput",
     "StoppingCriteria",
     "StoppingCriteriaList",
     "MaxLengthCriteria",

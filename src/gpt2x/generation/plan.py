@@ -15,9 +15,9 @@ from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device
 from gpt2x.generation.processors.base import Identity, check_token_ids
 from gpt2x.generation.processors.build import (
+    build_last,
     build_processors,
     build_warpers,
-    normalizer,
 )
 from gpt2x.generation.processors.warpers import TopKLogitsWarper
 from gpt2x.generation.stopping import (
@@ -190,7 +190,7 @@ def make_plan(
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
     )
-    more, top_k, warpers = _filters(config, eos)
+    more, top_k, warpers = _filters(config, eos, vocab_size)
     processors += more
     check_token_ids([*processors, *warpers], vocab_size)
 
@@ -228,17 +228,18 @@ def make_plan(
 
 
 def _filters(
-    config: GenerationConfig, eos: list[int]
+    config: GenerationConfig, eos: list[int], vocab_size: int
 ) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
     """Return the last processors, and for `Sample` its top-k and the processors after it."""
-    beams = config.num_beams > 1
+    beams, last = config.num_beams > 1, build_last(config, vocab_size)
     if not config.do_sample:
-        return normalizer(config), None, []
+        return last, None, []
     # Each beam keeps as many tokens as all beams may need to continue.
     before, top_k, after = build_warpers(config, max(2, 1 + len(eos)) if beams else 1)
-    if beams:
-        return [*before, *filter(None, [top_k]), *after, *normalizer(config)], None, []
-    return before, top_k, [*after, *normalizer(config)]
+    # What follows `Sample`'s top-k sees candidates without their ids, which a watermark needs.
+    if beams or config.watermarking_config is not None:
+        return [*before, *filter(None, [top_k]), *after, *last], None, []
+    return before, top_k, [*after, *last]
 
 
 def _strategy(
@@ -291,7 +292,6 @@ def _refuse_unavailable(config: GenerationConfig) -> None:
         "prompt lookup (prompt_lookup_num_tokens)": config.prompt_lookup_num_tokens is not None,
         "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
         "classifier-free guidance (guidance_scale)": config.guidance_scale not in (None, 1, 1.0),
-        "watermarking (watermarking_config)": config.watermarking_config is not None,
         "token healing (token_healing)": config.token_healing,
     }
     refused = [name for name, is_wanted in wanted.items() if is_wanted]

@@ -37,6 +37,7 @@ from gpt2x.generation.processors.warpers import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from gpt2x.generation.processors.watermark import WatermarkLogitsProcessor
 
 Length = Any  # an int, or a traced scalar
 
@@ -118,9 +119,15 @@ def build_warpers(
     return before, top_k, after
 
 
-def normalizer(config: GenerationConfig) -> list[BuiltInProcessor]:
-    """Return the last processor, if the config asks for it."""
-    return [LogitNormalization()] if config.renormalize_logits else []
+def build_last(config: GenerationConfig, vocab_size: int) -> list[BuiltInProcessor]:
+    """Return the processors that come after those of sampling: watermark and normalisation."""
+    last: list[BuiltInProcessor] = []
+    if config.watermarking_config is not None:
+        options = config.watermarking_config.to_dict()
+        last.append(WatermarkLogitsProcessor(vocab_size, **options))
+    if config.renormalize_logits:
+        last.append(LogitNormalization())
+    return last
 
 
 def _is_on(value: Any, off: float) -> bool:
