@@ -45,44 +45,36 @@ class _Replaceable:
         return replace(self, **changes)  # type: ignore[type-var]
 
 
-@dataclass(eq=False, repr=False)
 class FlaxBaseModelOutputWithPastAndCrossAttentions(
     BaseModelOutputWithPastAndCrossAttentions, _Replaceable
 ):
     __doc__ = BaseModelOutputWithPastAndCrossAttentions.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxCausalLMOutputWithCrossAttentions(CausalLMOutputWithCrossAttentions, _Replaceable):
     __doc__ = CausalLMOutputWithCrossAttentions.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxGPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput, _Replaceable):
     __doc__ = DoubleHeadsModelOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxSequenceClassifierOutputWithPast(SequenceClassifierOutputWithPast, _Replaceable):
     __doc__ = SequenceClassifierOutputWithPast.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxTokenClassifierOutput(TokenClassifierOutput, _Replaceable):
     __doc__ = TokenClassifierOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxQuestionAnsweringModelOutput(QuestionAnsweringModelOutput, _Replaceable):
     __doc__ = QuestionAnsweringModelOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput, _Replaceable):
     __doc__ = GenerateDecoderOnlyOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Replaceable):
     __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
 
@@ -91,6 +83,30 @@ class FlaxGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Replacea
 FlaxGreedySearchOutput = FlaxGenerateDecoderOnlyOutput
 FlaxSampleOutput = FlaxGenerateDecoderOnlyOutput
 FlaxBeamSearchOutput = FlaxGenerateBeamDecoderOnlyOutput
+
+
+def _register(output_class: Any) -> None:
+    def flatten(output: ModelOutput) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+        return output.to_tuple(), tuple(output)
+
+    def flatten_with_keys(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:
+        keys = [(jax.tree_util.GetAttrKey(name), output[name]) for name in output]
+        return keys, tuple(output)
+
+    def unflatten(names: tuple[str, ...], values: Iterable[Any]) -> ModelOutput:
+        return output_class(**dict(zip(names, values, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(output_class, flatten_with_keys, unflatten, flatten)
+    export.register_pytree_node_serialization(
+        output_class,
+        serialized_name=f"gpt2x.flax.{output_class.__name__}",
+        serialize_auxdata=lambda names: ",".join(names).encode(),
+        deserialize_auxdata=lambda data: tuple(data.decode().split(",")),
+    )
+
+
+for _output_class in _Replaceable.__subclasses__():  # those above; the next has one field
+    _register(_output_class)
 
 
 @jax.tree_util.register_dataclass
@@ -151,36 +167,3 @@ def generation_output(output: Any) -> Any:
         if isinstance(output, core):
             return ours(**output)
     return FlaxGeneratedTokens(output)
-
-
-def _register(output_class: type[ModelOutput]) -> None:
-    def flatten(output: ModelOutput) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-        return output.to_tuple(), tuple(output)
-
-    def flatten_with_keys(output: ModelOutput) -> tuple[list[Any], tuple[str, ...]]:
-        keys = [(jax.tree_util.GetAttrKey(name), output[name]) for name in output]
-        return keys, tuple(output)
-
-    def unflatten(names: tuple[str, ...], values: Iterable[Any]) -> ModelOutput:
-        return output_class(**dict(zip(names, values, strict=True)))
-
-    jax.tree_util.register_pytree_with_keys(output_class, flatten_with_keys, unflatten, flatten)
-    export.register_pytree_node_serialization(
-        output_class,
-        serialized_name=f"gpt2x.flax.{output_class.__name__}",
-        serialize_auxdata=lambda names: ",".join(names).encode(),
-        deserialize_auxdata=lambda data: tuple(data.decode().split(",")),
-    )
-
-
-for _output_class in (
-    FlaxBaseModelOutputWithPastAndCrossAttentions,
-    FlaxCausalLMOutputWithCrossAttentions,
-    FlaxGPT2DoubleHeadsModelOutput,
-    FlaxSequenceClassifierOutputWithPast,
-    FlaxTokenClassifierOutput,
-    FlaxQuestionAnsweringModelOutput,
-    FlaxGenerateDecoderOnlyOutput,
-    FlaxGenerateBeamDecoderOnlyOutput,
-):
-    _register(_output_class)

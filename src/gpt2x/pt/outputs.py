@@ -56,6 +56,7 @@ class _Dict(ModelOutput, _dict):
     __delitem__ = pop = popitem = setdefault = update = clear = _refuse
 
 
+# Decorated, so that their constructors call `_Dict.__post_init__`.
 @dataclass(eq=False, repr=False)
 class BaseModelOutputWithPastAndCrossAttentions(
     outputs.BaseModelOutputWithPastAndCrossAttentions, _Dict
@@ -103,12 +104,5 @@ def _register(output_class: type[ModelOutput]) -> None:
     )
 
 
-for _output_class in (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-    GPT2DoubleHeadsModelOutput,
-    SequenceClassifierOutputWithPast,
-    TokenClassifierOutput,
-    QuestionAnsweringModelOutput,
-):
+for _output_class in _Dict.__subclasses__():
     _register(_output_class)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import optree
@@ -46,44 +45,36 @@ class _Pytree(ModelOutput):
         return cls(**dict(zip(names, values, strict=True)))
 
 
-@dataclass(eq=False, repr=False)
 class TFBaseModelOutputWithPastAndCrossAttentions(
     BaseModelOutputWithPastAndCrossAttentions, _Pytree
 ):
     __doc__ = BaseModelOutputWithPastAndCrossAttentions.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFCausalLMOutputWithCrossAttentions(CausalLMOutputWithCrossAttentions, _Pytree):
     __doc__ = CausalLMOutputWithCrossAttentions.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFGPT2DoubleHeadsModelOutput(DoubleHeadsModelOutput, _Pytree):
     __doc__ = DoubleHeadsModelOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFSequenceClassifierOutputWithPast(SequenceClassifierOutputWithPast, _Pytree):
     __doc__ = SequenceClassifierOutputWithPast.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFTokenClassifierOutput(TokenClassifierOutput, _Pytree):
     __doc__ = TokenClassifierOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFQuestionAnsweringModelOutput(QuestionAnsweringModelOutput, _Pytree):
     __doc__ = QuestionAnsweringModelOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFGenerateDecoderOnlyOutput(GenerateDecoderOnlyOutput, _Pytree):
     __doc__ = GenerateDecoderOnlyOutput.__doc__
 
 
-@dataclass(eq=False, repr=False)
 class TFGenerateBeamDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput, _Pytree):
     __doc__ = GenerateBeamDecoderOnlyOutput.__doc__
 
@@ -116,14 +107,5 @@ def _register(output_class: type[_Pytree]) -> None:
     )
 
 
-for _output_class in (
-    TFBaseModelOutputWithPastAndCrossAttentions,
-    TFCausalLMOutputWithCrossAttentions,
-    TFGPT2DoubleHeadsModelOutput,
-    TFSequenceClassifierOutputWithPast,
-    TFTokenClassifierOutput,
-    TFQuestionAnsweringModelOutput,
-    TFGenerateDecoderOnlyOutput,
-    TFGenerateBeamDecoderOnlyOutput,
-):
+for _output_class in _Pytree.__subclasses__():
     _register(_output_class)
