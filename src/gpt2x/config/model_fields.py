@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpt2x.config.checks import Check, boolean, choice, integer, number, optional, token_ids
+from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError, check_choice
 
 #: Activation functions that every backend has (the parameter-free ones of transformers).
@@ -81,31 +82,34 @@ COMMON_DEFAULTS: dict[str, Any] = {
 
 #: Decoding options that were in configs before generation_config.json existed.
 GENERATION_DEFAULTS: dict[str, Any] = {
-    "max_length": 20,
-    "min_length": 0,
-    "do_sample": False,
-    "early_stopping": False,
-    "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "typical_p": 1.0,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "num_return_sequences": 1,
-    "output_scores": False,
-    "return_dict_in_generate": False,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "remove_invalid_values": False,
-    "exponential_decay_length_penalty": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
+    name: DEFAULTS[name]
+    for name in (
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "bad_words_ids",
+        "num_return_sequences",
+        "output_scores",
+        "return_dict_in_generate",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "num_beam_groups",
+        "diversity_penalty",
+    )
 }
 
 #: Fields that the models read if they are present; they have no default.

@@ -22,22 +22,6 @@ from gpt2x.models.outputs import (
     TokenClassifierOutput,
 )
 
-__all__ = [
-    "ModelOutput",
-    "FlaxBaseModelOutputWithPastAndCrossAttentions",
-    "FlaxCausalLMOutputWithCrossAttentions",
-    "FlaxGPT2DoubleHeadsModelOutput",
-    "FlaxSequenceClassifierOutputWithPast",
-    "FlaxTokenClassifierOutput",
-    "FlaxQuestionAnsweringModelOutput",
-    "FlaxGenerateDecoderOnlyOutput",
-    "FlaxGenerateBeamDecoderOnlyOutput",
-    "FlaxGreedySearchOutput",
-    "FlaxSampleOutput",
-    "FlaxBeamSearchOutput",
-    "FlaxGeneratedTokens",
-]
-
 
 class _Replaceable:
     def replace(self, **changes: Any) -> Self:

@@ -42,33 +42,3 @@ TFSuppressTokensLogitsProcessor = FlaxSuppressTokensLogitsProcessor = SuppressTo
 TFTemperatureLogitsWarper = FlaxTemperatureLogitsWarper = TemperatureLogitsWarper
 TFTopKLogitsWarper = FlaxTopKLogitsWarper = TopKLogitsWarper
 TFTopPLogitsWarper = FlaxTopPLogitsWarper = TopPLogitsWarper
-
-__all__ = [
-    "TFLogitsProcessor",
-    "TFLogitsWarper",
-    "TFLogitsProcessorList",
-    "TFForcedBOSTokenLogitsProcessor",
-    "TFForcedEOSTokenLogitsProcessor",
-    "TFForceTokensLogitsProcessor",
-    "TFMinLengthLogitsProcessor",
-    "TFNoBadWordsLogitsProcessor",
-    "TFNoRepeatNGramLogitsProcessor",
-    "TFRepetitionPenaltyLogitsProcessor",
-    "TFSuppressTokensAtBeginLogitsProcessor",
-    "TFSuppressTokensLogitsProcessor",
-    "TFTemperatureLogitsWarper",
-    "TFTopKLogitsWarper",
-    "TFTopPLogitsWarper",
-    "FlaxLogitsProcessor",
-    "FlaxLogitsWarper",
-    "FlaxLogitsProcessorList",
-    "FlaxForcedBOSTokenLogitsProcessor",
-    "FlaxForcedEOSTokenLogitsProcessor",
-    "FlaxForceTokensLogitsProcessor",
-    "FlaxMinLengthLogitsProcessor",
-    "FlaxSuppressTokensAtBeginLogitsProcessor",
-    "FlaxSuppressTokensLogitsProcessor",
-    "FlaxTemperatureLogitsWarper",
-    "FlaxTopKLogitsWarper",
-    "FlaxTopPLogitsWarper",
-]

@@ -11,17 +11,6 @@ from torch.utils import _pytree as pytree
 from gpt2x.models import outputs
 from gpt2x.models.outputs import ModelOutput
 
-__all__ = [
-    "ModelOutput",
-    "BaseModelOutputWithPastAndCrossAttentions",
-    "CausalLMOutputWithCrossAttentions",
-    "GPT2DoubleHeadsModelOutput",
-    "SequenceClassifierOutputWithPast",
-    "TokenClassifierOutput",
-    "QuestionAnsweringModelOutput",
-]
-
-
 # Its methods are `ModelOutput`'s; that they are typed otherwise does not concern type checkers.
 _dict: Any = dict
 

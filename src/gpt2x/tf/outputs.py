@@ -17,22 +17,6 @@ from gpt2x.models.outputs import (
     TokenClassifierOutput,
 )
 
-__all__ = [
-    "ModelOutput",
-    "TFBaseModelOutputWithPastAndCrossAttentions",
-    "TFCausalLMOutputWithCrossAttentions",
-    "TFGPT2DoubleHeadsModelOutput",
-    "TFSequenceClassifierOutputWithPast",
-    "TFTokenClassifierOutput",
-    "TFQuestionAnsweringModelOutput",
-    "TFGenerateDecoderOnlyOutput",
-    "TFGenerateBeamDecoderOnlyOutput",
-    "TFGreedySearchDecoderOnlyOutput",
-    "TFSampleDecoderOnlyOutput",
-    "TFBeamSearchDecoderOnlyOutput",
-    "TFBeamSampleDecoderOnlyOutput",
-]
-
 
 class _Pytree(ModelOutput):
     """TensorFlow's protocol of a pytree, for `tf.function`, `tf.data` and `tf.cond`."""

@@ -32,6 +32,18 @@ from gpt2x.tokenization.vocabulary import (
 # Strings live on the CPU alone, and what is computed between them is too little to move.
 _DEVICE = "CPU:0"
 
+# Arguments of the layer that are attributes of the layer and of the other tokenizers.
+_SHARED_SETTINGS = (
+    "pad_token_id",
+    "unk_token",
+    "add_prefix_space",
+    "split_special_tokens",
+    "padding_side",
+    "truncation_side",
+    "clean_up_tokenization_spaces",
+    "errors",
+)
+
 
 @keras.saving.register_keras_serializable(package="gpt2x")
 class TFGPT2Tokenizer(keras.layers.Layer):
@@ -200,21 +212,14 @@ class TFGPT2Tokenizer(keras.layers.Layer):
             "vocab": self.vocab,
             "merges": self.merges,
             "max_length": self.max_length,
-            "pad_token_id": self.pad_token_id,
             "added_tokens_decoder": {
                 str(token_id): added_token_state(token)
                 for token_id, token in self._vocabulary.added_tokens.items()
             },
             "special_token_ids": list(self.special_token_ids),
-            "unk_token": self.unk_token,
             "prefix_token_ids": list(self.prefix_token_ids),
             "suffix_token_ids": list(self.suffix_token_ids),
-            "add_prefix_space": self.add_prefix_space,
-            "split_special_tokens": self.split_special_tokens,
-            "padding_side": self.padding_side,
-            "truncation_side": self.truncation_side,
-            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
-            "errors": self.errors,
+            **{name: getattr(self, name) for name in _SHARED_SETTINGS},
         }
 
     @classmethod
@@ -361,18 +366,11 @@ def _settings_of(tokenizer: GPT2Tokenizer | GPT2TokenizerFast) -> dict[str, Any]
     return {
         "vocab": vocabulary.tokens,
         "merges": vocabulary.merges,
-        "pad_token_id": tokenizer.pad_token_id,
         "added_tokens_decoder": vocabulary.added_tokens,
         "special_token_ids": sorted(tokenizer.all_special_ids),
-        "unk_token": tokenizer.unk_token,
         "prefix_token_ids": template[: template.index(text)],
         "suffix_token_ids": template[template.index(text) + 1 :],
-        "add_prefix_space": tokenizer.add_prefix_space,
-        "split_special_tokens": tokenizer.split_special_tokens,
-        "padding_side": tokenizer.padding_side,
-        "truncation_side": tokenizer.truncation_side,
-        "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
-        "errors": tokenizer.errors,
+        **{name: getattr(tokenizer, name) for name in _SHARED_SETTINGS},
     }
 
 
