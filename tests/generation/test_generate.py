@@ -90,8 +90,8 @@ def test_what_the_host_must_see_is_refused_inside_a_traced_function():
 def test_prompts_are_padded_where_sizes_are_rounded_up():
     host = host_of(widens=True)
     run = prepare(host, kwargs={"input_ids": PROMPT, "max_new_tokens": 5})
-    assert run.prompt.input_ids.shape == run.settings.prompt.shape == (2, 16)
-    assert (run.prompt.length, run.settings.prompt_length) == (3, 3)
+    assert run.prompts.main.input_ids.shape == run.settings.prompt.shape == (2, 16)
+    assert (run.prompts.main.length, run.settings.prompt_length) == (3, 3)
     assert run.plan.strategy.capacity == 16
     np.testing.assert_array_equal(run.input_ids, PROMPT)
 
@@ -99,21 +99,21 @@ def test_prompts_are_padded_where_sizes_are_rounded_up():
 def test_a_past_leaves_the_rest_of_the_prompt_and_needs_one():
     past = SimpleNamespace(length=2, extend=lambda slots: SimpleNamespace(length=2, slots=slots))
     kwargs = {"input_ids": PROMPT, "past_key_values": past, "max_new_tokens": 5}
-    prompt = prepare(host_of(buckets=False), kwargs=kwargs).prompt
+    prompt = prepare(host_of(buckets=False), kwargs=kwargs).prompts.main
     np.testing.assert_array_equal(prompt.input_ids, PROMPT[:, 2:])
     assert prompt.past.slots == 8
     past.length = 3
     with pytest.raises(InvalidInputError, match="past_key_values hold 3 tokens and the prompt 3"):
         prepare(host_of(), kwargs=kwargs)
     run = prepare(host_of(), kwargs={**kwargs, "use_cache": False})
-    assert not run.prompt.has_past
+    assert not run.prompts.main.has_past
 
 
 def test_what_is_given_for_the_prompt_goes_on_with_the_text():
     mask = np.array([[0, 1, 1], [1, 1, 1]])
     kwargs = {"input_ids": PROMPT, "attention_mask": mask, "max_new_tokens": 3}
     host = host_of(buckets=False)
-    columns = prepare(host, kwargs={**kwargs, "position_ids": [[4, 5, 6]]}).prompt.columns
+    columns = prepare(host, kwargs={**kwargs, "position_ids": [[4, 5, 6]]}).prompts.main.columns
     assert columns["attention_mask"].tolist() == [[0, 1, 1, 1, 1, 1], [1] * 6]
     assert columns["position_ids"].tolist() == [[4, 5, 6, 7, 8, 9]] * 2
 

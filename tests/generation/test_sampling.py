@@ -15,6 +15,7 @@ from gpt2x.generation import (
     TypicalLogitsWarper,
 )
 from support.decoding import decode
+from gpt2x.generation.strategies import Outputs
 from support.fake_engine import MarkovEngine
 
 DRAWS = 100_000
@@ -29,7 +30,7 @@ class ConstantEngine:
 
     def prefill(self):
         logits = np.broadcast_to(self.logits, (self.rows, self.logits.size))
-        return self.ops.constant(np.ascontiguousarray(logits), "float"), ()
+        return Outputs(self.ops.constant(np.ascontiguousarray(logits), "float")), ()
 
     def reorder(self, cache, parents):
         return cache

@@ -44,7 +44,7 @@ def decode(
     if stepwise or on_tokens is not None:
         for carry in driver.steps(ops, plan.strategy, engine, settings):
             if on_tokens is not None:
-                on_tokens(carry.request.tokens)
+                on_tokens(carry.request.tokens[:, 0])
     else:
         carry = driver.fused(ops, plan.strategy, engine, settings)
     return results.result(ops, plan, settings, carry.state)

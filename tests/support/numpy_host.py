@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 
 from gpt2x.generation import GenerationConfig
-from gpt2x.generation.engine import Extras, Prompt, PromptedEngine, StaticArguments, fused
+from gpt2x.generation.engine import (
+    DriverEngine,
+    Extras,
+    Prompt,
+    Prompts,
+    StaticArguments,
+    assemble,
+    fused,
+)
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
-from gpt2x.generation.strategies import Settings, Strategy
+from gpt2x.generation.strategies import Outputs, Request, Settings, Strategy
 from support.fake_engine import EOS, VOCAB_SIZE
 
 
@@ -65,22 +73,27 @@ class NumpyHost(Host):
     def open_past(self, past: Any, batch: int) -> Any:
         return past
 
+    def _engine(self, model: Any, static: StaticArguments) -> NumpyHost:
+        return self
+
     def run_fused(
-        self, static: StaticArguments, prompt: Prompt, settings: Settings, returns_cache: bool
+        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
-        return fused(NUMPY_OPS, self, static, prompt, settings, returns_cache)
+        make = self._engine
+        return fused(NUMPY_OPS, make, self.models, static, prompts, settings, returns_cache)
 
-    def stepper(self, static: StaticArguments, prompt: Prompt) -> tuple[PromptedEngine, Strategy]:
-        return PromptedEngine(NUMPY_OPS, self, static, prompt, self.keep), static.strategy
+    def stepper(self, static: StaticArguments, prompts: Prompts) -> tuple[DriverEngine, Strategy]:
+        engine = assemble(NUMPY_OPS, self._engine, self.models, static, prompts, self.keep)
+        return engine, static.strategy
 
-    def prefill(self, prompt: Prompt) -> tuple[np.ndarray, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         self.calls.append(prompt)
-        logits, rows = self.engine.prefill()
-        return logits, FakeCache(rows), {"attentions": (np.zeros((len(rows), 1, 99, 99)),)}
+        outputs, rows = self.engine.prefill()
+        return outputs, FakeCache(rows), {"attentions": (np.zeros((len(rows), 1, 99, 99)),)}
 
     def decode(
-        self, prompt: Prompt, tokens: np.ndarray, cache: FakeCache, length: int
-    ) -> tuple[np.ndarray, Any, Extras]:
+        self, prompt: Prompt, tokens: np.ndarray, cache: FakeCache, start: int
+    ) -> tuple[Outputs, Any, Extras]:
         self.calls.append(prompt)
-        logits, rows = self.engine.decode(tokens, cache.rows, length)
-        return logits, FakeCache(rows), {"attentions": (np.zeros((len(rows), 1, 99, 99)),)}
+        outputs, rows = self.engine.decode(Request(tokens, start), cache.rows)
+        return outputs, FakeCache(rows), {"attentions": (np.zeros((len(rows), 1, 99, 99)),)}

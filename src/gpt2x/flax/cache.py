@@ -97,6 +97,7 @@ class KVCache(CacheMixin):
         self._values: list[Any] = list(values)
         self._folded_heads: int | None = None  # H, if the buffers are folded
         self._length = length
+        self.starts: Array | None = None  # see `at`
         self.cross_keys = list(cross_keys or [None] * len(self._keys))
         self.cross_values = list(cross_values or [None] * len(self._keys))
 
@@ -214,7 +215,7 @@ class KVCache(CacheMixin):
         return LayerCache(
             self._keys[layer],
             self._values[layer],
-            self._length,
+            self._length if self.starts is None else self.starts,
             self.cross_keys[layer],
             self.cross_values[layer],
         )
@@ -238,10 +239,16 @@ class KVCache(CacheMixin):
             advanced._length = self._length + count
         return advanced
 
-    def at(self, length: int | Array) -> Self:
-        """Return the cache with the first `length` positions counted as filled."""
+    def at(self, start: int | Array) -> Self:
+        """Let the next tokens be written at column `start`, or at one of each row, int [B].
+
+        In the second case `length` is the largest of them, until the next `at`; a mask has to hide
+        what lies behind the end of a row, and tokens beyond the room are dropped.
+        """
         cache = self.fork()
-        cache._length = jnp.asarray(length, jnp.int32)
+        starts = jnp.asarray(start, jnp.int32)
+        cache.starts = starts if starts.ndim else None
+        cache._length = starts.max() if starts.ndim else starts
         return cache
 
     def reorder(self, parents: Array) -> Self:
@@ -288,6 +295,7 @@ _PARTS = {
     "keys": "_keys",
     "values": "_values",
     "length": "_length",
+    "starts": "starts",
     "cross_keys": "cross_keys",
     "cross_values": "cross_values",
 }

@@ -20,8 +20,17 @@ from gpt2x.flax.cache import KVCache
 from gpt2x.flax.cpu.products import attention_dtype
 from gpt2x.flax.ops import JAX_OPS as OPS
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of, fused
-from gpt2x.generation.strategies import Settings, Strategy
+from gpt2x.generation.engine import (
+    Extras,
+    Prompt,
+    Prompts,
+    StaticArguments,
+    extras_of,
+    fused,
+    placed,
+)
+from gpt2x.generation.ops import is_scalar
+from gpt2x.generation.strategies import Outputs, Settings, Strategy
 
 
 class JaxEngine:
@@ -36,7 +45,7 @@ class JaxEngine:
         self._static = static
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.__call__).parameters
 
-    def prefill(self, prompt: Prompt) -> tuple[Array, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts; see `ModelEngine`."""
         slots = self._static.slots
         if not self._static.use_cache:
@@ -53,18 +62,20 @@ class JaxEngine:
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}
-        logits, cache, extras = self._run(prompt, inputs, cache, start, prompt.length - start - 1)
+        outputs, cache, extras = self._run(prompt, inputs, cache, start, prompt.length - start - 1)
         # The text will overwrite the columns behind the prompt.
-        return logits, cache.at(prompt.length), extras
+        return outputs, cache.at(prompt.length), extras
 
     def decode(
-        self, prompt: Prompt, tokens: Array, cache: Any, length: int | Array
-    ) -> tuple[Array, Any, Extras]:
-        """Run another token of each row; see `ModelEngine`."""
+        self, prompt: Prompt, tokens: Array, cache: Any, start: int | Array
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run more tokens of each row; see `ModelEngine`."""
+        if tokens.shape[1] > 1 or not is_scalar(start):
+            return self._run_placed(prompt, tokens, cache, start)
         if self._static.use_cache:
-            return self._run(prompt, {"input_ids": tokens[:, None]}, cache, cache.offset, 0)
-        column = length - 1 + prompt.embeds_only
-        return self._run_text(prompt, OPS.write(cache, column, tokens, axis=1), column + 1)
+            return self._run(prompt, {"input_ids": tokens}, cache, cache.offset, 0)
+        column = start + prompt.embeds_only
+        return self._run_text(prompt, OPS.write(cache, column, tokens[:, 0], axis=1), column + 1)
 
     def _run(
         self,
@@ -73,8 +84,8 @@ class JaxEngine:
         cache: KVCache | None,
         start: int | Array,
         last: int | Array,
-    ) -> tuple[Array, Any, Extras]:
-        """Run columns from `start` on; return the logits of the one at `last`, float32 [R, V]."""
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run columns from `start` on; return the outputs of the one at `last`."""
         (array,) = inputs.values()
         count = array.shape[1]
         arguments = dict(prompt.fixed)
@@ -83,18 +94,62 @@ class JaxEngine:
                 arguments[name] = column
             else:
                 arguments[name] = lax.dynamic_slice_in_dim(column, start, count, axis=1)
+        row = last
         if count != 1 and self._keeps_logits:
-            arguments["logits_to_keep"], last = jnp.reshape(last, (1,)), 0
+            arguments["logits_to_keep"], row = jnp.reshape(last, (1,)), 0
         outputs = self._model(
             **inputs, **arguments, past_key_values=cache, train=False, **self._static.options
         )
-        logits = lax.dynamic_index_in_dim(outputs.logits, last, axis=1, keepdims=False)
-        return logits.astype(jnp.float32), outputs.past_key_values, extras_of(outputs)
+        logits = lax.dynamic_index_in_dim(outputs.logits, row, axis=1, keepdims=False)
+        return self._outputs(outputs, logits, last), outputs.past_key_values, extras_of(outputs)
+
+    def _run_placed(
+        self, prompt: Prompt, tokens: Array, cache: KVCache, start: int | Array
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run tokens [R, k] at columns of their own in each row."""
+        rows, count = tokens.shape
+        starts = start + prompt.embeds_only + jnp.zeros(rows, jnp.int32)
+        columns = placed(
+            OPS,
+            prompt,
+            starts,
+            count,
+            cache.max_length,
+            self._model.config.n_positions,
+            self._static.needs.siblings,
+        )
+        outputs = self._model(
+            input_ids=tokens,
+            **{**prompt.fixed, **columns},
+            past_key_values=cache.at(starts),
+            train=False,
+            **self._static.options,
+        )
+        is_one = self._static.needs.columns == 1
+        logits = outputs.logits[:, -1] if is_one else outputs.logits
+        cache = outputs.past_key_values.at(cache.offset)  # the next request says where it starts
+        return self._outputs(outputs, logits, count - 1), cache, extras_of(outputs)
+
+    def _outputs(self, outputs: Any, logits: Array, last: int | Array) -> Outputs:
+        """Return what the strategy needs; `last` is the column of the last token."""
+        needs = self._static.needs
+        found = Outputs(logits.astype(jnp.float32))
+        if needs.hidden_states:
+            states = outputs.hidden_states[-1].astype(jnp.float32)
+            found = found._replace(hidden_states=states)
+        if needs.layers:
+            states = [
+                lax.dynamic_index_in_dim(outputs.hidden_states[layer], last, axis=1)
+                for layer in needs.layers
+            ]
+            layer_logits = self._model._next_token_logits(jnp.concatenate(states, axis=1))
+            found = found._replace(layer_logits=layer_logits.astype(jnp.float32))
+        return found
 
     def _run_text(
         self, prompt: Prompt, text: Array, length: int | Array
-    ) -> tuple[Array, Array, Extras]:
-        """Run all tokens [R, S] without a cache; return the logits of the last of `length`."""
+    ) -> tuple[Outputs, Array, Extras]:
+        """Run all tokens [R, S] without a cache; return the outputs of the last of `length`."""
         inputs, slots = {"input_ids": text}, self._static.slots
         if prompt.has_embeds:
             room = [(0, 0), (0, slots - prompt.inputs_embeds.shape[1]), (0, 0)]
@@ -103,8 +158,8 @@ class JaxEngine:
             inputs = {
                 "inputs_embeds": jnp.where(given, jnp.pad(prompt.inputs_embeds, room), embedded)
             }
-        logits, _, extras = self._run(prompt, inputs, None, 0, length - 1)
-        return logits, text, extras
+        outputs, _, extras = self._run(prompt, inputs, None, 0, length - 1)
+        return outputs, text, extras
 
 
 def in_compute_dtype(model: Any) -> Any:
@@ -121,27 +176,32 @@ def in_compute_dtype(model: Any) -> Any:
 
 @partial(jax.jit, static_argnames=("static", "returns_cache"))
 def run_fused(
-    model: Any, prompt: Prompt, settings: Settings, *, static: StaticArguments, returns_cache: bool
+    models: tuple[Any, ...],
+    prompts: Prompts,
+    settings: Settings,
+    *,
+    static: StaticArguments,
+    returns_cache: bool,
 ) -> tuple[Any, Any]:
     """Decode in one loop that ends as soon as every row has; return the last state and cache."""
-    engine = JaxEngine(in_compute_dtype(model), static)
-    return fused(OPS, engine, static, prompt, settings, returns_cache)
+    models = tuple(map(in_compute_dtype, models))
+    return fused(OPS, JaxEngine, models, static, prompts, settings, returns_cache)
 
 
 @partial(jax.jit, static_argnames="static")
 def run_prefill(
     model: Any, prompt: Prompt, *, static: StaticArguments
-) -> tuple[Array, Any, Extras]:
+) -> tuple[Outputs, Any, Extras]:
     """Run `JaxEngine.prefill`."""
     return JaxEngine(model, static).prefill(prompt)
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def run_decode(
-    model: Any, prompt: Prompt, tokens: Array, cache: Any, length: Array, *, static: StaticArguments
-) -> tuple[Array, Any, Extras]:
+    model: Any, prompt: Prompt, tokens: Array, cache: Any, start: Array, *, static: StaticArguments
+) -> tuple[Outputs, Any, Extras]:
     """Run `JaxEngine.decode`."""
-    return JaxEngine(model, static).decode(prompt, tokens, cache, length)
+    return JaxEngine(model, static).decode(prompt, tokens, cache, start)
 
 
 @partial(jax.jit, static_argnames="strategy")
@@ -151,9 +211,15 @@ def run_init(logits: Array, settings: Settings, *, strategy: Strategy) -> Any:
 
 
 @partial(jax.jit, static_argnames="strategy")
-def run_step(state: Any, logits: Array, settings: Settings, *, strategy: Strategy) -> Any:
+def run_step(state: Any, outputs: Outputs, settings: Settings, *, strategy: Strategy) -> Any:
     """Run a strategy's `step`."""
-    return strategy.step(OPS, state, logits, settings)
+    return strategy.step(OPS, state, outputs, settings)
+
+
+@partial(jax.jit, static_argnames="strategy")
+def run_draft(state: Any, outputs: Outputs, settings: Settings, *, strategy: Strategy) -> Any:
+    """Run a strategy's `draft`."""
+    return strategy.draft(OPS, state, outputs, settings)
 
 
 class CompiledEngine:
@@ -163,24 +229,27 @@ class CompiledEngine:
         self._model = model
         self._static = static
 
-    def prefill(self, prompt: Prompt) -> tuple[Array, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts; see `ModelEngine`."""
         return run_prefill(self._model, prompt, static=self._static)
 
     def decode(
-        self, prompt: Prompt, tokens: Array, cache: Any, length: Array
-    ) -> tuple[Array, Any, Extras]:
-        """Run another token of each row; see `ModelEngine`."""
-        return run_decode(self._model, prompt, tokens, cache, length, static=self._static)
+        self, prompt: Prompt, tokens: Array, cache: Any, start: Array
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run more tokens of each row; see `ModelEngine`."""
+        return run_decode(self._model, prompt, tokens, cache, start, static=self._static)
 
 
 def compiled_strategy(strategy: Strategy) -> CompiledStrategy:
-    """Return a strategy whose `init` and `step` are computations."""
+    """Return a strategy whose `init`, `step` and `draft` are computations."""
 
     def init(ops: Any, settings: Settings, vocab_size: int) -> Any:
         return run_init(np.empty((0, vocab_size), np.float32), settings, strategy=strategy)
 
-    def step(ops: Any, state: Any, logits: Array, settings: Settings) -> Any:
-        return run_step(state, logits, settings, strategy=strategy)
+    def step(ops: Any, state: Any, outputs: Outputs, settings: Settings) -> Any:
+        return run_step(state, outputs, settings, strategy=strategy)
 
-    return CompiledStrategy(strategy.rows_per_prompt, strategy.reorders, init, step)
+    def draft(ops: Any, state: Any, outputs: Outputs, settings: Settings) -> Any:
+        return run_draft(state, outputs, settings, strategy=strategy)
+
+    return CompiledStrategy(strategy, init, step, draft)

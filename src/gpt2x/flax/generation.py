@@ -23,7 +23,7 @@ from gpt2x.flax.outputs import generation_output
 from gpt2x.generation import random, results
 from gpt2x.generation.documentation import GENERATING
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import Extras, Prompt, PromptedEngine, StaticArguments
+from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments, assemble
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
@@ -108,15 +108,17 @@ class JaxHost(Host):
         return cache
 
     def run_fused(
-        self, static: StaticArguments, prompt: Prompt, settings: Settings, returns_cache: bool
+        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
-        return run_fused(self.model, prompt, settings, static=static, returns_cache=returns_cache)
+        return run_fused(
+            self.models, prompts, settings, static=static, returns_cache=returns_cache
+        )
 
     def stepper(
-        self, static: StaticArguments, prompt: Prompt
-    ) -> tuple[PromptedEngine, Strategy | CompiledStrategy]:
-        model, strategy = CompiledEngine(self.model, static), static.strategy
-        engine = PromptedEngine(self.ops, model, static, prompt, self.keep)
+        self, static: StaticArguments, prompts: Prompts
+    ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
+        strategy = static.strategy
+        engine = assemble(self.ops, CompiledEngine, self.models, static, prompts, self.keep)
         is_compiled = self.fuses and not strategy.host
         return engine, compiled_strategy(strategy) if is_compiled else strategy
 

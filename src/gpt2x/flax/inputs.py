@@ -37,7 +37,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     shape: tuple[Any, ...] = () if tokens is None else tuple(tokens.shape)
     if embeds is not None:
         shape = tuple(embeds.shape[:-1])
-    past_length = 0 if cache is None else cache.length
+    past_length = 0 if cache is None else cache.one_length
     is_known = isinstance(past_length, int) and all(isinstance(size, int) for size in shape)
     given = dict(inputs)
     if cache is not None and not cache.is_full and len(shape) > 1 and isinstance(shape[-1], int):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from gpt2x.generation import driver
-from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.ops import Array, Ops, Scalar, is_scalar
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.registry import ops_for
-from gpt2x.generation.strategies import Settings, Strategy
+from gpt2x.generation.strategies import Needs, Outputs, Request, Settings, Strategy
 
 #: Outputs of a call beside logits and cache: for each name, one array per layer.
 Extras = dict[str, tuple[Array, ...]]
@@ -72,46 +72,91 @@ class Prompt(NamedTuple):
         )
 
 
+class Prompts(NamedTuple):
+    """The prompts of the contexts that a call runs; a pytree.
+
+    Attributes:
+        main: of the model.
+        negative: of the second context of classifier-free guidance, or ().
+        assistant: of the assistant, or ().
+    """
+
+    main: Prompt
+    negative: Any = ()
+    assistant: Any = ()
+
+    @property
+    def structure(self) -> tuple[Hashable, ...]:
+        """Return the names of the parts that are given, without their values."""
+        return tuple(prompt.structure if prompt else None for prompt in self)
+
+
 class StaticArguments(NamedTuple):
     """The parameters that shape a computation, besides its arrays' shapes; hashable.
 
     Attributes:
         strategy: the strategy.
+        needs: what is asked of the model: the strategy's, or those of its assistant.
         slots: S, columns of the cache.
+        other_slots: the same for the negative prompts and for the assistant; 0 without.
         use_cache, output_attentions, output_hidden_states: options of the model.
     """
 
     strategy: Strategy
+    needs: Needs
     slots: int | Scalar
+    other_slots: tuple[int | Scalar, int | Scalar]
     use_cache: bool
     output_attentions: bool
     output_hidden_states: bool
 
     @classmethod
-    def of(cls, plan: Plan, slots: int | Scalar) -> StaticArguments:
+    def of(
+        cls, plan: Plan, slots: int | Scalar, other_slots: tuple[int | Scalar, int | Scalar] = (0, 0)
+    ) -> StaticArguments:
         """Return those of a plan."""
         config = plan.config
         returns_more = bool(config.return_dict_in_generate)
         return cls(
             plan.strategy,
+            plan.strategy.needs,
             slots,
+            other_slots,
             bool(config.use_cache),
             returns_more and bool(config.output_attentions),
             returns_more and bool(config.output_hidden_states),
         )
 
     @property
-    def records(self) -> bool:
-        """Whether the result has outputs of every step that the loop does not carry."""
-        return self.output_attentions or self.output_hidden_states
+    def negative(self) -> StaticArguments:
+        """Those of the second context of classifier-free guidance."""
+        needs = Needs(self.needs.columns, self.needs.siblings)
+        return self._other(needs, self.other_slots[0])
+
+    @property
+    def assistant(self) -> StaticArguments:
+        """Those of the assistant."""
+        return self._other(Needs(), self.other_slots[1])
+
+    def _other(self, needs: Needs, slots: int | Scalar) -> StaticArguments:
+        return StaticArguments(
+            self.strategy, needs, slots, (0, 0), self.use_cache, False, False
+        )
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The outputs of every step that the result has and the loop does not carry."""
+        asked = {"attentions": self.output_attentions, "hidden_states": self.output_hidden_states}
+        return tuple(name for name, is_asked in asked.items() if is_asked)
 
     @property
     def options(self) -> dict[str, bool]:
         """The arguments of the model that are the same at every step."""
+        reads_states = self.needs.hidden_states or bool(self.needs.layers)
         return {
             "use_cache": self.use_cache,
             "output_attentions": self.output_attentions,
-            "output_hidden_states": self.output_hidden_states,
+            "output_hidden_states": self.output_hidden_states or reads_states,
             "return_dict": True,
         }
 
@@ -121,6 +166,51 @@ def extras_of(outputs: Mapping[str, Any]) -> Extras:
     return {name: outputs[name] for name in ("attentions", "hidden_states") if name in outputs}
 
 
+def placed(
+    ops: Ops,
+    prompt: Prompt,
+    starts: Array,
+    count: int,
+    slots: int | Scalar,
+    n_positions: int,
+    siblings: bool,
+) -> dict[str, Array]:
+    """Return the model's arguments for tokens that have columns of their own in each row.
+
+    Args:
+        ops: the framework's.
+        prompt: of the rows.
+        starts: int [R], the column of each row's first token.
+        count: k, tokens of each row.
+        slots: S, columns of the cache that the model sees.
+        n_positions: of the model. Tokens beyond are run, at the last position, and then rejected.
+        siblings: see `Needs`.
+
+    Returns:
+        attention_mask bool [R, 1, k, S], position_ids int [R, k], and token_type_ids if given.
+    """
+    columns = starts[:, None] + ops.arange(count)[None, :]  # [R, k]
+    keys = ops.arange(slots)[None, None, :]
+    visible = keys <= columns[:, :, None]  # [R, k, S]
+    place = columns
+    if siblings:
+        place = ops.minimum(columns, columns[:, :1] + 1)
+        visible = (keys < place[:, :, None]) | (keys == columns[:, :, None])
+    mask = prompt.columns.get("attention_mask")
+    if mask is not None:
+        visible = visible & (mask[:, :slots] != 0)[:, None, :]
+    arguments = {"attention_mask": visible[:, None]}
+    for name in ("position_ids", "token_type_ids"):
+        if name in prompt.columns:
+            given = prompt.columns[name]
+            arguments[name] = ops.take_along(given, ops.minimum(place, ops.shape(given)[1] - 1))
+    if "position_ids" not in arguments:
+        hidden = 0 if mask is None else ops.sum(ops.cast(mask == 0, "int"), axis=-1)[:, None]
+        arguments["position_ids"] = place - hidden
+    arguments["position_ids"] = ops.minimum(arguments["position_ids"], n_positions - 1)
+    return arguments
+
+
 class ModelEngine(Protocol):
     """A model with a language-model head; each backend wraps its own.
 
@@ -128,20 +218,20 @@ class ModelEngine(Protocol):
     step runs again.
     """
 
-    def prefill(self, prompt: Prompt) -> tuple[Array, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts.
 
-        Returns the logits after each prompt's last token, float32 [B, V], the cache, and the other
-        outputs.
+        Returns the outputs after each prompt's last token, of B rows, the cache, and what else the
+        model returned.
         """
         ...
 
     def decode(
-        self, prompt: Prompt, tokens: Array, cache: Any, length: int | Scalar
-    ) -> tuple[Array, Any, Extras]:
-        """Run another token of each row, int [R], at column ``length - 1`` of the text.
+        self, prompt: Prompt, tokens: Array, cache: Any, start: int | Scalar | Array
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run more tokens of each row, int [R, k]; `start` as in `Request`.
 
-        Returns the same as `prefill`, with logits [R, V].
+        Returns the same as `prefill`, of R rows.
         """
         ...
 
@@ -158,8 +248,7 @@ class PromptedEngine:
             so far; None keeps nothing.
 
     Attributes:
-        attentions: for each call, the requested attention weights.
-        hidden_states: for each call, the requested hidden states.
+        records: for each name of `StaticArguments.records`, the outputs of every call.
     """
 
     def __init__(
@@ -174,36 +263,51 @@ class PromptedEngine:
         self._engine = engine
         self._use_cache = static.use_cache
         self._prompt = prompt
-        self._keep = keep if static.records else None
+        self._keep = keep
         self._is_expanded = static.strategy.rows_per_prompt == 1
         self._columns = 0
-        self.attentions: list[tuple[Array, ...]] = []
-        self.hidden_states: list[tuple[Array, ...]] = []
+        self.records: dict[str, list[tuple[Array, ...]]] = {}
+        if keep is not None:
+            self.records = {name: [] for name in static.records}
 
-    def prefill(self) -> tuple[Array, Any]:
+    def prefill(self) -> tuple[Outputs, Any]:
         """Run the prompts; see `driver.Engine`."""
-        logits, cache, extras = self._engine.prefill(self._prompt)
-        if self._keep is not None:
+        outputs, cache, extras = self._engine.prefill(self._prompt)
+        if self.records:
             self._columns = int(self._prompt.length)
             past = int(self._prompt.past.length) if self._prompt.has_past else 0
             self._record(extras, self._columns - past)
-        return logits, cache
+        return outputs, cache
 
-    def decode(self, tokens: Array, cache: Any, length: int | Scalar) -> tuple[Array, Any]:
-        """Run another token of each row; see `driver.Engine`."""
-        logits, cache, extras = self._engine.decode(self._prompt, tokens, cache, length)
+    def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Run more tokens of each row; see `driver.Engine`."""
+        tokens, start, _ = request
+        outputs, cache, extras = self._engine.decode(self._prompt, tokens, cache, start)
         self._columns += 1
-        self._record(extras, 1 if self._use_cache else self._columns)
-        return logits, cache
+        self._record(extras, self._ops.shape(tokens)[1] if self._use_cache else self._columns)
+        return outputs, cache
+
+    def assist(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Raise: there is no assistant."""
+        raise NotImplementedError("only an AssistedEngine has an assistant")
 
     def reorder(self, cache: Any, parents: Array) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
         if not self._is_expanded:  # at first prompts become rows; later rows change places
             self._is_expanded = True
             self._prompt = self._prompt.expanded(self._ops, parents)
-            for record in (self.attentions, self.hidden_states):
+            for record in self.records.values():
                 record[:] = [tuple(self._rows(layer, parents) for layer in step) for step in record]
         return cache.reorder(parents) if self._use_cache else self._ops.take(cache, parents)
+
+    def past(self, cache: Any, length: Any) -> Any:
+        """Return the model's cache after the last step; what is right in all rows has `length`.
+
+        Args:
+            cache: of the last step.
+            length: the columns of the text that every row has run, or None for all in the cache.
+        """
+        return cache if length is None else cache.at(length + self._prompt.embeds_only)
 
     def _rows(self, layer: Array, origins: Array) -> Array:
         """Copy a record [B, ...], which may be on the host, for each row."""
@@ -211,23 +315,149 @@ class PromptedEngine:
         return ops.take(layer, ops.constant(self._ops.to_numpy(origins), "int"))
 
     def _record(self, extras: Extras, count: int) -> None:
-        if self._keep is not None:
-            kept = self._keep(extras, count, self._columns)
-            if "attentions" in kept:
-                self.attentions.append(kept["attentions"])
-            if "hidden_states" in kept:
-                self.hidden_states.append(kept["hidden_states"])
+        if not self.records or self._keep is None:
+            return
+        kept = self._keep(extras, count, self._columns)
+        for name, record in self.records.items():
+            if name in kept:
+                record.append(kept[name])
+
+
+class GuidedEngine:
+    """An engine beside a second context of the same model, for classifier-free guidance.
+
+    Both continue with the same tokens. The cache is that of both.
+
+    Args:
+        main: runs the prompts.
+        negative: runs the negative prompts.
+        shift: columns of a negative prompt beyond those of a prompt.
+    """
+
+    def __init__(self, main: PromptedEngine, negative: PromptedEngine, shift: Any) -> None:
+        self._main = main
+        self._negative = negative
+        self._shift = shift
+        self.records = main.records
+
+    def prefill(self) -> tuple[Outputs, Any]:
+        """Run the prompts of both; see `driver.Engine`."""
+        outputs, cache = self._main.prefill()
+        negative, other = self._negative.prefill()
+        return outputs._replace(unconditional=negative.logits), (cache, other)
+
+    def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Run the same tokens in both; see `driver.Engine`."""
+        outputs, main = self._main.decode(request, cache[0])
+        shifted = request._replace(start=request.start + self._shift)
+        negative, other = self._negative.decode(shifted, cache[1])
+        return outputs._replace(unconditional=negative.logits), (main, other)
+
+    def assist(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Raise: there is no assistant."""
+        return self._main.assist(request, cache)
+
+    def reorder(self, cache: Any, parents: Array) -> Any:
+        """Let row r continue row parents[r] in both; see `driver.Engine`."""
+        return self._main.reorder(cache[0], parents), self._negative.reorder(cache[1], parents)
+
+    def past(self, cache: Any, length: Any) -> Any:
+        """Return the cache of the prompts' context; see `PromptedEngine.past`."""
+        return self._main.past(cache[0], length)
+
+
+class AssistedEngine:
+    """An engine with an assistant, a model that proposes tokens. The cache is that of both."""
+
+    def __init__(self, main: PromptedEngine | GuidedEngine, assistant: PromptedEngine) -> None:
+        self._main = main
+        self._assistant = assistant
+        self.records = main.records
+
+    def prefill(self) -> tuple[Outputs, Any]:
+        """Run the prompts by both models; see `driver.Engine`."""
+        outputs, cache = self._main.prefill()
+        _, other = self._assistant.prefill()
+        return outputs, (cache, other)
+
+    def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Run tokens by the model; see `driver.Engine`."""
+        outputs, main = self._main.decode(request, cache[0])
+        return outputs, (main, cache[1])
+
+    def assist(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
+        """Run tokens by the assistant; see `driver.Engine`."""
+        outputs, other = self._assistant.decode(request, cache[1])
+        return outputs, (cache[0], other)
+
+    def reorder(self, cache: Any, parents: Array) -> Any:
+        """Let row r continue row parents[r] in both; see `driver.Engine`."""
+        return self._main.reorder(cache[0], parents), self._assistant.reorder(cache[1], parents)
+
+    def past(self, cache: Any, length: Any) -> Any:
+        """Return the model's own cache; see `PromptedEngine.past`."""
+        return self._main.past(cache[0], length)
+
+
+DriverEngine = PromptedEngine | GuidedEngine | AssistedEngine
+
+
+def assemble(
+    ops: Ops,
+    make: Callable[[Any, StaticArguments], ModelEngine],
+    models: tuple[Any, ...],
+    static: StaticArguments,
+    prompts: Prompts,
+    keep: Callable[[Extras, int, int], Extras] | None = None,
+) -> DriverEngine:
+    """Return the engine for the contexts of a call.
+
+    Args:
+        ops: the framework's.
+        make: returns a model's engine.
+        models: the model and, if there is one, its assistant.
+        static: of the call.
+        prompts: of the call.
+        keep: see `PromptedEngine`.
+    """
+    model, main = models[0], prompts.main
+    engine: Any = PromptedEngine(ops, make(model, static), static, main, keep)
+    if prompts.negative:
+        static_of_negative = static.negative
+        shift = prompts.negative.length - (main.length - main.embeds_only)
+        negative = PromptedEngine(
+            ops, make(model, static_of_negative), static_of_negative, prompts.negative
+        )
+        engine = GuidedEngine(engine, negative, shift)
+    if prompts.assistant:
+        static_of_assistant = static.assistant
+        assistant = PromptedEngine(
+            ops, make(models[1], static_of_assistant), static_of_assistant, prompts.assistant
+        )
+        engine = AssistedEngine(engine, assistant)
+    return engine
+
+
+def past_of(ops: Ops, static: StaticArguments, engine: DriverEngine, carry: driver.Carry) -> Any:
+    """Return the cache for the result of `generate`, after the last step."""
+    if static.needs.columns == 1:
+        return engine.past(carry.cache, None)
+    length = carry.state.length
+    if not is_scalar(length):
+        length = -ops.max(-length, axis=0)  # rows differ: what all of them have run
+    return engine.past(carry.cache, length - 1)
 
 
 def fused(
     ops: Ops,
-    engine: ModelEngine,
+    make: Callable[[Any, StaticArguments], ModelEngine],
+    models: tuple[Any, ...],
     static: StaticArguments,
-    prompt: Prompt,
+    prompts: Prompts,
     settings: Settings,
     returns_cache: bool,
 ) -> tuple[Any, Any]:
-    """Decode in one loop; return the last state, and the cache (or ())."""
-    prompted = PromptedEngine(ops, engine, static, prompt)
-    carry = driver.fused(ops, static.strategy, prompted, settings)
-    return carry.state, carry.cache if returns_cache else ()
+    """Decode in one loop; return the last state, and the cache (or ()). See `assemble`."""
+    engine = assemble(ops, make, models, static, prompts)
+    carry = driver.fused(ops, static.strategy, engine, settings)
+    return carry.state, past_of(ops, static, engine, carry) if returns_cache else ()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver
-from gpt2x.generation.engine import Prompt, StaticArguments
+from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.host import Host, widened
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.ops import Array, Ops
@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     Attributes:
         plan: what it will do.
-        static, settings, prompt: the start of the loop.
+        static, settings, prompts: the start of the loop.
         input_ids: the prompts, int [B, T].
         is_stepwise: whether every step returns to the host.
     """
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     plan: Plan
     static: StaticArguments
     settings: Settings
-    prompt: Prompt
+    prompts: Prompts
     input_ids: Array
     is_stepwise: bool
 
@@ -50,7 +50,7 @@ def generate(host: Host, *, streamer: Any = None, **arguments: Any) -> Any:
     if run.is_stepwise:
         return _stream(host, run, streamer)
     with host.running(run.plan):
-        state, cache = host.run_fused(run.static, run.prompt, run.settings, run.returns_cache)
+        state, cache = host.run_fused(run.static, run.prompts, run.settings, run.returns_cache)
     past = cache if run.returns_cache else None
     return host.result(run.plan, run.settings, state, past_key_values=past)
 
@@ -65,19 +65,22 @@ def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
 
 
 def _steps(host: Host, run: Run) -> Generator[Array, None, Any]:
-    engine, strategy = host.stepper(run.static, run.prompt)
-    for carry in driver.steps(
-        host.ops, strategy, engine, run.settings, lambda: host.running(run.plan)
-    ):
-        yield carry.request.tokens
-    return host.result(
-        run.plan,
-        run.settings,
-        carry.state,
-        attentions=tuple(engine.attentions) or None,
-        hidden_states=tuple(engine.hidden_states) or None,
-        past_key_values=carry.cache if run.returns_cache else None,
-    )
+    engine, strategy = host.stepper(run.static, run.prompts)
+    ops, shown = host.ops, run.plan.prompt_length
+    for carry in driver.steps(ops, strategy, engine, run.settings, lambda: host.running(run.plan)):
+        settled = int(run.plan.strategy.settled(ops, carry.state))
+        for column in range(shown, settled):
+            yield _column(ops, carry.state.tokens, column)
+        shown = max(shown, settled)
+    records = {name: tuple(record) or None for name, record in engine.records.items()}
+    past = past_of(ops, run.static, engine, carry) if run.returns_cache else None
+    return host.result(run.plan, run.settings, carry.state, **records, past_key_values=past)
+
+
+def _column(ops: Ops, tokens: Array, column: int) -> Array:
+    """Return a column of tokens [R, L]: int [R]. A slice would be compiled for each column."""
+    index = ops.constant([[column]] * ops.shape(tokens)[0], "int")
+    return ops.take_along(tokens, index)[:, 0]
 
 
 def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
@@ -152,16 +155,18 @@ def prepare(
     # The last token is never run, and the model has no positions beyond its last.
     slots = _smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
     static = StaticArguments.of(plan, slots)
-    is_stepwise = is_streamed or plan.strategy.host or static.records or not host.fuses
+    is_stepwise = bool(
+        is_streamed or plan.strategy.host or static.records or not host.fuses
+    )
     _check_steps(host, plan, is_streamed, is_stepwise)
     keys = host.keys(seed, plan.rows) if plan.samples else ()
     settings = _settings(host, plan, slots, input_ids, mask, keys)
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
-    prompt = make_prompt(host, input_ids, mask, slots, arguments)
+    prompts = Prompts(make_prompt(host, input_ids, mask, slots, arguments))
     if not host.is_traced:
-        settings, prompt = host.place(settings, prompt)
-    return Run(plan, static, settings, prompt, input_ids, is_stepwise)
+        settings, prompts = host.place(settings, prompts)
+    return Run(plan, static, settings, prompts, input_ids, is_stepwise)
 
 
 def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2x.generation import results
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import Extras, Prompt, PromptedEngine, StaticArguments
+from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.ops import Array, Ops, Scalar
@@ -48,6 +48,7 @@ class Host(ABC):
         buckets: whether static sizes are rounded up for compilers (see `lengths.bucket`).
         widens: whether prompts are padded to such a size.
         with_length: whether users' processors are called with `cur_len`.
+        assistant: the host of the model that proposes tokens, or None.
     """
 
     is_traced: bool = False
@@ -61,6 +62,12 @@ class Host(ABC):
         self.model = model
         self.call = call
         self.ops = ops
+        self.assistant: Host | None = None
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """The model and, if there is one, its assistant."""
+        return (self.model,) if self.assistant is None else (self.model, self.assistant.model)
 
     @property
     def prompt_ops(self) -> Ops:
@@ -105,10 +112,15 @@ class Host(ABC):
         """Convert another argument of the model for the loop."""
         return value
 
-    def place(self, settings: Settings, prompt: Prompt) -> tuple[Settings, Prompt]:
-        """Move settings and prompt from the host to the device."""
-        settings, placed = map_leaves(self.to_device, (settings, prompt._replace(fixed={})))
-        return settings, placed._replace(fixed=prompt.fixed)
+    def place(self, settings: Settings, prompts: Prompts) -> tuple[Settings, Prompts]:
+        """Move settings and prompts from the host to the device."""
+        placed = (
+            map_leaves(self.to_device, prompt._replace(fixed={}))._replace(fixed=prompt.fixed)
+            if prompt
+            else ()
+            for prompt in prompts
+        )
+        return map_leaves(self.to_device, settings), Prompts(*placed)
 
     # ---- random numbers and caches ------------------------------------------------------------
 
@@ -131,15 +143,15 @@ class Host(ABC):
         return nullcontext()
 
     def run_fused(
-        self, static: StaticArguments, prompt: Prompt, settings: Settings, returns_cache: bool
+        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
         """Decode in one loop, compiled if possible; see `engine.fused`."""
         raise NotImplementedError(f"{type(self).__name__} must override run_fused if it fuses")
 
     @abstractmethod
     def stepper(
-        self, static: StaticArguments, prompt: Prompt
-    ) -> tuple[PromptedEngine, Strategy | CompiledStrategy]:
+        self, static: StaticArguments, prompts: Prompts
+    ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
         """Return model and strategy for `driver.steps`, each compiled if possible."""
 
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:

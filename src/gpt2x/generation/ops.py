@@ -155,3 +155,13 @@ class Ops(Protocol):
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy a concrete array or scalar to the host."""
+
+
+def is_scalar(value: int | Scalar | Array) -> bool:
+    """Return whether a value is one for all rows, not an array with one for each."""
+    return len(getattr(value, "shape", ())) == 0
+
+
+def as_column(ops: Ops, value: int | Scalar | Array) -> Array:
+    """Return a value for all rows, or one for each, int [R, 1], as int [1 or R, 1]."""
+    return ops.full((1, 1), value, "int") if is_scalar(value) else value

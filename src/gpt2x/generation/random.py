@@ -59,9 +59,12 @@ def row_keys(ops: Ops, seeds: tuple[Array, Array], streams: Array) -> tuple[Arra
 def gumbel_noise(ops: Ops, keys: tuple[Array, Array], step: Any, token_ids: Array) -> Array:
     """Return standard Gumbel noise for candidate tokens.
 
-    keys: words [R], twice; step: int scalar; token_ids: int [R, C] or [1, C] -> float [R, C].
+    keys: words [R], twice; step: int scalar or [R, 1]; token_ids: int [R, C] or [1, C] -> float
+    [R, C].
     """
-    counter = (ops.words(ops.full((1, 1), step, "int")), ops.words(token_ids))
+    is_scalar = len(getattr(step, "shape", ())) == 0
+    steps = ops.full((1, 1), step, "int") if is_scalar else step
+    counter = (ops.words(steps), ops.words(token_ids))
     words = ops.hash_words((keys[0][:, None], keys[1][:, None]), counter)
     upper, lower = ops.word_halves(words)
     # The product is exact and the sum is rounded once, so every framework gets the same float.

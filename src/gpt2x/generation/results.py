@@ -21,7 +21,7 @@ def result(ops: Ops, plan: Plan, settings: Settings, state: Any, **records: Any)
         state: the last one. It must be concrete: texts are cut where the longest of them ends.
         **records: `attentions`, `hidden_states` and `past_key_values`, for the output object.
     """
-    steps = int(state.length) - plan.prompt_length
+    steps = int(ops.to_numpy(state.length).max()) - plan.prompt_length
     generated = plan.strategy.generated(ops, state, settings)
     sequences = plan.strategy.sequences(ops, state, settings)[:, : plan.prompt_length + generated]
     return _output(ops, plan, state, sequences, steps, generated, records)

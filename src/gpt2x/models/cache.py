@@ -39,6 +39,8 @@ class CacheMixin:
     keys: Any
     values: Any
     length: Any
+    #: The column of each row at which the next tokens are written, int [B]; None if one for all.
+    starts: Any
     cross_keys: list[Any]
     cross_values: list[Any]
 
@@ -84,6 +86,11 @@ class CacheMixin:
     def batch_size(self) -> Any:
         """Rows (B); 0 before the first call of a cache made `empty`."""
         return self._size(0) if self.is_initialized else 0
+
+    @property
+    def one_length(self) -> Any:
+        """The length where it is the same in all rows; None between `at` and `at`, if it is not."""
+        return self.length if self.starts is None else None
 
     @property
     def has_cross(self) -> bool:

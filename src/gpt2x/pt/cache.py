@@ -53,6 +53,7 @@ class KVCache(CacheMixin):
         self.values = values
         # None: all positions of the buffers are filled.
         self.length = keys[0].size(2) if length is None else length
+        self.starts: Tensor | None = None  # see `at`
         self.cross_keys = cross_keys or [None] * len(keys)
         self.cross_values = cross_values or [None] * len(keys)
 
@@ -90,6 +91,10 @@ class KVCache(CacheMixin):
         if keys is None or values is None:
             self.keys[layer], self.values[layer] = key, value
             return key, value
+        if self.starts is not None:
+            keys = self.keys[layer] = _written(keys, key, self.starts, end)
+            values = self.values[layer] = _written(values, value, self.starts, end)
+            return keys[:, :, :end].to(key.dtype), values[:, :, :end].to(value.dtype)
         if end > keys.size(2) or (torch.is_grad_enabled() and key.requires_grad):
             keys = torch.cat([keys[:, :, :start].to(key.dtype), key], dim=2)
             values = torch.cat([values[:, :, :start].to(value.dtype), value], dim=2)
@@ -109,6 +114,17 @@ class KVCache(CacheMixin):
         self.length += count
 
     # --- changing as a whole; each works in place and returns the cache ---
+
+    def at(self, start: int | Tensor) -> Self:
+        """Let the next tokens be written at column `start`, or at one of each row, int [B].
+
+        In the second case `length` is the largest of them, until the next `at`; a mask has to hide
+        what lies behind the end of a row.
+        """
+        is_one = not isinstance(start, Tensor) or start.dim() == 0
+        self.starts = None if is_one else start
+        self.length = int(start if is_one else start.max())
+        return self
 
     def reorder(self, parents: Tensor) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
@@ -181,6 +197,16 @@ class KVCache(CacheMixin):
         """Repeat every row, in place: rows 0, 0, 1, 1 ... for 2."""
         rows = torch.arange(self.batch_size, device=self[0][0].device)
         self.reorder(rows.repeat_interleave(repeats))
+
+
+def _written(buffer: Tensor, new: Tensor, starts: Tensor, end: int) -> Tensor:
+    """Return [B, H, S, D] with `new` [B, H, T, D] at columns starts[b]; larger if S < `end`."""
+    if end > buffer.size(2):
+        buffer = torch.nn.functional.pad(buffer, (0, 0, 0, end - buffer.size(2)))
+    rows = torch.arange(new.size(0), device=new.device)[:, None]
+    columns = starts[:, None] + torch.arange(new.size(2), device=new.device)
+    buffer[rows, :, columns] = new.transpose(1, 2).to(buffer.dtype)  # [B, T, H, D]
+    return buffer
 
 
 def _flatten(cache: KVCache) -> tuple[list[Any], tuple[int, int]]:

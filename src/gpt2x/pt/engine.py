@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of
+from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of, placed
+from gpt2x.generation.ops import is_scalar
+from gpt2x.generation.strategies import Outputs
 from gpt2x.pt.cache import KVCache
+from gpt2x.pt.ops import torch_ops
 
 
 class TorchEngine:
@@ -31,7 +34,7 @@ class TorchEngine:
         if "logits_to_keep" in inspect.signature(model.forward).parameters:
             self.options["logits_to_keep"] = 1
 
-    def prefill(self, prompt: Prompt) -> tuple[Tensor, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts; see `ModelEngine`."""
         if not self._static.use_cache:
             return self._run_text(prompt, prompt.input_ids)
@@ -41,12 +44,14 @@ class TorchEngine:
         return self._run(prompt, {"input_ids": prompt.input_ids}, cache)
 
     def decode(
-        self, prompt: Prompt, tokens: Tensor, cache: Any, length: int
-    ) -> tuple[Tensor, Any, Extras]:
-        """Run another token of each row; see `ModelEngine`."""
+        self, prompt: Prompt, tokens: Tensor, cache: Any, start: int | Tensor
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run more tokens of each row; see `ModelEngine`."""
+        if tokens.size(1) > 1 or not is_scalar(start):
+            return self._run_placed(prompt, tokens, cache, start)
         if not self._static.use_cache:
-            return self._run_text(prompt, torch.cat([cache, tokens[:, None]], dim=1))
-        return self._run(prompt, {"input_ids": tokens[:, None]}, cache)
+            return self._run_text(prompt, torch.cat([cache, tokens], dim=1))
+        return self._run(prompt, {"input_ids": tokens}, cache)
 
     def _new_cache(self, prompt: Prompt) -> KVCache:
         weight = self._model.get_input_embeddings().weight
@@ -61,7 +66,7 @@ class TorchEngine:
 
     def _run(
         self, prompt: Prompt, inputs: dict[str, Tensor], cache: KVCache | None
-    ) -> tuple[Tensor, Any, Extras]:
+    ) -> tuple[Outputs, Any, Extras]:
         """Run tokens [R, n], or embeddings [R, n, E], behind the cache."""
         (given,) = inputs.values()
         start = 0 if cache is None else cache.length
@@ -73,9 +78,32 @@ class TorchEngine:
         outputs = self._model(
             **inputs, **columns, past_key_values=cache, **prompt.fixed, **self.options
         )
-        return outputs.logits[:, -1].float(), cache, extras_of(outputs)  # [R, V]
+        return self._outputs(outputs, 1), cache, extras_of(outputs)
 
-    def _run_text(self, prompt: Prompt, text: Tensor) -> tuple[Tensor, Tensor, Extras]:
+    def _run_placed(
+        self, prompt: Prompt, tokens: Tensor, cache: KVCache, start: int | Tensor
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run tokens [R, k] at columns of their own in each row."""
+        rows, count = tokens.shape
+        starts = torch.as_tensor(start, device=tokens.device).expand(rows) + prompt.embeds_only
+        cache = cache.at(starts)
+        columns = placed(
+            torch_ops(tokens.device),
+            prompt,
+            starts,
+            count,
+            cache.length + count,
+            self._model.config.n_positions,
+            self._static.needs.siblings,
+        )
+        kept = count if self._static.needs.columns > 1 else 1
+        options = self.options | ({"logits_to_keep": kept} if "logits_to_keep" in self.options else {})
+        outputs = self._model(
+            input_ids=tokens, **columns, past_key_values=cache, **prompt.fixed, **options
+        )
+        return self._outputs(outputs, kept), cache, extras_of(outputs)
+
+    def _run_text(self, prompt: Prompt, text: Tensor) -> tuple[Outputs, Tensor, Extras]:
         """Run all tokens [R, length] without a cache."""
         inputs = {"input_ids": text}
         if prompt.has_embeds:
@@ -84,5 +112,18 @@ class TorchEngine:
             if new.size(1):
                 embeds.append(self._model.get_input_embeddings()(new))
             inputs = {"inputs_embeds": torch.cat(embeds, dim=1)}
-        logits, _, extras = self._run(prompt, inputs, None)
-        return logits, text, extras
+        outputs, _, extras = self._run(prompt, inputs, None)
+        return outputs, text, extras
+
+    def _outputs(self, outputs: Any, kept: int) -> Outputs:
+        """Return what the strategy needs: the logits after the last `kept` tokens, and more."""
+        needs = self._static.needs
+        logits = outputs.logits[:, -kept:].float()  # [R, kept, V]
+        found = Outputs(logits if kept > 1 else logits[:, 0])
+        if needs.hidden_states:
+            found = found._replace(hidden_states=outputs.hidden_states[-1].float())
+        if needs.layers:
+            states = [outputs.hidden_states[layer][:, -1] for layer in needs.layers]
+            head = self._model.get_output_embeddings()
+            found = found._replace(layer_logits=head(torch.stack(states, dim=1)).float())
+        return found

@@ -18,7 +18,7 @@ from torch import Tensor
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.documentation import GENERATING
-from gpt2x.generation.engine import Extras, Prompt, PromptedEngine, StaticArguments
+from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments, assemble
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
@@ -79,14 +79,17 @@ class TorchHost(Host):
     def to_host(self, array: Tensor) -> Tensor:
         return array.cpu()
 
-    def place(self, settings: Settings, prompt: Prompt) -> tuple[Settings, Prompt]:
-        settings, prompt = super().place(settings, prompt)
-        mask = prompt.columns.get("attention_mask")
-        if mask is not None and not self._prepares_itself:
-            # Counted once here, not at every step.
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            prompt = prompt._replace(columns={"position_ids": positions, **prompt.columns})
-        return settings, prompt
+    def place(self, settings: Settings, prompts: Prompts) -> tuple[Settings, Prompts]:
+        settings, prompts = super().place(settings, prompts)
+        return settings, Prompts(*map(self._with_positions, prompts))
+
+    def _with_positions(self, prompt: Any) -> Any:
+        """Count a prompt's positions once here, not at every step."""
+        mask = prompt.columns.get("attention_mask") if prompt else None
+        if mask is None or self._prepares_itself:
+            return prompt
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return prompt._replace(columns={"position_ids": positions, **prompt.columns})
 
     def draw_seed(self) -> int:
         low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
@@ -103,12 +106,11 @@ class TorchHost(Host):
         with torch.no_grad(), copied_weights(is_long, self._copies):
             yield
 
-    def stepper(self, static: StaticArguments, prompt: Prompt) -> tuple[PromptedEngine, Strategy]:
+    def stepper(self, static: StaticArguments, prompts: Prompts) -> tuple[DriverEngine, Strategy]:
         if self._prepares_itself:
-            engine: PromptedEngine = PreparedEngine(self.model, self.ops, static, prompt)
+            engine: DriverEngine = PreparedEngine(self.model, self.ops, static, prompts.main)
         else:
-            model = TorchEngine(self.model, static)
-            engine = PromptedEngine(self.ops, model, static, prompt, self.keep)
+            engine = assemble(self.ops, TorchEngine, self.models, static, prompts, self.keep)
         return engine, static.strategy
 
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:

@@ -36,7 +36,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     checks.check_model_inputs(
         config,
         host_values,
-        past_length=0 if cache is None else cache.length,
+        past_length=0 if cache is None else cache.one_length,
         past_key=None if cache is None else cache.keys[0],
         **given,
     )

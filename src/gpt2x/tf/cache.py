@@ -54,6 +54,7 @@ class KVCache(CacheMixin):
         self.keys: list[Any] = list(keys)
         self.values: list[Any] = list(values)
         self._length = length
+        self.starts: tf.Tensor | None = None  # see `at`
         self.cross_keys: list[Any] = list(cross_keys or [None] * len(self.keys))
         self.cross_values: list[Any] = list(cross_values or [None] * len(self.keys))
 
@@ -115,7 +116,7 @@ class KVCache(CacheMixin):
         else:
             keys, values = self._append(keys, key), self._append(values, value)
         self.keys[layer], self.values[layer] = keys, values
-        if self._length is not None and isinstance(self.length, int):
+        if self._length is not None and self.starts is None and isinstance(self.length, int):
             end = self.length + _size(key, 2)  # nobody looks at room that is known to be empty
             keys, values = keys[:, :, :end], values[:, :, :end]
         return tf.cast(keys, key.dtype), tf.cast(values, value.dtype)
@@ -124,6 +125,8 @@ class KVCache(CacheMixin):
         new = tf.cast(new, buffer.dtype)
         if self._length is None:
             return tf.concat([buffer, new], axis=2)
+        if self.starts is not None:
+            return _written(buffer, new, self.starts)
         known, room = tf.get_static_value(self._length), buffer.shape[2]
         count = new.shape[2]
         if known is not None and None not in (room, count) and known + count > room:
@@ -148,6 +151,18 @@ class KVCache(CacheMixin):
             self._length = self._length + count
 
     # --- changing as a whole; each returns a new cache ---
+
+    def at(self, start: int | tf.Tensor) -> Self:
+        """Let the next tokens be written at column `start`, or at one of each row, int [B].
+
+        In the second case `length` is the largest of them, until the next `at`; a mask has to hide
+        what lies behind the end of a row, and tokens beyond the room are dropped.
+        """
+        cache = self.fork()
+        starts = tf.convert_to_tensor(start, tf.int32)
+        cache.starts = starts if starts.shape.rank else None
+        cache._length = tf.reduce_max(starts) if starts.shape.rank else starts
+        return cache
 
     def reorder(self, parents: tf.Tensor) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
@@ -188,14 +203,31 @@ class KVCache(CacheMixin):
     def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         parts = {name: tuple(getattr(self, name)) for name in self._parts}
         present = {name: part for name, part in parts.items() if part[0] is not None}
-        length = {} if self._length is None else {"length": self._length}
-        return (len(self), *present, *length), (*present.values(), *length.values())
+        places = {"length": self._length, "starts": self.starts}
+        present |= {name: place for name, place in places.items() if place is not None}
+        return (len(self), *present), tuple(present.values())
 
     @classmethod
     def __tf_unflatten__(cls, metadata: tuple[Any, ...], components: Any) -> Self:
         n_layer, *names = metadata
         absent = {"keys": [None] * n_layer, "values": [None] * n_layer}
-        return cls(**{**absent, **dict(zip(names, components, strict=True))})
+        parts = {**absent, **dict(zip(names, components, strict=True))}
+        starts = parts.pop("starts", None)
+        cache = cls(**parts)
+        cache.starts = starts
+        return cache
+
+
+def _written(buffer: tf.Tensor, new: tf.Tensor, starts: tf.Tensor) -> tf.Tensor:
+    """Return [B, H, S, D] with `new` [B, H, T, D] at columns starts[b]; beyond S it is dropped."""
+    count = _size(new, 2)
+    slot = tf.range(_size(buffer, 2)) - starts[:, None]  # [B, S]; 0 at a row's first new token
+    index = tf.clip_by_value(slot, 0, count - 1)[:, None]  # [B, 1, S]
+    heads = tf.tile(index, [1, _size(new, 1), 1])
+    is_new = ((slot >= 0) & (slot < count))[:, None, :, None]
+    written = tf.where(is_new, tf.gather(new, heads, axis=2, batch_dims=2), buffer)
+    written.set_shape(buffer.shape)
+    return written
 
 
 def _size(tensor: tf.Tensor, axis: int) -> int | tf.Tensor:

@@ -12,8 +12,17 @@ from typing import Any
 import tensorflow as tf
 
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of, fused
-from gpt2x.generation.strategies import Settings
+from gpt2x.generation.engine import (
+    Extras,
+    Prompt,
+    Prompts,
+    StaticArguments,
+    extras_of,
+    fused,
+    placed,
+)
+from gpt2x.generation.ops import is_scalar
+from gpt2x.generation.strategies import Outputs, Settings, Strategy
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
 
@@ -28,8 +37,9 @@ class TensorFlowEngine:
     def __init__(self, model: Any, static: StaticArguments) -> None:
         self._model = model
         self._static = static
+        self._keeps_logits = "logits_to_keep" in model._call_parameters
 
-    def prefill(self, prompt: Prompt) -> tuple[tf.Tensor, Any, Extras]:
+    def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts; see `ModelEngine`."""
         slots = self._static.slots
         if not self._static.use_cache:
@@ -46,18 +56,20 @@ class TensorFlowEngine:
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}
-        logits, cache, extras = self._run(prompt, inputs, past, start, prompt.length - start - 1)
+        outputs, cache, extras = self._run(prompt, inputs, past, start, prompt.length - start - 1)
         # The text will overwrite the columns behind the prompt.
-        return logits, cache.crop(prompt.length), extras
+        return outputs, cache.crop(prompt.length), extras
 
     def decode(
-        self, prompt: Prompt, tokens: tf.Tensor, cache: Any, length: int | tf.Tensor
-    ) -> tuple[tf.Tensor, Any, Extras]:
-        """Run another token of each row; see `ModelEngine`."""
+        self, prompt: Prompt, tokens: tf.Tensor, cache: Any, start: int | tf.Tensor
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run more tokens of each row; see `ModelEngine`."""
+        if tokens.shape[1] != 1 or not is_scalar(start):
+            return self._run_placed(prompt, tokens, cache, start)
         if self._static.use_cache:
-            return self._run(prompt, {"input_ids": tokens[:, None]}, cache, cache.length, 0)
-        column = length - 1 + prompt.embeds_only
-        return self._run_text(prompt, OPS.write(cache, column, tokens, axis=1), column + 1)
+            return self._run(prompt, {"input_ids": tokens}, cache, cache.length, 0)
+        column = start + prompt.embeds_only
+        return self._run_text(prompt, OPS.write(cache, column, tokens[:, 0], axis=1), column + 1)
 
     def _run(
         self,
@@ -66,8 +78,8 @@ class TensorFlowEngine:
         cache: KVCache | None,
         start: int | tf.Tensor,
         last: int | tf.Tensor,
-    ) -> tuple[tf.Tensor, Any, Extras]:
-        """Run columns from `start` on; return the logits of the one at `last`, float32 [R, V]."""
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run columns from `start` on; return the outputs of the one at `last`."""
         (tensor,) = inputs.values()
         rows, count = OPS.shape(tensor)[:2]
         arguments = dict(prompt.fixed)
@@ -78,17 +90,54 @@ class TensorFlowEngine:
                 arguments[name] = column[:, : start + count]
             else:  # the model masks unfilled columns
                 arguments[name] = column
-        is_one = tf.get_static_value(count) == 1
-        if not is_one and "logits_to_keep" in self._model._call_parameters:
-            arguments["logits_to_keep"], last = tf.reshape(last, [1]), 0
+        is_one, row = tf.get_static_value(count) == 1, last
+        if not is_one and self._keeps_logits:
+            arguments["logits_to_keep"], row = tf.reshape(last, [1]), 0
         outputs = self._model(**inputs, **arguments, past_key_values=cache, **self._static.options)
-        logits = outputs.logits[:, 0] if is_one else tf.gather(outputs.logits, last, axis=1)
-        return tf.cast(logits, tf.float32), outputs.past_key_values, extras_of(outputs)
+        logits = outputs.logits[:, 0] if is_one else tf.gather(outputs.logits, row, axis=1)
+        return self._outputs(outputs, logits, last), outputs.past_key_values, extras_of(outputs)
+
+    def _run_placed(
+        self, prompt: Prompt, tokens: tf.Tensor, cache: KVCache, start: int | tf.Tensor
+    ) -> tuple[Outputs, Any, Extras]:
+        """Run tokens [R, k] at columns of their own in each row."""
+        rows, count = OPS.shape(tokens)
+        starts = start + prompt.embeds_only + tf.zeros([rows], tf.int32)
+        columns = placed(
+            OPS,
+            prompt,
+            starts,
+            count,
+            cache.max_length,
+            self._model.config.n_positions,
+            self._static.needs.siblings,
+        )
+        arguments = {**prompt.fixed, **columns}
+        outputs = self._model(
+            input_ids=tokens, **arguments, past_key_values=cache.at(starts), **self._static.options
+        )
+        is_one = self._static.needs.columns == 1
+        logits = outputs.logits[:, -1] if is_one else outputs.logits
+        cache = outputs.past_key_values.at(cache.length)  # the next request says where it starts
+        return self._outputs(outputs, logits, count - 1), cache, extras_of(outputs)
+
+    def _outputs(self, outputs: Any, logits: tf.Tensor, last: int | tf.Tensor) -> Outputs:
+        """Return what the strategy needs; `last` is the column of the last token."""
+        needs = self._static.needs
+        found = Outputs(tf.cast(logits, tf.float32))
+        if needs.hidden_states:
+            states = tf.cast(outputs.hidden_states[-1], tf.float32)
+            found = found._replace(hidden_states=states)
+        if needs.layers:
+            states = [tf.gather(outputs.hidden_states[i], last, axis=1) for i in needs.layers]
+            layer_logits = self._model._next_token_logits(tf.stack(states, axis=1))  # [R, layers, V]
+            found = found._replace(layer_logits=tf.cast(layer_logits, tf.float32))
+        return found
 
     def _run_text(
         self, prompt: Prompt, text: tf.Tensor, length: int | tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, Extras]:
-        """Run all tokens [R, S] without a cache; return the logits of the last of `length`."""
+    ) -> tuple[Outputs, tf.Tensor, Extras]:
+        """Run all tokens [R, S] without a cache; return the outputs of the last of `length`."""
         inputs, slots = {"input_ids": text}, self._static.slots
         if prompt.has_embeds:
             room = [[0, 0], [0, slots - OPS.shape(prompt.inputs_embeds)[1]], [0, 0]]
@@ -96,8 +145,8 @@ class TensorFlowEngine:
             embedded = self._model.get_input_embeddings()(text)
             embeds = tf.where(given, tf.pad(prompt.inputs_embeds, room), embedded)
             inputs = {"inputs_embeds": embeds}
-        logits, _, extras = self._run(prompt, inputs, None, 0, length - 1)
-        return logits, text, extras
+        outputs, _, extras = self._run(prompt, inputs, None, 0, length - 1)
+        return outputs, text, extras
 
 
 class TracedFunctions:
@@ -121,13 +170,16 @@ class TracedFunctions:
 
 
 def trace_fused(
-    model: Any, static: StaticArguments, returns_cache: bool, jit_compile: bool, *arguments: Any
+    models: tuple[Any, ...],
+    static: StaticArguments,
+    returns_cache: bool,
+    jit_compile: bool,
+    *arguments: Any,
 ) -> Any:
-    """Trace a loop for any batch and width; `arguments` are a prompt and the settings."""
+    """Trace a loop for any batch and width; `arguments` are the prompts and the settings."""
 
-    def decode(prompt: Prompt, settings: Settings) -> tuple[Any, Any]:
-        engine = TensorFlowEngine(model, static)
-        return fused(OPS, engine, static, prompt, settings, returns_cache)
+    def decode(prompts: Prompts, settings: Settings) -> tuple[Any, Any]:
+        return fused(OPS, TensorFlowEngine, models, static, prompts, settings, returns_cache)
 
     function = tf.function(decode, autograph=False, jit_compile=jit_compile)
     # Once for every batch and prompt: later, more special calls use this trace too.
@@ -135,62 +187,94 @@ def trace_fused(
     return function
 
 
-def _of_any_size(prompt: Prompt, settings: Settings) -> tuple[Prompt, Settings]:
+def _of_any_size(prompts: Prompts, settings: Settings) -> tuple[Prompts, Settings]:
     """Return the specs of the arguments, of any batch and width."""
-
-    def spec(value: tf.Tensor, *axes: int) -> tf.TensorSpec:
-        shape = [None if axis in axes else size for axis, size in enumerate(value.shape)]
-        return tf.TensorSpec(shape, value.dtype)
-
-    fixed = {
-        name: spec(value, 0, 1) if name.startswith("encoder") else spec(value)
-        for name, value in prompt.fixed.items()
-    }
     return (
-        Prompt(
-            input_ids=spec(prompt.input_ids, 0, 1),
-            inputs_embeds=spec(prompt.inputs_embeds, 0, 1) if prompt.has_embeds else (),
-            length=spec(prompt.length),
-            embeds_only=spec(prompt.embeds_only),
-            columns={name: spec(value, 0) for name, value in prompt.columns.items()},
-            fixed=fixed,
-            past=tf.nest.map_structure(lambda value: spec(value, 0), prompt.past),
-        ),
-        tf.nest.map_structure(spec, settings)._replace(
-            prompt=spec(settings.prompt, 0, 1),
-            real=spec(settings.real, 0),
-            keys=tuple(spec(words, 0) for words in settings.keys),
+        Prompts(*(_prompt_of_any_size(prompt) if prompt else () for prompt in prompts)),
+        tf.nest.map_structure(_spec, settings)._replace(
+            prompt=_spec(settings.prompt, 0, 1),
+            real=_spec(settings.real, 0),
+            keys=tuple(_spec(words, 0) for words in settings.keys),
         ),
     )
 
 
+def _prompt_of_any_size(prompt: Prompt) -> Prompt:
+    fixed = {
+        name: _spec(value, 0, 1) if name.startswith("encoder") else _spec(value)
+        for name, value in prompt.fixed.items()
+    }
+    return Prompt(
+        input_ids=_spec(prompt.input_ids, 0, 1),
+        inputs_embeds=_spec(prompt.inputs_embeds, 0, 1) if prompt.has_embeds else (),
+        length=_spec(prompt.length),
+        embeds_only=_spec(prompt.embeds_only),
+        columns={name: _spec(value, 0) for name, value in prompt.columns.items()},
+        fixed=fixed,
+        past=tf.nest.map_structure(lambda value: _spec(value, 0), prompt.past),
+    )
+
+
+def _spec(value: tf.Tensor, *axes: int) -> tf.TensorSpec:
+    """Return the spec of a tensor, of any size along `axes`."""
+    shape = [None if axis in axes else size for axis, size in enumerate(value.shape)]
+    return tf.TensorSpec(shape, value.dtype)
+
+
 class TracedEngine:
-    """The engine, each call a traced function, so that the host sees every step."""
+    """The engine, each call a traced function, so that the host sees every step.
+
+    Args:
+        model: the model.
+        static: of the call.
+        owner: holds the functions: the model that generates.
+        key: all that shapes them, except their arguments' sizes.
+        jit_compile: whether XLA compiles them.
+    """
 
     def __init__(
-        self, model: Any, static: StaticArguments, key: Hashable, jit_compile: bool
+        self,
+        model: Any,
+        static: StaticArguments,
+        *,
+        owner: Any,
+        key: Hashable,
+        jit_compile: bool,
     ) -> None:
         engine = TensorFlowEngine(model, static)
+        key = (key, static, model is owner)
+        self.prefill = traced(owner, ("prefill", key), engine.prefill, jit_compile)
+        self.decode = traced(owner, ("decode", key), engine.decode, jit_compile)
 
-        def traced(name: str, function: Callable[..., Any]) -> Any:
-            return model._functions.get(
-                (name, key),
-                lambda: tf.function(
-                    function, autograph=False, reduce_retracing=True, jit_compile=jit_compile
-                ),
-            )
 
-        self.prefill = traced("prefill", engine.prefill)
-        self.decode = traced("decode", engine.decode)
-        self._step = traced("step", lambda *arguments: static.strategy.step(OPS, *arguments))
-        self._strategy = static.strategy
+def traced(
+    owner: Any, key: Hashable, function: Callable[..., Any], jit_compile: bool
+) -> Callable[..., Any]:
+    """Return the owner's traced function of a key."""
+    return owner._functions.get(
+        key,
+        lambda: tf.function(
+            function, autograph=False, reduce_retracing=True, jit_compile=jit_compile
+        ),
+    )
 
-    def strategy(self) -> CompiledStrategy:
-        """Return the strategy with its `step` traced."""
-        strategy = self._strategy
-        return CompiledStrategy(
-            strategy.rows_per_prompt,
-            strategy.reorders,
-            strategy.init,
-            lambda ops, *arguments: self._step(*arguments),
-        )
+
+def traced_strategy(
+    owner: Any, strategy: Strategy, key: Hashable, jit_compile: bool
+) -> CompiledStrategy:
+    """Return a strategy with `step` and `draft` traced."""
+
+    def step(*arguments: Any) -> Any:
+        return strategy.step(OPS, *arguments)
+
+    def draft(*arguments: Any) -> Any:
+        return strategy.draft(OPS, *arguments)
+
+    run_step = traced(owner, ("step", key), step, jit_compile)
+    run_draft = traced(owner, ("draft", key), draft, jit_compile)
+    return CompiledStrategy(
+        strategy,
+        strategy.init,
+        lambda ops, *arguments: run_step(*arguments),
+        lambda ops, *arguments: run_draft(*arguments),
+    )

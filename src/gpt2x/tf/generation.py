@@ -17,16 +17,23 @@ from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation import random
 from gpt2x.generation.documentation import GENERATING
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import Prompt, PromptedEngine, StaticArguments, fused
+from gpt2x.generation.engine import DriverEngine, Prompts, StaticArguments, assemble, fused
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
+from gpt2x.generation.processors.base import Identity
 from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.seeds import is_integer
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models.pretrained import documented
 from gpt2x.tf.cache import KVCache
-from gpt2x.tf.engine import TensorFlowEngine, TracedEngine, TracedFunctions, trace_fused
+from gpt2x.tf.engine import (
+    TensorFlowEngine,
+    TracedEngine,
+    TracedFunctions,
+    trace_fused,
+    traced_strategy,
+)
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
 from gpt2x.tf.outputs import generation_output
 
@@ -100,27 +107,30 @@ class TensorFlowHost(Host):
         return past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
 
     def run_fused(
-        self, static: StaticArguments, prompt: Prompt, settings: Settings, returns_cache: bool
+        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
         if self.is_traced:
-            engine = TensorFlowEngine(self.model, static)
-            return fused(OPS, engine, static, prompt, settings, returns_cache)
-        key = ("fused", returns_cache, self._key(static, prompt))
-        arguments = (self.model, static, returns_cache, self._jit_compile, prompt, settings)
+            make = TensorFlowEngine
+            return fused(OPS, make, self.models, static, prompts, settings, returns_cache)
+        key = ("fused", returns_cache, self._key(static, prompts))
+        arguments = (self.models, static, returns_cache, self._jit_compile, prompts, settings)
         run = self.model._functions.get(key, lambda: trace_fused(*arguments))
-        return run(prompt, settings)
+        return run(prompts, settings)
 
     def stepper(
-        self, static: StaticArguments, prompt: Prompt
-    ) -> tuple[PromptedEngine, Strategy | CompiledStrategy]:
-        key = self._key(static, prompt)
-        traced = TracedEngine(self.model, static, key, self._jit_compile)
-        engine = PromptedEngine(OPS, traced, static, prompt, self.keep)
-        return engine, static.strategy if static.strategy.host else traced.strategy()
+        self, static: StaticArguments, prompts: Prompts
+    ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
+        key, jit_compile, strategy = self._key(static, prompts), self._jit_compile, static.strategy
+        make = functools.partial(TracedEngine, owner=self.model, key=key, jit_compile=jit_compile)
+        engine = assemble(OPS, make, self.models, static, prompts, self.keep)
+        if strategy.host:
+            return engine, strategy
+        return engine, traced_strategy(self.model, strategy, key, jit_compile)
 
-    def _key(self, static: StaticArguments, prompt: Prompt) -> Hashable:
+    def _key(self, static: StaticArguments, prompts: Prompts) -> Hashable:
         """Return the key of a computation: all that shapes it, except its arguments' sizes."""
-        return static, prompt.structure, self._jit_compile
+        assistants = tuple(map(Identity, self.models[1:]))
+        return static, prompts.structure, assistants, self._jit_compile
 
     def result(self, plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
         return generation_output(super().result(plan, settings, state, **records))

@@ -25,7 +25,7 @@ def check_inputs(config: GPT2Config, cache: KVCache | None, inputs: Inputs) -> N
     Raises:
         InvalidInputError: for the first error.
     """
-    past_length = 0 if cache is None else cache.length
+    past_length = 0 if cache is None else cache.one_length
     given: dict[str, Any] = dict(inputs)
     checks.check_model_inputs(
         config,

@@ -43,11 +43,27 @@ def unfolded(buffer: Any, heads: int | None) -> Any:
 
 
 def written(buffer: Array, new: Array, length: Array | None) -> Array:
-    """Return the buffer with `new` [B, H, T, D] at `length`, or at its end if that is None."""
+    """Return the buffer with `new` [B, H, T, D] at `length`, or at its end if that is None.
+
+    `length` may be one column of each row, [B]; what is beyond the room is then dropped.
+    """
+    heads = new.shape[1]
     new = new.reshape(*buffer.shape[:-2], *new.shape[-2:]).astype(buffer.dtype)
     if length is None:
         return jnp.concatenate([buffer, new], axis=-2)
+    if length.ndim:
+        return _written_by_row(buffer, new, length, heads)
     return lax.dynamic_update_slice_in_dim(buffer, new, length, axis=-2)
+
+
+def _written_by_row(buffer: Array, new: Array, starts: Array, heads: int) -> Array:
+    """Return the buffer with `new`, of the same rank, at columns `starts` [B]."""
+    shape, (S, D) = buffer.shape, buffer.shape[-2:]
+    flat, new = buffer.reshape(-1, S, D), new.reshape(-1, new.shape[-2], D)  # [B x H, S or T, D]
+    columns = jnp.repeat(starts, heads)[:, None] + jnp.arange(new.shape[1])
+    rows = jnp.arange(flat.shape[0])[:, None]
+    written = flat.at[rows, columns].set(new, mode="drop", unique_indices=True)
+    return written.reshape(shape)
 
 
 def take_rows(buffer: Array, rows: Array, heads: int | None) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.ops import Array, Ops, Scalar, is_scalar
 from gpt2x.generation.registry import ops_for
 
 NEG_INF = float("-inf")
@@ -23,7 +23,9 @@ class Context(NamedTuple):
 
     tokens: Array  # int [R, L]; columns at and beyond `length` hold no text yet
     real: Array  # bool [R, L]; False where the prompt is padding
-    length: int | Scalar  # columns filled, prompt and its padding included
+    length: int | Scalar  # columns filled, prompt and its padding included; or int [R, 1]
+    unconditional: Any = ()  # logits of guidance's second context, float [R, V]
+    repeats: int = 1  # successive rows that are one row of the batch, at several lengths
 
     def filled(self, ops: Ops) -> Array:
         """Return which columns hold text: bool [R, L]."""
@@ -32,12 +34,19 @@ class Context(NamedTuple):
 
     def last(self, ops: Ops, count: int) -> tuple[Array, Array]:
         """Return the last `count` tokens and whether each is text: int and bool [R, count]."""
-        columns = ops.arange(count) + (self.length - count)  # [count]
-        inside = columns >= 0
+        columns = ops.arange(count)[None, :] + (self.length - count)  # [1 or R, count]
         rows = ops.shape(self.tokens)[0]
-        index = ops.full((rows, 1), 0, "int") + ops.maximum(columns, 0)[None, :]
+        index = ops.full((rows, 1), 0, "int") + ops.maximum(columns, 0)
         is_text = ops.take_along(ops.cast(self.real, "int"), index) > 0
-        return ops.take_along(self.tokens, index), is_text & inside[None, :]
+        return ops.take_along(self.tokens, index), is_text & (columns >= 0)
+
+    def texts(self, ops: Ops) -> list[Array]:
+        """Return each row's text up to its length, int [length]; the values are concrete."""
+        rows = range(ops.shape(self.tokens)[0])
+        if is_scalar(self.length):
+            return [self.tokens[row, : self.length] for row in rows]
+        lengths = ops.to_numpy(self.length)[:, 0].tolist()
+        return [self.tokens[row, : lengths[row]] for row in rows]
 
 
 class LogitsProcessor:
@@ -160,9 +169,23 @@ class UserProcessor(BuiltInProcessor):
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         function, with_length = static
+        if not is_scalar(context.length):  # it takes texts of one length
+            return _row_by_row(ops, scores, context, static, values)
         if with_length:
             return function.value(context.tokens, scores, context.length)
         return function.value(context.tokens[:, : context.length], scores)
+
+
+def _row_by_row(
+    ops: Ops, scores: Array, context: Context, static: Static, values: Values
+) -> Array:
+    """Apply a user's processor to texts of different lengths, on the host."""
+    processed = []
+    for row, length in enumerate(ops.to_numpy(context.length)[:, 0].tolist()):
+        alone = Context(context.tokens[row : row + 1], context.real[row : row + 1], length)
+        scores_of_row = scores[row : row + 1]
+        processed.append(UserProcessor.apply(ops, scores_of_row, alone, static, values))
+    return ops.concat(processed, axis=0)
 
 
 class Processors(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.ops import Array, Ops, as_column
 from gpt2x.generation.processors.base import (
     NEG_INF,
     BuiltInProcessor,
@@ -34,7 +34,10 @@ def _forbid(ops: Ops, scores: Array, token_ids: Array) -> Array:
 
 
 def _force(ops: Ops, scores: Array, token_ids: Array) -> Array:
-    allowed = token_mask(ops, token_ids, scores)
+    return _only(ops, scores, token_mask(ops, token_ids, scores))
+
+
+def _only(ops: Ops, scores: Array, allowed: Array) -> Array:
     blank = ops.full(ops.shape(scores), NEG_INF, "float")
     return ops.where(allowed, 0.0, blank)
 
@@ -168,10 +171,11 @@ class ForceTokensLogitsProcessor(BuiltInProcessor):
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         count = ops.shape(values["forced"])[0]
-        position = ops.full((1,), context.length, "int")
-        token = ops.take(values["forced"], ops.minimum(position, count - 1))  # [1]
+        position = as_column(ops, context.length)  # [1 or R, 1]
+        token = ops.take(values["forced"], ops.minimum(position, count - 1))
         forces = (position < count) & (token >= 0)
-        return ops.where(forces[:, None], _force(ops, scores, token), scores)
+        allowed = ops.arange(ops.shape(scores)[1])[None, :] == token
+        return ops.where(forces, _only(ops, scores, allowed), scores)
 
 
 class SuppressTokensLogitsProcessor(BuiltInProcessor):
@@ -312,9 +316,9 @@ class PrefixConstrainedLogitsProcessor(BuiltInProcessor):
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         function, rows_per_prompt = static
         allowed = np.zeros(ops.shape(scores), np.bool_)
-        for row in range(allowed.shape[0]):
-            prompt = row // rows_per_prompt
-            tokens = function.value(prompt, context.tokens[row, : context.length])
+        for row, text in enumerate(context.texts(ops)):
+            prompt = row // (rows_per_prompt * context.repeats)
+            tokens = function.value(prompt, text)
             if len(tokens) == 0:
                 raise InvalidInputError(
                     "`prefix_allowed_tokens_fn` must allow at least one token, but returned an "

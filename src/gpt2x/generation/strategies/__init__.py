@@ -1,6 +1,6 @@
 """Decoding strategies: pure functions over `Ops`, one module for each family."""
 
-from gpt2x.generation.strategies.base import Request, Settings, Strategy
+from gpt2x.generation.strategies.base import Needs, Outputs, Request, Settings, Strategy
 from gpt2x.generation.strategies.beam import BeamSearch, BeamState
 from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
 
@@ -8,6 +8,8 @@ __all__ = [
     "BeamSearch",
     "BeamState",
     "Greedy",
+    "Needs",
+    "Outputs",
     "Request",
     "RowState",
     "Sample",

@@ -39,11 +39,58 @@ class Settings(NamedTuple):
     length_penalty: float | Scalar  # exponent of the length in a beam's score
 
 
-class Request(NamedTuple):
-    """The next inputs of the model."""
+class Needs(NamedTuple):
+    """What a strategy asks of the model at every step; static.
 
-    tokens: Array  # int [R]: the next input of each row
-    parents: Any  # int [R]: the row whose past each row continues; () if its own
+    Attributes:
+        columns: k, the tokens of each row in a request.
+        siblings: whether the tokens after the first are alternatives: each sees the text and the
+            first, but not the others.
+        hidden_states: whether steps read the last layer's hidden states.
+        layers: the layers whose input steps read as logits, as `lm_head` reads it; L for the last
+            layer's output.
+        drafts: whether an assistant is run before each step but the first.
+    """
+
+    columns: int = 1
+    siblings: bool = False
+    hidden_states: bool = False
+    layers: tuple[int, ...] = ()
+    drafts: bool = False
+
+
+class Outputs(NamedTuple):
+    """What the model returns for a request, or for the prompts; () for what is not asked for.
+
+    Attributes:
+        logits: float [R, V] after the last token of each row; [R, k, V] for a request of k > 1.
+        hidden_states: float [R, k, E]; for prompts, of all of their columns.
+        layer_logits: float [R, layers, V] at the last token.
+        unconditional: the logits of the second context of classifier-free guidance.
+    """
+
+    logits: Array
+    hidden_states: Any = ()
+    layer_logits: Any = ()
+    unconditional: Any = ()
+
+    def taken(self, ops: Ops, rows: Array) -> Outputs:
+        """Return those of the given rows, int [any number]."""
+        return Outputs(*(x if isinstance(x, tuple) else ops.take(x, rows) for x in self))
+
+
+class Request(NamedTuple):
+    """The next inputs of the model.
+
+    Attributes:
+        tokens: int [R, k].
+        start: the column of the text at which the first of them stands: a scalar, or int [R].
+        parents: int [R], the row whose past each row continues; () if its own.
+    """
+
+    tokens: Array
+    start: int | Scalar | Array
+    parents: Any = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +116,7 @@ class Strategy:
 
     reorders = False  # whether requests name parents
     samples = False  # whether steps draw random numbers
+    needs = Needs()  # of the model
     #: The reason why tokens cannot be streamed, for the error; None if they can.
     unstreamable: ClassVar[str | None] = None
     #: The class of the result of `generate(return_dict_in_generate=True)`.
@@ -84,10 +132,26 @@ class Strategy:
         raise NotImplementedError
 
     def step(
-        self, ops: Ops, state: State, logits: Array, settings: Settings
+        self, ops: Ops, state: State, outputs: Outputs, settings: Settings
     ) -> tuple[State, Request]:
-        """Take the logits of the last position of each row, float [R, V]."""
+        """Take what the model returned for the last request, or for the prompts."""
         raise NotImplementedError
+
+    def draft_request(self, ops: Ops, state: State) -> Request:
+        """Return what the assistant runs next; only called while `state.drafting`."""
+        raise NotImplementedError
+
+    def draft(self, ops: Ops, state: State, outputs: Outputs, settings: Settings) -> State:
+        """Take what the assistant returned, logits [R, V]."""
+        raise NotImplementedError
+
+    def request(self, ops: Ops, state: State) -> Request:
+        """Return what the model runs next, after drafting; only called if `needs.drafts`."""
+        raise NotImplementedError
+
+    def settled(self, ops: Ops, state: State) -> int | Scalar:
+        """Return how many columns of every row's text are final."""
+        return state.length
 
     def sequences(self, ops: Ops, state: State, settings: Settings) -> Array:
         """Return the best text so far, prompt included: int [returned rows, L]."""
@@ -95,7 +159,7 @@ class Strategy:
 
     def generated(self, ops: Ops, state: State, settings: Settings) -> int:
         """Return the number of new tokens of the longest text returned; the state is concrete."""
-        return int(state.length) - int(settings.prompt_length)
+        return int(ops.to_numpy(state.length).max()) - int(settings.prompt_length)
 
     def output_fields(self, ops: Ops, state: State, generated: int) -> dict[str, Any]:
         """Return the fields of `output_class` that only this strategy has.
@@ -148,8 +212,11 @@ class Strategy:
         return stopped
 
 
-def context_of(tokens: Array, length: int | Scalar, settings: Settings) -> Context:
-    return Context(tokens, settings.real, length)
+def context_of(
+    tokens: Array, length: int | Scalar, settings: Settings, outputs: Outputs
+) -> Context:
+    """Return what processors may read beside the scores."""
+    return Context(tokens, settings.real, length, unconditional=outputs.unconditional)
 
 
 def as_rows(ops: Ops, stop: Any, rows: int) -> Array:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from gpt2x.generation import random
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput
-from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
+from gpt2x.generation.strategies.base import Outputs, Request, Settings, Strategy, context_of
 
 # A score that no real text has. It is finite, so that it can be added and compared. Scores that
 # contain it are equal within float32, and all of them lose.
@@ -89,17 +89,17 @@ class BeamSearch(Strategy):
         )
 
     def step(
-        self, ops: Ops, state: BeamState, logits: Array, settings: Settings
+        self, ops: Ops, state: BeamState, outputs: Outputs, settings: Settings
     ) -> tuple[BeamState, Request]:
+        logits = outputs.logits
         prompts, beams, _ = ops.shape(state.open_tokens)
         rows, vocab_size = ops.shape(logits)
         step = state.length - settings.prompt_length
         length = state.length + 1
 
         # 1. Score every continuation: [R, V].
-        context = context_of(
-            ops.reshape(state.open_tokens, (rows, self.capacity)), state.length, settings
-        )
+        text = ops.reshape(state.open_tokens, (rows, self.capacity))
+        context = context_of(text, state.length, settings, outputs)
         scores = self.processors(ops, ops.log_softmax(logits), context, settings.processors)
         kept_scores, kept_logits = self.keep(ops, state, step, scores, logits)
 
@@ -144,7 +144,7 @@ class BeamSearch(Strategy):
             scores=kept_scores,
             logits=kept_logits,
         )
-        return state, Request(tokens, parents)
+        return state, Request(tokens[:, None], length - 1, parents)
 
     def _candidates(
         self, ops: Ops, totals: Array, vocab_size: int, step: int | Scalar, settings: Settings
@@ -204,6 +204,9 @@ class BeamSearch(Strategy):
         attainable = open_scores[:, :1] / ops.cast(best_length, "float") ** settings.length_penalty
         worst = -ops.max(-ranks, axis=-1)[:, None]
         return ops.any(attainable > ops.where(finished, worst, LOST), axis=-1)
+
+    def settled(self, ops: Ops, state: BeamState) -> int:
+        return 0  # any column may still change
 
     def sequences(self, ops: Ops, state: BeamState, settings: Settings) -> Array:
         best = state.tokens[:, : self.num_return_sequences]

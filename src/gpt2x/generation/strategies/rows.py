@@ -10,7 +10,14 @@ from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors import Processors
 from gpt2x.generation.processors.base import NEG_INF
 from gpt2x.generation.processors.warpers import kth_best
-from gpt2x.generation.strategies.base import NO_PROCESSORS, Request, Settings, Strategy, context_of
+from gpt2x.generation.strategies.base import (
+    NO_PROCESSORS,
+    Outputs,
+    Request,
+    Settings,
+    Strategy,
+    context_of,
+)
 
 
 class RowState(NamedTuple):
@@ -38,10 +45,11 @@ class Greedy(Strategy):
         )
 
     def step(
-        self, ops: Ops, state: RowState, logits: Array, settings: Settings
+        self, ops: Ops, state: RowState, outputs: Outputs, settings: Settings
     ) -> tuple[RowState, Request]:
         step = state.length - settings.prompt_length
-        context = context_of(state.tokens, state.length, settings)
+        logits = self.logits(ops, outputs)
+        context = context_of(state.tokens, state.length, settings, outputs)
         scores = self.processors(ops, logits, context, settings.processors)
         tokens, scores = self.choose(ops, scores, step, context, settings)
         if self.num_eos > 0:
@@ -56,7 +64,11 @@ class Greedy(Strategy):
             )
         running = ops.any(~finished) & (length < settings.max_length)
         state = RowState(text, length, finished, running, kept_scores, kept_logits)
-        return state, Request(tokens, ())
+        return state, Request(tokens[:, None], length - 1)
+
+    def logits(self, ops: Ops, outputs: Outputs) -> Array:
+        """Return the logits that processors and choice start from, float [R, V]."""
+        return outputs.logits
 
     def choose(
         self, ops: Ops, scores: Array, step: int | Scalar, context: Any, settings: Settings

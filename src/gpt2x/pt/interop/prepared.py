@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpt2x.generation.engine import Prompt, PromptedEngine, StaticArguments, extras_of
 from gpt2x.generation.ops import Ops
+from gpt2x.generation.strategies import Outputs, Request
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.interop.foreign_cache import as_cache
@@ -165,14 +166,14 @@ class PreparedEngine(PromptedEngine):
         start = prompt.past.length if prompt.has_past else 0
         return kwargs | {"cache_position": torch.arange(start, length, device=ids.device)}
 
-    def prefill(self) -> tuple[Tensor, Any]:
+    def prefill(self) -> tuple[Outputs, Any]:
         """Run the prompts; see `driver.Engine`."""
-        return self._step()[:: self._repeats], self._kwargs.get("past_key_values")
+        return Outputs(self._step()[:: self._repeats]), self._kwargs.get("past_key_values")
 
-    def decode(self, tokens: Tensor, cache: Any, length: int) -> tuple[Tensor, Any]:
+    def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
         """Run another token of each row; see `driver.Engine`."""
-        self._text = torch.cat([self._text, tokens[:, None]], dim=1)
-        return self._step(), self._kwargs.get("past_key_values")
+        self._text = torch.cat([self._text, request.tokens], dim=1)
+        return Outputs(self._step()), self._kwargs.get("past_key_values")
 
     def reorder(self, cache: Any, parents: Tensor) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
