@@ -14,8 +14,8 @@ from gpt2x.generation import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
-from support.decoding import decode
 from gpt2x.generation.strategies import Outputs
+from support.decoding import decode
 from support.fake_engine import MarkovEngine
 
 DRAWS = 100_000

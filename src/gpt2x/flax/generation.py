@@ -110,9 +110,7 @@ class JaxHost(Host):
     def run_fused(
         self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
-        return run_fused(
-            self.models, prompts, settings, static=static, returns_cache=returns_cache
-        )
+        return run_fused(self.models, prompts, settings, static=static, returns_cache=returns_cache)
 
     def stepper(
         self, static: StaticArguments, prompts: Prompts

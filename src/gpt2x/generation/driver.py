@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.strategies import Needs, Outputs, Request, Settings, Strategy
 
 Cache = Any

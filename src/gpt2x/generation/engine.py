@@ -90,6 +90,11 @@ class Prompts(NamedTuple):
         """Return the names of the parts that are given, without their values."""
         return tuple(prompt.structure if prompt else None for prompt in self)
 
+    def map(self, function: Callable[[Prompt], Any]) -> Prompts:
+        """Return what a function makes of each prompt that is given."""
+        made: list[Any] = [function(prompt) if prompt else () for prompt in self]
+        return Prompts(*made)
+
 
 class StaticArguments(NamedTuple):
     """The parameters that shape a computation, besides its arrays' shapes; hashable.
@@ -112,7 +117,10 @@ class StaticArguments(NamedTuple):
 
     @classmethod
     def of(
-        cls, plan: Plan, slots: int | Scalar, other_slots: tuple[int | Scalar, int | Scalar] = (0, 0)
+        cls,
+        plan: Plan,
+        slots: int | Scalar,
+        other_slots: tuple[int | Scalar, int | Scalar] = (0, 0),
     ) -> StaticArguments:
         """Return those of a plan."""
         config = plan.config
@@ -139,9 +147,7 @@ class StaticArguments(NamedTuple):
         return self._other(Needs(), self.other_slots[1])
 
     def _other(self, needs: Needs, slots: int | Scalar) -> StaticArguments:
-        return StaticArguments(
-            self.strategy, needs, slots, (0, 0), self.use_cache, False, False
-        )
+        return StaticArguments(self.strategy, needs, slots, (0, 0), self.use_cache, False, False)
 
     @property
     def records(self) -> tuple[str, ...]:

@@ -155,9 +155,7 @@ def prepare(
     # The last token is never run, and the model has no positions beyond its last.
     slots = _smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
     static = StaticArguments.of(plan, slots)
-    is_stepwise = bool(
-        is_streamed or plan.strategy.host or static.records or not host.fuses
-    )
+    is_stepwise = bool(is_streamed or plan.strategy.host or static.records or not host.fuses)
     _check_steps(host, plan, is_streamed, is_stepwise)
     keys = host.keys(seed, plan.rows) if plan.samples else ()
     settings = _settings(host, plan, slots, input_ids, mask, keys)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2x.generation import results
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments
+from gpt2x.generation.engine import DriverEngine, Extras, Prompt, Prompts, StaticArguments
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.ops import Array, Ops, Scalar
@@ -114,13 +114,13 @@ class Host(ABC):
 
     def place(self, settings: Settings, prompts: Prompts) -> tuple[Settings, Prompts]:
         """Move settings and prompts from the host to the device."""
-        placed = (
-            map_leaves(self.to_device, prompt._replace(fixed={}))._replace(fixed=prompt.fixed)
-            if prompt
-            else ()
-            for prompt in prompts
-        )
-        return map_leaves(self.to_device, settings), Prompts(*placed)
+
+        def placed(prompt: Prompt) -> Prompt:
+            return map_leaves(self.to_device, prompt._replace(fixed={}))._replace(
+                fixed=prompt.fixed
+            )
+
+        return map_leaves(self.to_device, settings), prompts.map(placed)
 
     # ---- random numbers and caches ------------------------------------------------------------
 

@@ -121,9 +121,10 @@ class KVCache(CacheMixin):
         In the second case `length` is the largest of them, until the next `at`; a mask has to hide
         what lies behind the end of a row.
         """
-        is_one = not isinstance(start, Tensor) or start.dim() == 0
-        self.starts = None if is_one else start
-        self.length = int(start if is_one else start.max())
+        if isinstance(start, Tensor) and start.dim() > 0:
+            self.starts, self.length = start, int(start.max())
+        else:
+            self.starts, self.length = None, int(start)
         return self
 
     def reorder(self, parents: Tensor) -> Self:

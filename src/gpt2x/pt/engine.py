@@ -97,7 +97,9 @@ class TorchEngine:
             self._static.needs.siblings,
         )
         kept = count if self._static.needs.columns > 1 else 1
-        options = self.options | ({"logits_to_keep": kept} if "logits_to_keep" in self.options else {})
+        options = self.options | (
+            {"logits_to_keep": kept} if "logits_to_keep" in self.options else {}
+        )
         outputs = self._model(
             input_ids=tokens, **columns, past_key_values=cache, **prompt.fixed, **options
         )

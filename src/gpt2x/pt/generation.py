@@ -18,7 +18,7 @@ from torch import Tensor
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.documentation import GENERATING
-from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments, assemble
+from gpt2x.generation.engine import DriverEngine, Extras, Prompt, Prompts, StaticArguments, assemble
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
@@ -81,11 +81,11 @@ class TorchHost(Host):
 
     def place(self, settings: Settings, prompts: Prompts) -> tuple[Settings, Prompts]:
         settings, prompts = super().place(settings, prompts)
-        return settings, Prompts(*map(self._with_positions, prompts))
+        return settings, prompts.map(self._with_positions)
 
-    def _with_positions(self, prompt: Any) -> Any:
+    def _with_positions(self, prompt: Prompt) -> Prompt:
         """Count a prompt's positions once here, not at every step."""
-        mask = prompt.columns.get("attention_mask") if prompt else None
+        mask = prompt.columns.get("attention_mask")
         if mask is None or self._prepares_itself:
             return prompt
         positions = (mask.cumsum(-1) - 1).clamp(min=0)

@@ -130,7 +130,9 @@ class TensorFlowEngine:
             found = found._replace(hidden_states=states)
         if needs.layers:
             states = [tf.gather(outputs.hidden_states[i], last, axis=1) for i in needs.layers]
-            layer_logits = self._model._next_token_logits(tf.stack(states, axis=1))  # [R, layers, V]
+            layer_logits = self._model._next_token_logits(
+                tf.stack(states, axis=1)
+            )  # [R, layers, V]
             found = found._replace(layer_logits=tf.cast(layer_logits, tf.float32))
         return found
 
@@ -190,7 +192,7 @@ def trace_fused(
 def _of_any_size(prompts: Prompts, settings: Settings) -> tuple[Prompts, Settings]:
     """Return the specs of the arguments, of any batch and width."""
     return (
-        Prompts(*(_prompt_of_any_size(prompt) if prompt else () for prompt in prompts)),
+        prompts.map(_prompt_of_any_size),
         tf.nest.map_structure(_spec, settings)._replace(
             prompt=_spec(settings.prompt, 0, 1),
             real=_spec(settings.real, 0),

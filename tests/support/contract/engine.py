@@ -41,9 +41,10 @@ class EngineContract:
 
     def plain(self, text: list[int]) -> Any:
         """Return what a plain forward of one text without padding returns."""
-        return self.backend.call(
-            self.backend.model(), np.array([text]), output_hidden_states=True
-        )
+        return self.backend.call(self.backend.model(), np.array([text]), output_hidden_states=True)
+
+    def assert_close(self, found: Any, expected: Any) -> None:
+        assert_close(self.backend.array(found), self.backend.array(expected))
 
     def text(self, row: int, *more: int) -> list[int]:
         return [*PROMPT[row, MASK[row] == 1].tolist(), *more]
@@ -54,12 +55,16 @@ class EngineContract:
         outputs, cache = self.decode(engine, FIRST, 5, cache)
         for row in range(2):
             expected = self.plain(self.text(row, *FIRST[row])).logits
-            assert_close(self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -3:])
+            assert_close(
+                self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -3:]
+            )
         # Row 0 keeps one of its tokens, row 1 all three; the last column has no position left.
         outputs, cache = self.decode(engine, SECOND, [6, 8], cache)
         for row, kept in enumerate((1, 3)):
             expected = self.plain(self.text(row, *FIRST[row, :kept], *SECOND[row])).logits
-            assert_close(self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -3:])
+            assert_close(
+                self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -3:]
+            )
 
     def test_one_token_a_row_at_columns_of_their_own(self):
         engine = self.engine(Needs())
@@ -68,7 +73,9 @@ class EngineContract:
         outputs, _ = self.decode(engine, SECOND[:, :1], [6, 7], cache)
         for row, kept in enumerate((1, 2)):
             expected = self.plain(self.text(row, *FIRST[row, :kept], SECOND[row, 0])).logits
-            assert_close(self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -1])
+            assert_close(
+                self.backend.array(outputs.logits)[row], self.backend.array(expected)[0, -1]
+            )
 
     def test_siblings_see_the_text_and_the_first_token(self):
         engine = self.engine(Needs(columns=3, siblings=True, hidden_states=True))

@@ -176,9 +176,7 @@ class UserProcessor(BuiltInProcessor):
         return function.value(context.tokens[:, : context.length], scores)
 
 
-def _row_by_row(
-    ops: Ops, scores: Array, context: Context, static: Static, values: Values
-) -> Array:
+def _row_by_row(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
     """Apply a user's processor to texts of different lengths, on the host."""
     processed = []
     for row, length in enumerate(ops.to_numpy(context.length)[:, 0].tolist()):
