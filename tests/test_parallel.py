@@ -25,6 +25,7 @@ FILES = (
     "generation",
     "outputs",
     "pretrained",
+    "inference",
 )
 
 # Classes that one or two backends have beside those that all have, with the reason.
@@ -108,7 +109,7 @@ def test_every_exception_is_needed():
         assert len(alike) < len(BACKENDS), f"all backends have {name} in {file}.py"
 
 
-@pytest.mark.parametrize("file", ["attention", "inputs"])
+@pytest.mark.parametrize("file", ["attention", "inputs", "inference"])
 def test_functions_stand_in_the_same_order(file: str):
     every = [list(functions(backend, file)) for backend in BACKENDS]
     shared = [name for name in every[0] if all(name in names for names in every)]

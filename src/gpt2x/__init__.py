@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names below
+    from gpt2x.backends import set_seed
     from gpt2x.config import GPT2Config
     from gpt2x.data import EMBEDDED_MODEL
     from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
     )
     from gpt2x.generation import *
     from gpt2x.generation.framework_names import *
+    from gpt2x.pipelines import pipeline
     from gpt2x.pt import (
         GPT2DoubleHeadsModel,
         GPT2ForQuestionAnswering,
@@ -134,6 +136,8 @@ _CORE_MODULES: dict[str, tuple[str, ...]] = {
         "TFNoRepeatNGramLogitsProcessor",
         "TFRepetitionPenaltyLogitsProcessor",
     ),
+    "gpt2x.pipelines": ("pipeline",),
+    "gpt2x.backends": ("set_seed",),
     "gpt2x.data": ("EMBEDDED_MODEL",),
     "gpt2x.errors": (
         "InvalidInputError",

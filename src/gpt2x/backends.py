@@ -1,11 +1,13 @@
 """The three backends: what each needs, and how its modules are imported on demand.
 
 This is the one place of the framework-neutral core that names a framework. Lazy public names
-(`gpt2x.GPT2LMHeadModel`), `return_tensors=` and the command line all go through it.
+(`gpt2x.GPT2LMHeadModel`), `return_tensors=`, pipelines and the command line all go through it.
 """
 
 from __future__ import annotations
 
+import random
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.errors import MissingBackendError, check_choice
+from gpt2x.errors import InvalidInputError, MissingBackendError, check_choice
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ BACKENDS: dict[str, Backend] = {
         Backend("flax", "Flax", "gpt2x.flax", ("jax", "flax"), "flax", "FlaxGPT2"),
     )
 }
+
+# Seeds of `set_seed` for backends whose framework was not imported yet: seed, and whether to take
+# deterministic algorithms.
+_SEEDS: dict[str, tuple[int, bool]] = {}
 
 # In `return_tensors=` transformers' name for JAX arrays is used.
 _TENSORS = {"pt": "pt", "tf": "tf", "jax": "flax"}
@@ -99,6 +105,7 @@ def require(name: str, wanted_by: str) -> None:
             the extra to install.
     """
     backend = get(name)
+    seed = None if _is_imported(backend) else _SEEDS.pop(name, None)
     for module in backend.requires:
         try:
             import_module(module)
@@ -107,6 +114,52 @@ def require(name: str, wanted_by: str) -> None:
                 f"{wanted_by} needs {backend.title}, and `import {module}` failed ({error}). "
                 f'Install it with: pip install "gpt2x[{backend.extra}]"'
             ) from error
+    if seed is not None:
+        _seed_framework(name, *seed)
+
+
+def set_seed(seed: int, deterministic: bool = False) -> None:
+    """Seed the generators of Python's `random`, of numpy and of the frameworks.
+
+    A framework that is not imported yet is seeded when this package imports it. Flax models draw
+    from numpy's. `generate(seed=)` draws from none of these.
+
+    Args:
+        seed: an integer from 0 to 2**32 - 1.
+        deterministic: whether PyTorch and TensorFlow are to take deterministic algorithms only.
+
+    Raises:
+        InvalidInputError: for another seed.
+    """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**32:
+        raise InvalidInputError(f"A seed is an integer from 0 to 2**32 - 1; got {seed!r}.")
+    random.seed(seed)
+    np.random.seed(seed)
+    for backend in BACKENDS.values():
+        if _is_imported(backend):
+            _seed_framework(backend.name, seed, deterministic)
+        else:
+            _SEEDS[backend.name] = seed, deterministic
+
+
+def _seed_framework(name: str, seed: int, deterministic: bool) -> None:
+    """Seed the global generator of an imported framework; JAX has none."""
+    if name == "pt":
+        import torch
+
+        torch.manual_seed(seed)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+    elif name == "tf":
+        import tensorflow as tf
+
+        tf.random.set_seed(seed)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+
+
+def _is_imported(backend: Backend) -> bool:
+    return all(module in sys.modules for module in backend.requires)
 
 
 def load(name: str, wanted_by: str | None = None, module: str | None = None) -> ModuleType:

@@ -14,9 +14,12 @@ from gpt2x import cli
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
-def test_the_three_lines_print_text(capsys):
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=["three_lines", "pipeline"])
+def test_the_lines_print_text(code, capsys):
     pytest.importorskip("torch")
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert printed.startswith("And the king said")

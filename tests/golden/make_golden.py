@@ -47,6 +47,7 @@ PARTS = {
     "configs": "write_configs",
     "tokenizer": "write_tokenizer",
     "chat": "write_chat",
+    "pipelines": "write_pipelines",
 }
 # What transformers 5 writes, which a check of the rest leaves out.
 RELEASE_5 = ("configs/transformers_5/", "tokenizer/tiny_5/")

@@ -51,8 +51,26 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 35,
     "eos_token_id": 36,
 }
+# The vocabulary of tokenizer/tiny_fast_4, whose every special token is the same.
+PIPELINE: dict[str, Any] = {
+    "vocab_size": 409,
+    "n_positions": 160,
+    "n_embd": 12,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_inner": 20,
+    "bos_token_id": 406,
+    "eos_token_id": 406,
+    "pad_token_id": 406,
+}
 # No text holds it but as padding. Not 0: beam search of transformers 4 takes 0 for no pad id.
 PAD = 2
+
+
+def labels(*names: str) -> dict[str, Any]:
+    """The fields of a config that name the labels of a classifier."""
+    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+
 
 # folder: class, config, seed of the weights
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -85,6 +103,19 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "small_double_heads": ("GPT2DoubleHeadsModel", SMALL, 10),
     "small_classification": ("GPT2ForSequenceClassification", {**SMALL, "num_labels": 3}, 11),
+    "pipelines/text_generation": ("GPT2LMHeadModel", PIPELINE, 12),
+    "pipelines/text_classification": (
+        "GPT2ForSequenceClassification",
+        {**PIPELINE, **labels("bad", "fair", "good")},
+        13,
+    ),
+    "pipelines/token_classification": (
+        "GPT2ForTokenClassification",
+        {**PIPELINE, **labels("O", "B-PER", "I-PER", "B-LOC", "I-LOC")},
+        14,
+    ),
+    "pipelines/question_answering": ("GPT2ForQuestionAnswering", PIPELINE, 15),
+    "pipelines/feature_extraction": ("GPT2Model", PIPELINE, 16),
 }
 
 # Large enough that logits are peaked (so that greedy choices are not near ties), and that a bias

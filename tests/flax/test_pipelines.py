@@ -1,0 +1,22 @@
+"""Pipelines of Flax models return what transformers 4.57.6 returns, within 1e-4."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.pipelines import FEW, check_case, check_sampling
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict:
+    """Pipelines by their tasks, made once."""
+    return {}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_text_generation(name: str, pipelines: dict):
+    check_case("text-generation", name, "flax", pipelines)
+
+
+def test_sampling_repeats_whatever_the_batch(pipelines: dict):
+    check_sampling("flax", pipelines)
