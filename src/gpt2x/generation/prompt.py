@@ -42,16 +42,19 @@ def bos_token(config: GenerationConfig) -> int:
 
 
 def infer_mask(input_ids: np.ndarray, config: GenerationConfig) -> np.ndarray | None:
-    """Return the mask of a prompt without one: int [B, T], or None for no padding.
+    """Return the mask of a prompt that came without one: int [B, T]; None if nothing is padding.
 
-    Only where the prompt holds the pad token and that is not an eos, which a text may hold as well.
+    The pad token marks padding, unless it is an eos too: then it may be part of the text.
     """
     mask = traced_mask(NUMPY_OPS, input_ids, config)
     return None if mask is None or mask.all() else mask
 
 
 def traced_mask(ops: Ops, input_ids: Array, config: GenerationConfig) -> Array | None:
-    """Return the same where it cannot be known whether the prompt holds the pad token."""
+    """Return the mask of a prompt whose values are not known: int [B, T], 0 at the pad token.
+
+    None if no token marks padding; see `infer_mask`.
+    """
     pad = pad_token(config)
     if pad is None or pad in eos_tokens(config):
         return None
