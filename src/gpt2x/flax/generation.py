@@ -6,7 +6,7 @@ slots of the cache, V vocabulary, E n_embd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -172,6 +172,10 @@ class GenerationMixin(TransitionScores):
         custom_generate: Any = None,
         seed: int | list[tuple[int, int]] | None = None,
         tokenizer: Any = None,
+        regex: str | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         inputs: Any = None,
         **kwargs: Any,
     ) -> Any:
@@ -202,6 +206,10 @@ class GenerationMixin(TransitionScores):
             custom_generate=custom_generate,
             seed=seed,
             tokenizer=tokenizer,
+            regex=regex,
+            json_schema=json_schema,
+            choices=choices,
+            grammar=grammar,
         )
 
     def prepare_inputs_for_generation(

@@ -21,7 +21,11 @@ Args:
     seed: makes sampling repeatable, in every backend and every batch: row r draws from stream
         (seed, r); a list gives each row its own (seed, row). None draws a seed from
         {generator}.
-    tokenizer: needed by `stop_strings`.{more}
+    tokenizer: needed by `stop_strings` and by a grammar.
+    regex, json_schema, choices, grammar: one of these, for the new text to match as a whole
+        (`pip install "gpt2x[guided]"`): a regular expression; a JSON schema, as a dict or as text;
+        a list of strings; or a grammar in llguidance's dialect of Lark. A text that `max_length`
+        cuts is only the beginning of one that matches.{more}
     **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1 for text,
         0 for padding; by default 0 where the prompt holds `pad_token_id`, if that is not an eos),
         `inputs_embeds` [B, T, E] (the result then holds new tokens only, unless ids are given too),

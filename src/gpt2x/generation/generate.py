@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
+from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.host import Host, widened
 from gpt2x.generation.lengths import bucket
 from gpt2x.generation.ops import Array, Ops
@@ -110,6 +111,10 @@ def prepare(
     stopping_criteria: Any = None,
     prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
     tokenizer: Any = None,
+    regex: str | None = None,
+    json_schema: Mapping[str, Any] | str | None = None,
+    choices: Sequence[str] | None = None,
+    grammar: str | None = None,
     is_streamed: bool = False,
     **unavailable: Any,
 ) -> Run:
@@ -150,6 +155,9 @@ def prepare(
         stopping_criteria=stopping_criteria,
         prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
         tokenizer=tokenizer,
+        grammar=Grammar.of(
+            tokenizer, regex=regex, json_schema=json_schema, choices=choices, grammar=grammar
+        ),
         with_length=host.with_length,
     )
     # The last token is never run, and the model has no positions beyond its last.
@@ -174,8 +182,9 @@ def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -
     if is_stepwise and host.is_traced:
         raise InvalidInputError(
             f"Inside {host.tracer}, generate cannot return to the host after each step, as "
-            "streamers, stopping criteria, prefix_allowed_tokens_fn, trace=False and returned "
-            "attentions or hidden states need it. Call it outside: it compiles its steps itself."
+            "streamers, stopping criteria, prefix_allowed_tokens_fn, grammars, trace=False and "
+            "returned attentions or hidden states need it. Call it outside: it compiles its steps "
+            "itself."
         )
 
 

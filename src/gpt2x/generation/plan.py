@@ -10,6 +10,7 @@ from typing import Any
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.generation_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors import BuiltInProcessor, Processors, to_device
@@ -19,6 +20,7 @@ from gpt2x.generation.processors.build import (
     build_processors,
     build_warpers,
 )
+from gpt2x.generation.processors.guided import GrammarLogitsProcessor
 from gpt2x.generation.processors.warpers import TopKLogitsWarper
 from gpt2x.generation.stopping import (
     EosTokenCriteria,
@@ -151,6 +153,7 @@ def make_plan(
     stopping_criteria: Sequence[Any] | Any = None,
     prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
     tokenizer: Any = None,
+    grammar: Grammar | None = None,
     with_length: bool = False,
 ) -> Plan:
     """Check the options against the prompt and the model, and choose the strategy.
@@ -163,6 +166,7 @@ def make_plan(
         buckets: whether to round static sizes up, for a compiled computation (see `bucket`).
         user_processors, stopping_criteria: a list, or one callable.
         prefix_allowed_tokens_fn, tokenizer: as in transformers' `generate`.
+        grammar: what new text must match.
         with_length: whether users' processors are called with `cur_len` (TensorFlow and Flax).
 
     Raises:
@@ -190,6 +194,9 @@ def make_plan(
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
     )
+    if grammar is not None:
+        matcher = grammar.matcher(vocab_size, possible_eos)
+        processors.append(GrammarLogitsProcessor(matcher, prompt_length, possible_eos))
     more, top_k, warpers = _filters(config, eos, vocab_size)
     processors += more
     check_token_ids([*processors, *warpers], vocab_size)

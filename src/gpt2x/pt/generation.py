@@ -7,7 +7,7 @@ vocabulary, E n_embd.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,6 +150,10 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         *,
         seed: int | list[tuple[int, int]] | None = None,
         tokenizer: Any = None,
+        regex: str | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue the prompts."""
@@ -169,6 +173,10 @@ class GenerationMixin(PreparationMixin, TransitionScores):
             custom_generate=custom_generate,
             seed=seed,
             tokenizer=tokenizer,
+            regex=regex,
+            json_schema=json_schema,
+            choices=choices,
+            grammar=grammar,
         )
 
     def generation_host(self) -> TorchHost:

@@ -7,7 +7,7 @@ slots of the cache, V vocabulary, E n_embd.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,10 @@ class GenerationMixin(TransitionScores):
         *,
         seed: Any = None,
         tokenizer: Any = None,
+        regex: str | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        choices: Sequence[str] | None = None,
+        grammar: str | None = None,
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -211,6 +215,10 @@ class GenerationMixin(TransitionScores):
             custom_generate=custom_generate,
             seed=seed,
             tokenizer=tokenizer,
+            regex=regex,
+            json_schema=json_schema,
+            choices=choices,
+            grammar=grammar,
         )
 
     def prepare_inputs_for_generation(

@@ -168,6 +168,10 @@ class TFGPT2Tokenizer(keras.layers.Layer):
         """The merges by rank, spelt as in merges.txt."""
         return [" ".join(pair) for pair in self._vocabulary.merges]
 
+    def current_vocabulary(self) -> Vocabulary:
+        """The vocabulary, as of the other tokenizers."""
+        return self._vocabulary
+
     # Making one -----------------------------------------------------------------------------------
 
     @classmethod
