@@ -179,18 +179,14 @@ class FlaxGPT2SequenceSummary(nnx.Module):
         self.first_dropout = config.summary_first_dropout
         self.last_dropout = heads.last_dropout(config)
 
+    @documented(heads.SUMMARY)
     def __call__(
         self,
         hidden_states: Array,
         cls_index: Array | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
-        """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
-
-        `cls_index` [B, C] is the token that summary type "cls_index" reads, by default the last.
-        The other types reduce the second axis, as in transformers: tokens of [B, T, E], but
-        choices of [B, C, T, E].
-        """
+        """Summarise the hidden states of each choice."""
         if self.summary_type == "mean":
             summary = hidden_states.mean(axis=1)
         elif self.summary_type == "first":

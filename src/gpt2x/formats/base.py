@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -281,6 +284,21 @@ class WeightsFormat(Format):
 def _with_variant(name: str, variant: str | None) -> str:
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}.{variant}{dot}{suffix}" if variant else name
+
+
+#: What `zipfile` raises for an archive that is damaged.
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    KeyError,
+    IndexError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # an encrypted entry; JSON too deep; NotImplementedError: an unknown compression
+)
 
 
 @contextmanager

@@ -2,16 +2,7 @@
 
 B batch, T query length, S key length, H heads, D head_dim.
 
-**Functions.** An attention implementation is called as
-
-    function(query, key, value, mask, *, scaling, dropout) -> out
-
-with query [B, H, T, D], key and value [B, H, S, D] and an additive mask, or None, that broadcasts
-to [B, H, T, S]; out is [B, H, T, D]. `scaling` is the factor of the scores, with every config flag.
-`dropout` drops attention weights in the framework's way: in PyTorch it is a rate (0 in inference),
-in TensorFlow a Keras layer, in Flax a function of the weights (None in inference). PyTorch adds
-`is_causal`: if it is true, the mask is None, T equals S, and the function applies the causal order
-itself, which fused kernels do without a mask.
+**Functions.** An attention implementation is called as `AttentionRegistry.register` says.
 
 **Masks.** They are float32 (or wider, as the queries are) and finite, so that a row that may attend
 to nothing gives numbers, not NaN, and half-precision scores cannot outweigh them. They have two
@@ -49,13 +40,18 @@ class AttentionRegistry:
     def register(self, name: str, function: AttentionFunction) -> None:
         """Make `function` available as `attn_implementation=name`.
 
-        It is called with query [B, H, T, D], key and value [B, H, S, D] and an additive mask
-        (float32 or wider, broadcastable to [B, H, T, S], or None), and by keyword `scaling` (the
-        factor of the scores, with every config flag) and `dropout` (of the attention weights:
-        in PyTorch the rate, 0 in inference; in TensorFlow a Keras layer; in Flax a function, None
-        in inference); in PyTorch also `is_causal` (attend up to the diagonal; only where the mask
-        is None and T = S). It returns [B, H, T, D]. Calls that ask for attention weights or pass a
-        head mask use the eager implementation instead.
+        It is called as
+
+            function(query, key, value, mask, *, scaling, dropout) -> out
+
+        with query [B, H, T, D], key and value [B, H, S, D] and an additive mask (float32 or wider,
+        broadcast to [B, H, T, S]), or None; out is [B, H, T, D]. `scaling` is the factor of the
+        scores, with every config flag. `dropout` drops attention weights in the framework's way: in
+        PyTorch it is a rate (0 in inference), in TensorFlow a Keras layer, in Flax a function of
+        the weights (None in inference). PyTorch adds `is_causal`: if it is true, the mask is None,
+        T equals S, and the function applies the causal order itself, which fused kernels do without
+        a mask. Calls that ask for attention weights or pass a head mask use the eager
+        implementation instead.
 
         Raises:
             InvalidInputError: for the name of a built-in implementation.

@@ -85,6 +85,18 @@ Raises:
 """
 
 
+SUMMARY = """
+Args:
+    hidden_states: [B, C, T, E].
+    cls_index: [B, C], the token that summary type "cls_index" reads; by default the last. The
+        other types reduce the second axis, as in transformers: tokens of [B, T, E], but choices of
+        [B, C, T, E].
+
+Returns:
+    [B, C, 1], or [B, C, E], by the config.
+"""
+
+
 def summary_outputs(config: GPT2Config) -> int | None:
     """Return the outputs of a summary's projection; None where it has no projection.
 

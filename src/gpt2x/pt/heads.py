@@ -162,13 +162,9 @@ class GPT2SequenceSummary(nn.Module):
         self.first_dropout = nn.Dropout(config.summary_first_dropout)
         self.last_dropout = nn.Dropout(heads.last_dropout(config))
 
+    @documented(heads.SUMMARY)
     def forward(self, hidden_states: Tensor, cls_index: Tensor | None = None) -> Tensor:
-        """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
-
-        `cls_index` [B, C] is the token that summary type "cls_index" reads, by default the last.
-        The other types reduce the second axis, as in transformers: tokens of [B, T, E], but
-        choices of [B, C, T, E].
-        """
+        """Summarise the hidden states of each choice."""
         if self.summary_type == "mean":
             summary = hidden_states.mean(dim=1)
         elif self.summary_type == "first":

@@ -166,13 +166,9 @@ class TFGPT2SequenceSummary(TrackedLayer):
         if self.config.summary_use_proj:
             self.summary.build((None, self.config.n_embd))
 
+    @documented(heads.SUMMARY)
     def call(self, hidden_states: tf.Tensor, cls_index: tf.Tensor | None = None) -> tf.Tensor:
-        """Summarise [B, C, T, E] to [B, C, 1] (or [B, C, E], by the config).
-
-        `cls_index` [B, C] is the token that summary type "cls_index" reads, by default the last.
-        The other types reduce the second axis, as in transformers: tokens of [B, T, E], but
-        choices of [B, C, T, E].
-        """
+        """Summarise the hidden states of each choice."""
         summary_type = self.config.summary_type
         if summary_type == "mean":
             summary = tf.reduce_mean(hidden_states, axis=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2x.errors import CheckpointError
-from gpt2x.formats.base import UnknownFile, reading
+from gpt2x.formats.base import ZIP_DAMAGE, UnknownFile, reading
 from gpt2x.formats.binary import BinaryFile
 from gpt2x.storage.budget import Budget
 from gpt2x.storage.json_files import load_json
@@ -88,19 +88,8 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(_entry(archive, name))
 
 
-_DAMAGE = (
-    zipfile.BadZipFile,
-    struct.error,
-    OSError,
-    EOFError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,  # an encrypted entry; JSON too deep; NotImplementedError: an unknown compression
-)
+# The JSON of an archive may be damaged too.
+_DAMAGE = (*ZIP_DAMAGE, TypeError, AttributeError)
 
 
 class _Part(io.RawIOBase):

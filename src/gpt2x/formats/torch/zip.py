@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 
 from gpt2x.errors import CheckpointError
+from gpt2x.formats.base import ZIP_DAMAGE
 from gpt2x.formats.torch.tensors import LITTLE_ENDIAN, Reader, Storage
 from gpt2x.weights.lazy import BLOCK_BYTES
 
@@ -34,7 +34,7 @@ class ZipReader(Reader):
                 return self.machine(self._unpack(self._entries[pickled], archive)).load()
         except CheckpointError:
             raise
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise CheckpointError(f"the zip archive is damaged or truncated ({error})") from error
 
     def find_storage(self, key: Any, dtype: np.dtype[Any], nbytes: int, rest: list[Any]) -> Storage:
@@ -85,7 +85,7 @@ class ZipReader(Reader):
                 while piece := stream.read(min(BLOCK_BYTES, count - at)):
                     array[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
                     at += len(piece)
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise CheckpointError(
                 f"{str(self.file.path)!r}: the entry {info.filename!r} is damaged ({error})."
             ) from error
@@ -94,17 +94,3 @@ class ZipReader(Reader):
                 f"{str(self.file.path)!r}: the entry {info.filename!r} ends early."
             )
         return array
-
-
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    KeyError,
-    IndexError,
-    ValueError,
-    OverflowError,
-    RuntimeError,  # an encrypted entry; NotImplementedError: an unknown compression
-)
