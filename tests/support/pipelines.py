@@ -19,6 +19,10 @@ TOLERANCE = 1e-4
 
 #: Cases of text generation for frameworks that compile for each kind of decoding.
 FEW = ("batch", "stream", "max_length", "beams", "empty", "chats", "scores", "hole")
+#: Tasks and cases of all that does not write.
+READING = [
+    (task, name) for task, cases in CASES.items() if task != "text-generation" for name in cases
+]
 
 
 def folder(task: str) -> Any:
@@ -38,12 +42,10 @@ def tokenizer(**options: Any) -> gpt2x.GPT2TokenizerFast:
     return made
 
 
-def make(task: str, framework: str, tokens: Any = None, **options: Any) -> Any:
-    """Return the pipeline of a task on its golden model."""
-    tokens = tokens or tokenizer()
-    return gpt2x.pipeline(
-        task, folder(task), tokenizer=tokens, framework=framework, device=-1, **options
-    )
+def make(task: str, framework: str, tokens: Any = None, model: Any = None, **options: Any) -> Any:
+    """Return the pipeline of a task, on its golden model unless another is given."""
+    tokens, model = tokens or tokenizer(), model or folder(task)
+    return gpt2x.pipeline(task, model, tokenizer=tokens, framework=framework, device=-1, **options)
 
 
 def check_case(task: str, name: str, framework: str, pipelines: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.pipelines import FEW, check_case, check_sampling
+from support.pipelines import FEW, READING, check_case, check_sampling
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,11 @@ def pipelines() -> dict:
 @pytest.mark.parametrize("name", FEW)
 def test_text_generation(name: str, pipelines: dict):
     check_case("text-generation", name, "tf", pipelines)
+
+
+@pytest.mark.parametrize(("task", "name"), READING)
+def test_reading(task: str, name: str, pipelines: dict):
+    check_case(task, name, "tf", pipelines)
 
 
 def test_sampling_repeats_whatever_the_batch(pipelines: dict):

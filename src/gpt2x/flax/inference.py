@@ -41,10 +41,10 @@ def to_device(model: Any, array: np.ndarray) -> Array:
     return jnp.asarray(array, jnp.int32)
 
 
-def forward(model: Any, inputs: Mapping[str, np.ndarray]) -> Any:
-    """Return the model's output for inputs int [B, T], without dropout and cache."""
+def forward(model: Any, inputs: Mapping[str, np.ndarray], **options: Any) -> Any:
+    """Return the model's output for inputs int [B, T] and options, without dropout."""
     arrays = {name: to_device(model, array) for name, array in inputs.items()}
-    return model(**arrays, use_cache=False, return_dict=True, train=False)
+    return model(**arrays, **options, return_dict=True, train=False)
 
 
 def to_host(array: Array) -> np.ndarray:

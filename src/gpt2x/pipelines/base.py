@@ -230,7 +230,10 @@ class Pipeline(ABC):
         """Run the model on pieces padded on the right; its output has W columns."""
         longest = max(map(len, pieces))
         width = self._engine.width(longest, self.model.config.n_positions)
-        return self._engine.forward(self.model, self._batch(pieces, width))
+        # Question answering never returns a cache, and has no option for it.
+        is_answering = self.model.head is Head.QUESTION_ANSWERING
+        options = {} if is_answering else {"use_cache": False}
+        return self._engine.forward(self.model, self._batch(pieces, width), **options)
 
     def _batch(
         self, pieces: Sequence[Piece], width: int, side: str = "right"

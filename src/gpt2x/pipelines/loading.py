@@ -11,12 +11,22 @@ from gpt2x.config import GPT2Config
 from gpt2x.data import EMBEDDED_MODEL
 from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.pipelines.base import Pipeline
+from gpt2x.pipelines.feature_extraction import FeatureExtractionPipeline
+from gpt2x.pipelines.question_answering import QuestionAnsweringPipeline
+from gpt2x.pipelines.text_classification import TextClassificationPipeline
 from gpt2x.pipelines.text_generation import TextGenerationPipeline
+from gpt2x.pipelines.token_classification import TokenClassificationPipeline
 from gpt2x.tokenization import GPT2Tokenizer, GPT2TokenizerFast
 
 #: The pipelines by the names of their tasks.
 TASKS: dict[str, type[Pipeline]] = {
     "text-generation": TextGenerationPipeline,
+    "text-classification": TextClassificationPipeline,
+    "sentiment-analysis": TextClassificationPipeline,
+    "token-classification": TokenClassificationPipeline,
+    "ner": TokenClassificationPipeline,
+    "question-answering": QuestionAnsweringPipeline,
+    "feature-extraction": FeatureExtractionPipeline,
 }
 
 

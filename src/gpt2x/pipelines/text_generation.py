@@ -18,8 +18,8 @@ from gpt2x.generation.seeds import is_integer
 from gpt2x.pipelines.base import MODEL_INPUTS, Piece, Pipeline
 from gpt2x.weights.table import Head
 
-#: How texts are continued, unless the model's config, the pipeline's or the call's options say
-#: otherwise.
+#: How texts are continued, unless options say otherwise; as in transformers, these come before the
+#: model's `generation_config`.
 NEW_TOKENS = 256
 TEMPERATURE = 0.7
 
@@ -33,7 +33,6 @@ _OWN = (
     "handle_long_generation",
     "encode",
 )
-_LENGTHS = ("max_new_tokens", "max_length", "generation_config")
 
 
 class ReturnType(enum.Enum):
@@ -48,7 +47,7 @@ class TextGenerationPipeline(Pipeline):
     """Continues texts, or chats with the tokenizer's chat template.
 
     Without options it samples up to 256 new tokens, as far as the model has positions, at a
-    temperature of 0.7; the model's `generation_config` comes before these, and options before both.
+    temperature of 0.7. What else the model's `generation_config` says applies; options come first.
 
     Options, when it is made or at each call:
         return_full_text: whether `generated_text` begins with the prompt (by default it does).
@@ -80,11 +79,11 @@ class TextGenerationPipeline(Pipeline):
         fields = {name: value for name, value in self._settings.items() if name in DEFAULTS}
         for name in fields:
             del self._settings[name]
-        self._length_is_open = not any(fields.get(name) is not None for name in _LENGTHS)
+        self._length_is_open = not _asks_for_a_length(fields)
         self.generation_config = self._default_config(fields)
 
     def _default_config(self, fields: Mapping[str, Any]) -> GenerationConfig:
-        """Return how to generate: the options, before those of the model, before the pipeline's."""
+        """Return how to generate: the options, before the pipeline's, before those of the model."""
         config = GenerationConfig(
             max_new_tokens=NEW_TOKENS, do_sample=True, temperature=TEMPERATURE
         ).with_defaults_of(self.model.generation_config)
@@ -198,30 +197,33 @@ class TextGenerationPipeline(Pipeline):
         config = self.generation_config if given is None else given
         tokens_only = given is None or not own.is_since_4_50
         config = config.with_defaults_of(own, tokens_only=tokens_only)
-        config.update(**{n: v for n, v in self._lengths(settings).items() if n in DEFAULTS})
+        config.update(**{n: v for n, v in self._arguments(settings).items() if n in DEFAULTS})
         return config
 
-    def _lengths(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of `generate` in a call's options.
+    def _arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `generate` among the options of a call.
 
         A `max_length` of the call replaces a `max_new_tokens` that nobody asked for. The prefix
         counts for neither length.
         """
         arguments = {name: value for name, value in settings.items() if name not in _OWN}
+        own, asks = self.generation_config, _asks_for_a_length(arguments)
         is_open = self._length_is_open and arguments.get("generation_config") is None
         if arguments.get("max_length") is not None and is_open:
             arguments.setdefault("max_new_tokens", None)
         if settings.get("prefix"):
             prefix = len(self.tokenizer(settings["prefix"], add_special_tokens=False)["input_ids"])
+            if not asks and own.max_length_given and own.max_new_tokens is None:
+                arguments["max_length"] = own.max_length
             for name in ("max_length", "min_length"):
                 if arguments.get(name) is not None:
                     arguments[name] += prefix
         return arguments
 
     def _forward(self, pieces: Sequence[Piece], settings: Mapping[str, Any]) -> Iterator[Any]:
-        arguments = self._lengths(settings)
+        arguments = self._arguments(settings)
         longest = max(map(len, pieces)) or 1
-        if self._length_is_open and not any(arguments.get(n) is not None for n in _LENGTHS):
+        if self._length_is_open and not _asks_for_a_length(arguments):
             room = self.model.config.n_positions - longest
             new = self.generation_config.max_new_tokens
             if new is not None and new > room and len(pieces) > 1:
@@ -311,6 +313,11 @@ class TextGenerationPipeline(Pipeline):
             skip_special_tokens=settings.get("skip_special_tokens", True),
             clean_up_tokenization_spaces=settings.get("clean_up_tokenization_spaces", True),
         )
+
+
+def _asks_for_a_length(options: Mapping[str, Any]) -> bool:
+    names = ("max_new_tokens", "max_length", "generation_config")
+    return any(options.get(name) is not None for name in names)
 
 
 def _kind(full_text: bool | None, tensors: bool | None, text: bool | None) -> ReturnType | None:

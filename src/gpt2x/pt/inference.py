@@ -37,11 +37,11 @@ def to_device(model: Any, array: np.ndarray) -> Tensor:
     return torch.as_tensor(array, device=model.device)
 
 
-def forward(model: Any, inputs: Mapping[str, np.ndarray]) -> Any:
-    """Return the model's output for inputs int [B, T], without gradients and cache."""
+def forward(model: Any, inputs: Mapping[str, np.ndarray], **options: Any) -> Any:
+    """Return the model's output for inputs int [B, T] and options, without gradients."""
     tensors = {name: to_device(model, array) for name, array in inputs.items()}
     with torch.no_grad():
-        return model(**tensors, use_cache=False, return_dict=True)
+        return model(**tensors, **options, return_dict=True)
 
 
 def to_host(array: Tensor) -> np.ndarray:

@@ -35,10 +35,10 @@ def to_device(model: Any, array: np.ndarray) -> tf.Tensor:
     return tf.constant(array, tf.int32)
 
 
-def forward(model: Any, inputs: Mapping[str, np.ndarray]) -> Any:
-    """Return the model's output for inputs int [B, T], without dropout and cache."""
+def forward(model: Any, inputs: Mapping[str, np.ndarray], **options: Any) -> Any:
+    """Return the model's output for inputs int [B, T] and options, without dropout."""
     tensors = {name: to_device(model, array) for name, array in inputs.items()}
-    return model(**tensors, use_cache=False, return_dict=True, training=False)
+    return model(**tensors, **options, return_dict=True, training=False)
 
 
 def to_host(array: tf.Tensor) -> np.ndarray:
