@@ -250,15 +250,16 @@ class TrainingMixin(keras.Model):
             dataset: a sequence of dictionaries, each an example.
             batch_size: examples in a batch.
             shuffle: draw a new order in every epoch, from TensorFlow's global generator.
-            tokenizer: pads examples of different lengths, and labels of tokens (with -100).
+            tokenizer: pads examples of different lengths, and labels with -100 where every example
+                of a batch has one for each token.
             collate_fn: makes arrays of a list of examples, instead of the tokenizer.
             collate_fn_args: further keyword arguments of `collate_fn`.
             drop_remainder: leave out a last batch that is not full; the default is `shuffle`.
             prefetch: make the next batch while the model computes.
 
         Raises:
-            InvalidInputError: if the data set is empty or not a sequence, or its examples cannot be
-                stacked.
+            InvalidInputError: if the data set is empty or not a sequence, its examples cannot be
+                stacked, or only some of a batch have a label for each token.
         """
         return make_dataset(
             dataset,
