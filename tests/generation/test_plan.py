@@ -356,6 +356,16 @@ def test_negative_special_tokens_are_none(strategy):
         bos_token(GenerationConfig(bos_token_id=-1))
 
 
+@pytest.mark.parametrize(
+    ("eos", "pad", "greedy", "beams"), [(7, 0, 0, 7), (7, 5, 5, 5), (None, 0, 0, 0), (0, 0, 0, 0)]
+)
+def test_beams_take_the_eos_where_the_pad_id_is_0(eos, pad, greedy, beams):
+    """As transformers' beam search, which takes a pad id of 0 for none."""
+    fields = {"eos_token_id": eos, "pad_token_id": pad, "batch_size": 2}
+    assert plan_for(**fields).fill == greedy
+    assert plan_for(num_beams=2, **fields).fill == beams
+
+
 def test_rows_that_criteria_end_need_a_pad_token_of_the_vocabulary():
     def criterion(input_ids, scores):
         return [False] * len(input_ids)
