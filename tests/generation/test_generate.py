@@ -97,7 +97,8 @@ def test_prompts_are_padded_where_sizes_are_rounded_up():
 
 
 def test_a_past_leaves_the_rest_of_the_prompt_and_needs_one():
-    past = SimpleNamespace(length=2, extend=lambda slots: SimpleNamespace(length=2, slots=slots))
+    past = SimpleNamespace(length=2, batch_size=2)
+    past.extend = lambda slots: SimpleNamespace(length=2, batch_size=2, slots=slots)
     kwargs = {"input_ids": PROMPT, "past_key_values": past, "max_new_tokens": 5}
     prompt = prepare(host_of(buckets=False), kwargs=kwargs).prompts.main
     np.testing.assert_array_equal(prompt.input_ids, PROMPT[:, 2:])

@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -84,6 +84,8 @@ class KVCache(CacheMixin):
 
     _parts = ("_keys", "_values", "cross_keys", "cross_values")
     _is_array = staticmethod(lambda value: isinstance(value, Array | np.ndarray))
+    _to_numpy = staticmethod(np.asarray)
+    _from_numpy = staticmethod(jnp.asarray)
 
     def __init__(
         self,
@@ -253,16 +255,32 @@ class KVCache(CacheMixin):
 
     def reorder(self, parents: Array) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
-        return self._map(lambda buffer: folding.take_rows(buffer, parents, self._folded_heads))
+        reordered = self._map(lambda buffer: folding.take_rows(buffer, parents, self._folded_heads))
+        reordered.know(None)
+        return reordered
+
+    def fork(self, copies: Any = 1) -> Self:
+        """Return `copies` of each row, next to one another; see `CacheMixin.fork`."""
+        forked = super().fork(copies)
+        # Whether folded buffers are faster depends on the number of rows.
+        return forked if isinstance(copies, int) and copies == 1 else forked._fold()
+
+    def _repeating(self, copies: Any) -> Callable[[Array], Array]:
+        if isinstance(copies, int) and copies == 1:
+            return lambda buffer: buffer
+        rows = jnp.arange(self.batch_size * copies) // copies
+        return lambda buffer: folding.take_rows(buffer, rows, self._folded_heads)
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""
         kept = self._kept(length)
         if self._length is not None:
-            return self.at(kept)
-        cropped = self.fork()
-        cropped._keys = [key[:, :, :kept] for key, _ in self]
-        cropped._values = [value[:, :, :kept] for _, value in self]
+            cropped = self.at(kept)
+        else:
+            cropped = self.fork()
+            cropped._keys = [key[:, :, :kept] for key, _ in self]
+            cropped._values = [value[:, :, :kept] for _, value in self]
+        cropped.know(self._text_until(kept))
         return cropped
 
     def extend(self, max_length: int) -> Self:
@@ -280,6 +298,8 @@ class KVCache(CacheMixin):
             copied.cross_keys,
             copied.cross_values,
         )
+        extended.know(self.text)
+        extended.model = self.model
         return extended._fold()
 
     def _fold(self) -> Self:

@@ -28,6 +28,7 @@ from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import Plan
+from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models import checks
@@ -37,7 +38,9 @@ _DTYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
 
 _OWN = """
     prng_key: a key of `jax.random`, in place of `seed`: ``PRNGKey(s)`` is seed s.
-    trace: False runs step by step, with processors on concrete arrays.
+    trace: False runs step by step, with processors on concrete arrays."""
+
+_PARAMS = """
     params: parameters to use in place of the model's own."""
 
 
@@ -104,7 +107,7 @@ class JaxHost(Host):
     def open_past(self, past: Any, batch: int) -> KVCache | None:
         cache = self.model.base_model._open_cache(past, use_cache=False)
         if cache is not None:
-            checks.check_past_key(self.model.config, cache.key_spec, batch)
+            checks.check_past_key(self.model.config, cache.key_spec, None)
         return cache
 
     def run_fused(
@@ -150,7 +153,7 @@ class GenerationMixin(TransitionScores):
         GENERATING.format(
             processors="(input_ids [R, S], scores [R, V], cur_len) -> scores",
             generator="numpy's global generator (`numpy.random.seed`), since JAX has none",
-            more=_OWN,
+            more=_OWN + _PARAMS,
         )
     )
     def generate(
@@ -211,6 +214,21 @@ class GenerationMixin(TransitionScores):
             choices=choices,
             grammar=grammar,
         )
+
+    @documented(PREFILLING.format(more=_PARAMS))
+    def prefill(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> KVCache:
+        """Compute a prompt once, for many calls of `generate`."""
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        kwargs["past_key_values"] = past_key_values
+        return prefill(self.generation_host(kwargs, params=params), kwargs)
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, attention_mask: Array | None = None

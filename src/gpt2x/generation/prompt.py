@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
+from gpt2x.generation.cached_prompt import behind_text, cached_text, for_rows, open_past
 from gpt2x.generation.engine import Prompt
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
@@ -149,7 +150,7 @@ def padding_first(
             "continue; leave that prompt out, or let it begin with bos_token_id."
         )
     for name in ("inputs_embeds", "past_key_values"):
-        if name in arguments:
+        if name in arguments and cached_text(arguments[name]) is None:
             raise InvalidInputError(
                 f"attention_mask marks the end of prompt {np.argmin(is_text[:, -1])} as padding, "
                 f"which has to come first where {name} are given; pad prompts on the left "
@@ -189,7 +190,11 @@ def make_prompt(
     embeds = given.pop("inputs_embeds", None)
     length = width if embeds is None else ops_for(embeds).shape(embeds)[1]
     past = given.pop("past_key_values", None)
-    past = None if past is None else host.open_past(past, batch)
+    if past is not None:
+        text = None if host.is_traced or embeds is not None else cached_text(past)
+        if text is not None:
+            input_ids, mask = behind_text(text, input_ids, mask, given)
+        past = open_past(host, past, batch)
     start = 0
     if past is not None:
         start = past.length
@@ -198,7 +203,7 @@ def make_prompt(
                 f"past_key_values hold {start} tokens and the prompt {length}; pass the whole "
                 "text as the prompt, which must go on beyond the cached part."
             )
-        past = past.extend(slots)
+        past = for_rows(past.extend(slots), batch)
     if mask is not None:
         given["attention_mask"] = mask
     for name in ("position_ids", "token_type_ids"):

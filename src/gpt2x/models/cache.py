@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import Shape, fits, show
+from gpt2x.models.prompt_cache import PromptCacheMixin
 
 
 class Layer(NamedTuple):
@@ -21,7 +22,7 @@ class Layer(NamedTuple):
     values: Any
 
 
-class CacheMixin:
+class CacheMixin(PromptCacheMixin):
     """Base of the three `KVCache`s, which bring the arrays and how they change.
 
     For each layer, `keys` and `values` hold a buffer [B, H, max_length, D] or None, `cross_keys`
@@ -158,12 +159,24 @@ class CacheMixin:
             setattr(mapped, part, each(function, getattr(self, part)))
         return mapped
 
-    def fork(self) -> Self:
-        """Return a copy, which can be continued in another way.
+    def fork(self, copies: Any = 1) -> Self:
+        """Return `copies` of each row, next to one another, to be continued apart from this cache.
 
-        It costs nothing where arrays are never changed, as in TensorFlow and Flax.
+        Row b becomes the rows b x copies to (b + 1) x copies - 1, each with keys and values of its
+        own: B x copies rows take copies times the memory. One copy costs nothing where arrays are
+        never changed, as in TensorFlow and Flax.
         """
-        return self._map(lambda buffer: buffer)
+        is_known = isinstance(copies, int)
+        if is_known and copies < 1:
+            raise InvalidInputError(f"copies is {copies}; it must be at least 1.")
+        forked = self._map(self._repeating(copies))
+        text = self.text
+        forked.know(text.repeated(copies) if text and is_known else None)
+        return forked
+
+    def _repeating(self, copies: Any) -> Callable[[Any], Any]:
+        """Return the function that repeats each row of a buffer."""
+        raise NotImplementedError
 
     # --- by the names of transformers' Cache ---
 

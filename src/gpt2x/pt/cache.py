@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.models.cache import CacheMixin, buffer_shape, each
+from gpt2x.pt.arrays import to_numpy, to_torch
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,6 +41,8 @@ class KVCache(CacheMixin):
     """
 
     _is_array = staticmethod(torch.is_tensor)
+    _to_numpy = staticmethod(to_numpy)
+    _from_numpy = staticmethod(to_torch)
 
     def __init__(
         self,
@@ -147,11 +150,14 @@ class KVCache(CacheMixin):
         self.keys, self.values = each(gather, self.keys), each(gather, self.values)
         self.cross_keys = each(gather_cross, self.cross_keys)
         self.cross_values = each(gather_cross, self.cross_values)
+        self.know(None)
         return self
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""
-        self.length = self._kept(length)
+        kept = self._kept(length)
+        self.know(self._text_until(kept))
+        self.length = kept
         return self
 
     def extend(self, max_length: int) -> Self:
@@ -169,9 +175,9 @@ class KVCache(CacheMixin):
         self.keys, self.values = each(enlarge, self.keys), each(enlarge, self.values)
         return self
 
-    def fork(self) -> Self:
-        """Return a copy that shares no buffer with this cache."""
-        return pytree.tree_map(torch.clone, self)
+    def _repeating(self, copies: int) -> Callable[[Tensor], Tensor]:
+        # Of one copy too: appending works in place.
+        return lambda buffer: buffer.repeat_interleave(copies, dim=0)
 
     # --- by the names of transformers' DynamicCache ---
 

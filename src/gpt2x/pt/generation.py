@@ -22,9 +22,11 @@ from gpt2x.generation.engine import DriverEngine, Extras, Prompt, Prompts, Stati
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
+from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models.pretrained import documented
+from gpt2x.pt.cache import KVCache
 from gpt2x.pt.cpu.copies import Copies, copied_weights
 from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.interop.foreign_cache import as_cache
@@ -98,7 +100,11 @@ class TorchHost(Host):
     def open_past(self, past: Any, batch: int) -> Any:
         if isinstance(past, tuple | list) and len(past) == 0:
             return None
-        return as_cache(past, len(self.model.base_model.h))
+        cache = as_cache(past, len(self.model.base_model.h))
+        if not cache.is_initialized:
+            return cache.fork()
+        # `extend` will copy the pairs: what was given stays as it is.
+        return KVCache.from_tuple(cache.to_tuple())
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
@@ -178,6 +184,19 @@ class GenerationMixin(PreparationMixin, TransitionScores):
             choices=choices,
             grammar=grammar,
         )
+
+    @torch.no_grad()
+    @documented(PREFILLING.format(more=""))
+    def prefill(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> KVCache:
+        """Compute a prompt once, for many calls of `generate`."""
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        return prefill(self.generation_host(), {**kwargs, "past_key_values": past_key_values})
 
     def generation_host(self) -> TorchHost:
         """Return the host with which `gpt2x.generation.generate.steps` runs this model."""

@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import optree
@@ -42,6 +42,8 @@ class KVCache(CacheMixin):
 
     _is_array = staticmethod(lambda value: hasattr(value, "shape") and hasattr(value, "dtype"))
     _takes_stacked = True
+    _to_numpy = staticmethod(lambda tensor: tensor.numpy())
+    _from_numpy = staticmethod(tf.convert_to_tensor)
 
     def __init__(
         self,
@@ -166,12 +168,20 @@ class KVCache(CacheMixin):
 
     def reorder(self, parents: tf.Tensor) -> Self:
         """Make row i continue row `parents[i]`; `parents` [any number of rows] may repeat rows."""
-        return self._map(lambda buffer: tf.gather(buffer, parents))
+        reordered = self._map(lambda buffer: tf.gather(buffer, parents))
+        reordered.know(None)
+        return reordered
+
+    def _repeating(self, copies: int | tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        if isinstance(copies, int) and copies == 1:
+            return lambda buffer: buffer
+        return lambda buffer: tf.repeat(buffer, copies, axis=0)
 
     def crop(self, length: int | tf.Tensor) -> Self:
         """Forget all but the first `length` positions; a negative int drops from the end."""
         kept = self._kept(length)
         cropped = self.fork()
+        cropped.know(self._text_until(kept))
         if self._length is None:
             cropped.keys = [key[:, :, :kept] for key in self.keys]
             cropped.values = [value[:, :, :kept] for value in self.values]

@@ -21,6 +21,7 @@ from gpt2x.generation.engine import DriverEngine, Prompts, StaticArguments, asse
 from gpt2x.generation.generate import generate
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
+from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.processors.base import Identity
 from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.seeds import is_integer
@@ -220,6 +221,22 @@ class GenerationMixin(TransitionScores):
             choices=choices,
             grammar=grammar,
         )
+
+    @tf.autograph.experimental.do_not_convert
+    @documented(PREFILLING.format(more=_JIT_COMPILE))
+    def prefill(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
+        *,
+        jit_compile: bool = False,
+        **kwargs: Any,
+    ) -> KVCache:
+        """Compute a prompt once, for many calls of `generate`."""
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        host = self.generation_host(jit_compile)
+        return prefill(host, {**kwargs, "past_key_values": past_key_values})
 
     def prepare_inputs_for_generation(
         self,

@@ -1,0 +1,40 @@
+"""The prompt cache in Flax, held to what every backend does."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt2x.flax.engine import run_prefill
+from support.contract.prompt_cache import MODES, PREFIX, WHOLE, PromptCacheContract
+from support.flax_models import BACKEND, random_ids
+
+OPTIONS = {"max_new_tokens": 5, **MODES["greedy"]}
+
+
+class TestPromptCache(PromptCacheContract):
+    backend = BACKEND
+    ways = [{}, {"trace": False}]  # noqa: RUF012
+    uncompiled = nullcontext  # a new size is traced
+    call_name = "__call__"
+
+    def in_bfloat16(self, cache: Any) -> Any:
+        return cache._map(lambda buffer: buffer.astype(jnp.bfloat16))
+
+    def test_inside_jit(self, model, cache):
+        def continued(model, cache, ids):
+            return model.generate(ids, past_key_values=cache, **OPTIONS).sequences
+
+        found = jax.jit(continued)(model, cache, WHOLE)
+        np.testing.assert_array_equal(found, self.generate(model))
+
+    def test_prefixes_of_a_bucket_are_compiled_once(self, model):
+        model.prefill(PREFIX)
+        before = run_prefill._cache_size()
+        for length in (3, 9, 14):
+            model.prefill(random_ids(1, length))
+        assert run_prefill._cache_size() == before
