@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -265,11 +265,9 @@ class KVCache(CacheMixin):
         # Whether folded buffers are faster depends on the number of rows.
         return forked if isinstance(copies, int) and copies == 1 else forked._fold()
 
-    def _repeating(self, copies: Any) -> Callable[[Array], Array]:
-        if isinstance(copies, int) and copies == 1:
-            return lambda buffer: buffer
+    def _repeated(self, buffer: Array, copies: Any) -> Array:
         rows = jnp.arange(self.batch_size * copies) // copies
-        return lambda buffer: folding.take_rows(buffer, rows, self._folded_heads)
+        return folding.take_rows(buffer, rows, self._folded_heads)
 
     def crop(self, length: int) -> Self:
         """Forget all but the first `length` positions; a negative number drops from the end."""

@@ -54,7 +54,9 @@ class JaxEngine:
             text = jnp.roll(text, prompt.embeds_only, axis=1)
             return self._run_text(prompt, text, prompt.length)
         if prompt.has_past:
-            cache, start = prompt.past, prompt.past.offset
+            start = prompt.past.offset
+            # At a column of each row: what does not fit is dropped there, and does not move back.
+            cache = prompt.past.at(jnp.full(prompt.input_ids.shape[0], start))
         else:
             rows = prompt.input_ids.shape[0]
             dtype = attention_dtype(self._model.dtype, rows)

@@ -70,8 +70,9 @@ class JaxHost(Host):
         return self.read("inputs_embeds", value)
 
     def to_run(self, array: Any, start: Any, slots: Any) -> Any:
-        is_known = isinstance(start, int)
-        return super().to_run(array, start, slots) if is_known else array
+        if isinstance(start, int):
+            return super().to_run(array, start, slots)
+        return jnp.roll(array, -start, axis=1)  # the cached columns come last, and are dropped
 
     def to_device(self, value: Any) -> Any:
         # Each kind has one dtype: another would compile again.

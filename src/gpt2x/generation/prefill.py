@@ -58,11 +58,11 @@ def prefill(host: Host, kwargs: Mapping[str, Any]) -> Any:
         generation_config=GenerationConfig(),
         use_model_defaults=False,
     )
-    engine, _ = host.stepper(run.static, run.prompt)
+    engine, _ = host.stepper(run.static, run.prompts)
     with host.running(run.plan):
         _, cache = engine.prefill()
     cache.model = model_fields(host.model.config)
-    if not host.is_traced and not run.prompt.has_embeds:
+    if not host.is_traced and not run.prompts.main.has_embeds:
         real = host.ops.to_numpy(run.settings.real)
         cache.know(_text_of(run, real, cached_text(given.get("past_key_values"))))
     return cache

@@ -175,8 +175,13 @@ class CacheMixin(PromptCacheMixin):
         return forked
 
     def _repeating(self, copies: Any) -> Callable[[Any], Any]:
-        """Return the function that repeats each row of a buffer."""
-        raise NotImplementedError
+        """Return the function that repeats each row of a buffer; see `fork`."""
+        if isinstance(copies, int) and copies == 1:
+            return lambda buffer: buffer
+        return lambda buffer: self._repeated(buffer, copies)
+
+    def _repeated(self, buffer: Any, copies: Any) -> Any:
+        return buffer.repeat(copies, 0)
 
     # --- by the names of transformers' Cache ---
 

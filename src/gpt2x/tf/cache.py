@@ -5,7 +5,7 @@ B batch, H heads, T new tokens, S tokens in all, D head_dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import optree
@@ -172,10 +172,8 @@ class KVCache(CacheMixin):
         reordered.know(None)
         return reordered
 
-    def _repeating(self, copies: int | tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        if isinstance(copies, int) and copies == 1:
-            return lambda buffer: buffer
-        return lambda buffer: tf.repeat(buffer, copies, axis=0)
+    def _repeated(self, buffer: tf.Tensor, copies: int | tf.Tensor) -> tf.Tensor:
+        return tf.repeat(buffer, copies, axis=0)
 
     def crop(self, length: int | tf.Tensor) -> Self:
         """Forget all but the first `length` positions; a negative int drops from the end."""
