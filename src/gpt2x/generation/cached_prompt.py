@@ -16,7 +16,7 @@ import numpy as np
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.host import Host
 from gpt2x.models.cache import CacheMixin
-from gpt2x.models.checks import check_shape
+from gpt2x.models.checks import check_shape, show
 from gpt2x.models.prompt_cache import CachedText
 
 
@@ -117,8 +117,10 @@ def for_rows(cache: Any, batch: Any) -> Any:
     if rows == 1:
         return cache.fork(batch)
     if isinstance(batch, int):
+        shape = tuple(cache.keys[0].shape)
         raise InvalidInputError(
-            f"past_key_values hold {rows} rows, and there are {batch} prompts. A cache has one "
-            "row, for all prompts, or one for each; cache.fork(n) copies each row n times."
+            f"past_key_values has keys of shape {show(shape)}; it must be "
+            f"{show((batch, shape[1], None, shape[3]))}, a row for each prompt, or have one row "
+            "for all of them. cache.fork(n) copies each row n times."
         )
     return cache
