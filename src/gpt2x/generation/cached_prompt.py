@@ -117,10 +117,11 @@ def for_rows(cache: Any, batch: Any) -> Any:
     if rows == 1:
         return cache.fork(batch)
     if isinstance(batch, int):
-        shape = tuple(cache.keys[0].shape)
+        _, heads, _, width = cache.keys[0].shape
+        length = cache.length if isinstance(cache.length, int) else None
         raise InvalidInputError(
-            f"past_key_values has keys of shape {show(shape)}; it must be "
-            f"{show((batch, shape[1], None, shape[3]))}, a row for each prompt, or have one row "
-            "for all of them. cache.fork(n) copies each row n times."
+            f"past_key_values has keys of shape {show((rows, heads, length, width))}; it must be "
+            f"{show((batch, heads, None, width))}, a row for each prompt, or have one row for all "
+            "of them. cache.fork(n) copies each row n times."
         )
     return cache

@@ -110,12 +110,18 @@ class PromptCacheContract:
     def test_the_prefix_is_computed_once(self, model, columns):
         with self.uncompiled():
             cache = model.prefill(self.backend.tensor(PREFIX))
-            assert {shape for shape in columns if None not in shape} <= {(1, 6), (1, 16)}  # a compiled size is a bucket
+            assert {shape for shape in columns if None not in shape} <= {
+                (1, 6),
+                (1, 16),
+            }  # a compiled size is a bucket
             del columns[:]
             self.generate(model, WHOLE[:3], past_key_values=cache, max_new_tokens=2)
         # The own tokens of 3 prompts, and then steps of one token. (TensorFlow also traces for any
         # size.)
-        assert {shape for shape in columns if None not in shape} in ({(3, 5), (3, 1)}, {(3, 10), (3, 1)})
+        assert {shape for shape in columns if None not in shape} in (
+            {(3, 5), (3, 1)},
+            {(3, 10), (3, 1)},
+        )
 
     def test_a_prefix_is_continued_by_more_text(self, model, cache):
         longer = model.prefill(self.backend.tensor(WHOLE[:, :9]), past_key_values=cache)
@@ -196,7 +202,9 @@ class PromptCacheContract:
         ):
             with pytest.raises(InvalidInputError, match=message):
                 self.generate(model, ids, past_key_values=cache, **options)
-        with pytest.raises(InvalidInputError, match=r"shape \[2, 3, 6, 8\]; it must be \[4, 3, any"):
+        with pytest.raises(
+            InvalidInputError, match=r"shape \[2, 3, 6, 8\]; it must be \[4, 3, any"
+        ):
             self.generate(model, past_key_values=cache.fork(2))
         with pytest.raises(InvalidInputError, match=r"another model: its n_layer is 1, and .* 2"):
             self.generate(self.backend.model(), past_key_values=cache)
