@@ -117,6 +117,7 @@ _CORE_MODULES: dict[str, tuple[str, ...]] = {
         "WatermarkingConfig",
         "WatermarkDetector",
         "WatermarkDetectorOutput",
+        "HammingDiversityLogitsProcessor",
         "StoppingCriteria",
         "StoppingCriteriaList",
         "MaxLengthCriteria",

@@ -29,6 +29,8 @@ CASES = [
     "plain/beams/left_padded_eos",
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/beams_3",
+    "plain/group_beams/three_groups_of_two",
+    "plain/group_beams/left_padded",
     "untied/greedy/plain",
 ]
 IDS = random_ids(3, 5)
@@ -87,8 +89,12 @@ def test_the_result_is_an_array_and_has_sequences(model):
 
 @pytest.mark.parametrize(
     "options",
-    [SAMPLING, {**SAMPLING, "num_beams": 3, "num_return_sequences": 2}],
-    ids=["sampling", "beams"],
+    [
+        SAMPLING,
+        {**SAMPLING, "num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    ],
+    ids=["sampling", "beams", "group_beams"],
 )
 def test_the_same_texts_traced_untraced_and_inside_jit(options, model):
     options = {**options, "max_new_tokens": 4, "pad_token_id": 0}

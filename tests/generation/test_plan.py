@@ -128,7 +128,6 @@ def test_values_are_no_part_of_the_static_strategy():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_beam_groups": 2, "num_beams": 2}, "group beam search"),
         ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive search"),
         ({"guidance_scale": 1.5}, "guidance"),
         ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),

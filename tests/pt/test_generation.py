@@ -31,6 +31,7 @@ GROUPS = (
     "untied/beams",
     "plain/beam_endings",
     "plain/watermark",
+    "plain/group_beams",
 )
 MODES = {
     "greedy": {},
@@ -38,6 +39,7 @@ MODES = {
     "sample_all": {"do_sample": True, "seed": 5, "top_k": 0, "temperature": 0.8},
     "beam": {"num_beams": 3},
     "beam_sample": {"num_beams": 2, "do_sample": True, "seed": 5, "top_p": 0.9},
+    "group_beam": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
 }
 
 
@@ -405,7 +407,7 @@ def test_half_precision(dtype, mode):
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask has shape"),
         ({"attention_mask": torch.zeros(1, 4)}, "all of prompt 0 as padding"),
         ({"assistant_model": object()}, "assistant_model, which is not available"),
-        ({"num_beams": 2, "num_beam_groups": 2}, "group beam search"),
+        ({"num_beams": 2, "num_beam_groups": 2}, "diversity_penalty is 0"),
         ({"max_length": 4}, "no room for a new one"),
         ({"do_sample": True, "seed": -1}, "seed"),
         ({"do_sample": True, "temperature": 0.0}, "`temperature` must be a number above 0"),

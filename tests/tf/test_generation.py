@@ -39,6 +39,8 @@ CASES = [
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/one_candidate",
     "plain/watermark/beams_3",
+    "plain/group_beams/three_groups_of_two",
+    "plain/group_beams/left_padded",
     "untied/greedy/plain",
     "untied/beams/beams_4",
 ]
@@ -89,8 +91,9 @@ def test_scores_match_transformers(golden):
     [
         {**SAMPLING, "no_repeat_ngram_size": 2},
         {**SAMPLING, "num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
     ],
-    ids=["sampling", "beams"],
+    ids=["sampling", "beams", "group_beams"],
 )
 def test_the_same_texts_in_a_graph_and_under_xla(options, model):
     """Three ways to compile, with unknown batch and length where a graph allows it."""

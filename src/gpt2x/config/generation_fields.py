@@ -168,6 +168,8 @@ CHECKS: dict[str, Check] = {
     "stop_strings": optional(strings),
     "do_sample": boolean,
     "num_beams": integer(1),
+    "num_beam_groups": integer(1),
+    "diversity_penalty": number(0),
     "use_cache": boolean,
     "cache_implementation": optional(choice(CACHE_IMPLEMENTATIONS)),
     "num_return_sequences": integer(1),

@@ -34,6 +34,7 @@ from gpt2x.generation.processors.constraints import (
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
+from gpt2x.generation.processors.diversity import HammingDiversityLogitsProcessor
 from gpt2x.generation.processors.history import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
@@ -107,6 +108,7 @@ __all__ = [
     "WatermarkingConfig",
     "WatermarkDetector",
     "WatermarkDetectorOutput",
+    "HammingDiversityLogitsProcessor",
     "StoppingCriteria",
     "StoppingCriteriaList",
     "MaxLengthCriteria",

@@ -28,11 +28,20 @@ from gpt2x.generation.stopping import (
     MaxTimeCriteria,
     StopStringCriteria,
 )
-from gpt2x.generation.strategies import BeamSearch, Greedy, Sample, Settings, Strategy
+from gpt2x.generation.strategies import (
+    BeamSearch,
+    Greedy,
+    GroupBeamSearch,
+    Sample,
+    Settings,
+    Strategy,
+)
+from gpt2x.generation.strategies.group_beam import check_groups
 from gpt2x.generation.tokens import existing_tokens
 
 AVAILABLE = (
-    "greedy search, sampling (do_sample=True), beam search (num_beams > 1) and beam sampling (both)"
+    "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both) "
+    "and diverse beam search (num_beam_groups > 1)"
 )
 
 
@@ -173,6 +182,7 @@ def make_plan(
         InvalidInputError: if something does not fit, or is not available.
     """
     _refuse_unavailable(config)
+    check_groups(config)
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
@@ -189,7 +199,7 @@ def make_plan(
         prompt_length=prompt_length,
         max_length=max_length,
         min_length=min_length,
-        rows_per_prompt=rows_per_prompt,
+        rows_per_prompt=rows_per_prompt // (config.num_beam_groups if beams else 1),
         prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
@@ -227,7 +237,7 @@ def make_plan(
         prompt_length=prompt_length,
         max_length=max_length,
         eos=eos,
-        fill=_fill(config, eos, beams, vocab_size, some_end),
+        fill=_fill(config, eos, isinstance(strategy, BeamSearch), vocab_size, some_end),
         processors=processors,
         warpers=warpers,
         top_k=top_k.top_k if top_k is not None else 0,
@@ -264,13 +274,14 @@ def _strategy(
                 f"Beam search with {common['num_eos']} eos tokens needs a vocabulary of more than "
                 f"{needed - 1} tokens; it has {vocab_size}."
             )
-        return BeamSearch(
-            num_beams=config.num_beams,
-            do_sample=config.do_sample,
-            num_return_sequences=config.num_return_sequences,
-            early_stopping=config.early_stopping,
-            **common,
-        )
+        common |= {
+            "num_beams": config.num_beams,
+            "num_return_sequences": config.num_return_sequences,
+            "early_stopping": config.early_stopping,
+        }
+        if config.num_beam_groups > 1:
+            return GroupBeamSearch(num_beam_groups=config.num_beam_groups, **common)
+        return BeamSearch(do_sample=config.do_sample, **common)
     if config.do_sample:
         width = top_k.width if top_k is not None else 0
         return Sample(warpers=Processors.of(warpers), width=width, **common)
@@ -291,7 +302,6 @@ def pad_token(config: GenerationConfig) -> int | None:
 def _refuse_unavailable(config: GenerationConfig) -> None:
     """Raise for options of transformers that are not available, rather than ignore them."""
     wanted = {
-        "group beam search (num_beam_groups)": config.num_beam_groups > 1,
         "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
         "constrained beam search (constraints, force_words_ids)": bool(config.constraints)
         or bool(config.force_words_ids),

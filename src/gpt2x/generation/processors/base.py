@@ -26,6 +26,7 @@ class Context(NamedTuple):
     length: int | Scalar  # columns filled, prompt and its padding included; or int [R, 1]
     unconditional: Any = ()  # logits of guidance's second context, float [R, V]
     repeats: int = 1  # successive rows that are one row of the batch, at several lengths
+    chosen: Any = ()  # int [R, n]: tokens that earlier groups of beams chose in this step
 
     def filled(self, ops: Ops) -> Array:
         """Return which columns hold text: bool [R, L]."""

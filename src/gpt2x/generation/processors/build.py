@@ -20,6 +20,7 @@ from gpt2x.generation.processors.constraints import (
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
+from gpt2x.generation.processors.diversity import HammingDiversityLogitsProcessor
 from gpt2x.generation.processors.history import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
@@ -61,6 +62,9 @@ def build_processors(
     built: list[BuiltInProcessor] = []
     if config.sequence_bias is not None:
         built.append(SequenceBiasLogitsProcessor(config.sequence_bias))
+    if config.diversity_penalty:
+        groups = config.num_beams, config.num_beam_groups
+        built.append(HammingDiversityLogitsProcessor(config.diversity_penalty, *groups))
     if _is_on(config.encoder_repetition_penalty, 1.0):
         penalty = config.encoder_repetition_penalty
         built.append(EncoderRepetitionPenaltyLogitsProcessor(penalty, prompt_length))
@@ -161,8 +165,14 @@ def _merge(
 
 
 def _as_built_in(processor: Any, with_length: bool) -> BuiltInProcessor:
-    # If a subclass overrides __call__, that is called instead of `apply`.
-    is_built_in = isinstance(processor, BuiltInProcessor)
-    if is_built_in and type(processor).__call__ is BuiltInProcessor.__call__:
-        return processor
+    # If a user's subclass overrides __call__, that is called instead of `apply`.
+    if isinstance(processor, BuiltInProcessor):
+        kind = type(processor)
+        if issubclass(_definer(kind, "apply"), _definer(kind, "__call__")):
+            return processor
     return UserProcessor(processor, with_length)
+
+
+def _definer(kind: type, name: str) -> type:
+    """Return the class that gives `kind` its method `name`."""
+    return next(base for base in kind.__mro__ if name in vars(base))

@@ -2,6 +2,7 @@
 
 from gpt2x.generation.strategies.base import Needs, Outputs, Request, Settings, Strategy
 from gpt2x.generation.strategies.beam import BeamSearch, BeamState
+from gpt2x.generation.strategies.group_beam import GroupBeamSearch
 from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Greedy",
     "Needs",
     "Outputs",
+    "GroupBeamSearch",
     "Request",
     "RowState",
     "Sample",
