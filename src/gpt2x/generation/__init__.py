@@ -9,6 +9,12 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.watermarking import WatermarkingConfig
+from gpt2x.generation.beam_constraints import (
+    Constraint,
+    ConstraintListState,
+    DisjunctiveConstraint,
+    PhrasalConstraint,
+)
 from gpt2x.generation.outputs import (
     BeamSampleDecoderOnlyOutput,
     BeamSearchDecoderOnlyOutput,
@@ -109,6 +115,10 @@ __all__ = [
     "WatermarkDetector",
     "WatermarkDetectorOutput",
     "HammingDiversityLogitsProcessor",
+    "Constraint",
+    "ConstraintListState",
+    "DisjunctiveConstraint",
+    "PhrasalConstraint",
     "StoppingCriteria",
     "StoppingCriteriaList",
     "MaxLengthCriteria",

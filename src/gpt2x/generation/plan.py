@@ -30,18 +30,21 @@ from gpt2x.generation.stopping import (
 )
 from gpt2x.generation.strategies import (
     BeamSearch,
+    ConstrainedBeamSearch,
     Greedy,
     GroupBeamSearch,
     Sample,
     Settings,
     Strategy,
 )
+from gpt2x.generation.strategies.automaton import automaton
+from gpt2x.generation.strategies.constrained_beam import constraints_of
 from gpt2x.generation.strategies.group_beam import check_groups
 from gpt2x.generation.tokens import existing_tokens
 
 AVAILABLE = (
-    "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both) "
-    "and diverse beam search (num_beam_groups > 1)"
+    "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both), "
+    "diverse beam search (num_beam_groups > 1) and constrained beam search (force_words_ids)"
 )
 
 
@@ -52,6 +55,7 @@ class Plan:
     strategy: the static part; a compiled computation is built for it.
     config: the merged options of this call.
     rows: R, rows of the model's input after the prompts.
+    own: what only this strategy reads, a NamedTuple of numbers and arrays; or ().
     """
 
     strategy: Strategy
@@ -64,6 +68,7 @@ class Plan:
     processors: list[BuiltInProcessor]
     warpers: list[BuiltInProcessor]
     top_k: int | Any
+    own: Any = ()
 
     @property
     def samples(self) -> bool:
@@ -103,6 +108,7 @@ class Plan:
             warpers=_values(ops, self.warpers),
             top_k=_scalar(ops, self.top_k),
             length_penalty=ops.scalar(self.config.length_penalty, "float"),
+            own=self.own and type(self.own)(*(to_device(ops, value) for value in self.own)),
         )
 
 
@@ -183,6 +189,7 @@ def make_plan(
     """
     _refuse_unavailable(config)
     check_groups(config)
+    constraints = constraints_of(config, vocab_size)
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
@@ -241,6 +248,7 @@ def make_plan(
         processors=processors,
         warpers=warpers,
         top_k=top_k.top_k if top_k is not None else 0,
+        own=automaton(constraints) if constraints else (),
     )
 
 
@@ -279,6 +287,8 @@ def _strategy(
             "num_return_sequences": config.num_return_sequences,
             "early_stopping": config.early_stopping,
         }
+        if config.get_generation_mode() == "constrained_beam_search":
+            return ConstrainedBeamSearch(**common)
         if config.num_beam_groups > 1:
             return GroupBeamSearch(num_beam_groups=config.num_beam_groups, **common)
         return BeamSearch(do_sample=config.do_sample, **common)
@@ -303,8 +313,6 @@ def _refuse_unavailable(config: GenerationConfig) -> None:
     """Raise for options of transformers that are not available, rather than ignore them."""
     wanted = {
         "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
-        "constrained beam search (constraints, force_words_ids)": bool(config.constraints)
-        or bool(config.force_words_ids),
         "DoLa decoding (dola_layers)": config.dola_layers is not None,
         "prompt lookup (prompt_lookup_num_tokens)": config.prompt_lookup_num_tokens is not None,
         "early exit (assistant_early_exit)": config.assistant_early_exit is not None,

@@ -133,6 +133,7 @@ def generation_case(
     extra: dict[str, torch.Tensor] | None = None,
     outputs: tuple[str, ...] = (),
     transitions: bool = False,
+    keep_scores: bool = True,
     **generate: Any,
 ) -> Case:
     """Generate and record.
@@ -154,7 +155,7 @@ def generation_case(
         **inputs,
         **generate,
         "return_dict_in_generate": True,
-        "output_scores": True,
+        "output_scores": keep_scores,
         "output_logits": True,
     }
     result = model.generate(**arguments)
@@ -208,7 +209,7 @@ def require_clear_choices(model: GPT2LMHeadModel, arguments: dict[str, Any], res
             for key, value in arguments.items()
         }
         # Diverse beam search of transformers 4.49 cannot keep scores in float64.
-        typed["output_scores"] = arguments.get("num_beam_groups", 1) == 1
+        typed["output_scores"] &= arguments.get("num_beam_groups", 1) == 1
         other = variant.generate(**typed)
         for key in ("sequences", "beam_indices"):
             if key in result and key in other and not torch.equal(other[key], result[key]):

@@ -2,12 +2,14 @@
 
 from gpt2x.generation.strategies.base import Needs, Outputs, Request, Settings, Strategy
 from gpt2x.generation.strategies.beam import BeamSearch, BeamState
+from gpt2x.generation.strategies.constrained_beam import ConstrainedBeamSearch
 from gpt2x.generation.strategies.group_beam import GroupBeamSearch
 from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
 
 __all__ = [
     "BeamSearch",
     "BeamState",
+    "ConstrainedBeamSearch",
     "Greedy",
     "Needs",
     "Outputs",

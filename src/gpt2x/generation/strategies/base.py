@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     warpers: Sequence[Any]  # values of `Strategy.warpers`
     top_k: int | Scalar  # candidates to keep; only read if `Strategy.width` > 0
     length_penalty: float | Scalar  # exponent of the length in a beam's score
+    own: Any = ()  # a NamedTuple of what only one strategy reads
 
 
 class Needs(NamedTuple):
