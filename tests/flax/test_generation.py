@@ -29,8 +29,8 @@ CASES = [
     "plain/beams/left_padded_eos",
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/beams_3",
-    "plain/group_beams/three_groups_of_two",
     "plain/group_beams/left_padded",
+    "plain/constrained_beams/left_padded",
     "untied/greedy/plain",
 ]
 IDS = random_ids(3, 5)

@@ -132,7 +132,6 @@ def test_values_are_no_part_of_the_static_strategy():
         ({"guidance_scale": 1.5}, "guidance"),
         ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
         ({"dola_layers": "high"}, "DoLa"),
-        ({"force_words_ids": [[1]]}, "constrained"),
     ],
 )
 def test_what_is_not_available_is_refused_and_what_is_is_named(fields, message):

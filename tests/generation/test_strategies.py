@@ -24,6 +24,7 @@ MODES = {
     "sample_all": {"do_sample": True, "top_k": 0, "top_p": 0.8},
     "beam": {"num_beams": 3},
     "group_beam": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    "constrained_beam": {"num_beams": 3, "force_words_ids": [[3, 1], [[20, 5], [20, 6]]]},
 }
 
 

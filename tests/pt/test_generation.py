@@ -32,6 +32,7 @@ GROUPS = (
     "plain/beam_endings",
     "plain/watermark",
     "plain/group_beams",
+    "plain/constrained_beams",
 )
 MODES = {
     "greedy": {},
@@ -40,6 +41,7 @@ MODES = {
     "beam": {"num_beams": 3},
     "beam_sample": {"num_beams": 2, "do_sample": True, "seed": 5, "top_p": 0.9},
     "group_beam": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    "constrained_beam": {"num_beams": 3, "force_words_ids": [[7, 8], [[9, 5], [9, 6, 4]]]},
 }
 
 

@@ -39,8 +39,8 @@ CASES = [
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/one_candidate",
     "plain/watermark/beams_3",
-    "plain/group_beams/three_groups_of_two",
     "plain/group_beams/left_padded",
+    "plain/constrained_beams/left_padded",
     "untied/greedy/plain",
     "untied/beams/beams_4",
 ]

@@ -32,7 +32,7 @@ class Automaton(NamedTuple):
         is_end: int [N], 1 where a constraint is fulfilled.
         gains: int [N], the longest constraint's length less the tokens that are still needed.
         places: int [C], the order in which constraints are tried; -1 for none.
-        count: the number of constraints.
+        total: the number of constraints.
         longest: the length of the longest.
     """
 
@@ -45,7 +45,7 @@ class Automaton(NamedTuple):
     is_end: Array
     gains: Array
     places: Array
-    count: int | Scalar
+    total: int | Scalar
     longest: int | Scalar
 
 
@@ -92,7 +92,7 @@ def automaton(constraints: Sequence[Constraint]) -> Automaton:
         is_end=_padded(is_end, 0),
         gains=_padded(gains, 0),
         places=_padded(np.arange(len(constraints), dtype=np.int32), -1),
-        count=len(constraints),
+        total=len(constraints),
         longest=longest,
     )
 
@@ -148,7 +148,7 @@ def following(ops: Ops, automaton: Automaton, node: Array, token: Array) -> Arra
 def fulfilled(ops: Ops, automaton: Automaton, progress: Progress) -> Array:
     """Return how many constraints each text fulfils: int [M]."""
     pending = ops.sum(ops.cast(progress.places >= 0, "int"), axis=-1)
-    return automaton.count - pending - ops.cast(progress.node > 0, "int")
+    return automaton.total - pending - ops.cast(progress.node > 0, "int")
 
 
 def banks(ops: Ops, automaton: Automaton, progress: Progress) -> Array:

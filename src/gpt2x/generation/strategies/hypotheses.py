@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.outputs import GenerateBeamDecoderOnlyOutput
-from gpt2x.generation.strategies.base import Request, Settings, Strategy, context_of
+from gpt2x.generation.strategies.base import Outputs, Request, Settings, Strategy, context_of
 from gpt2x.generation.strategies.beam import LOST
 
 NEG_INF = float("-inf")
@@ -150,16 +150,16 @@ class HypothesisBeams(Strategy):
         )
 
     def step(
-        self, ops: Ops, state: HypothesesState, logits: Array, settings: Settings
+        self, ops: Ops, state: HypothesesState, outputs: Outputs, settings: Settings
     ) -> tuple[HypothesesState, Request]:
+        logits = outputs.logits
         rows, vocab_size = ops.shape(logits)
         step = state.length - settings.prompt_length
 
         # 1. Continue the groups, one after the other: each may see what those before it chose.
-        log_probabilities = ops.log_softmax(logits)
         groups: list[Continuations] = []
         for _ in range(self.num_beam_groups):
-            groups.append(self._continue(ops, state, log_probabilities, groups, settings))
+            groups.append(self._continue(ops, state, outputs, groups, settings))
         scores = ops.concat([group.processed for group in groups], axis=1)  # [B, K, V]
         scores = ops.reshape(scores, (rows, vocab_size))
         kept_scores, kept_logits = self.keep(ops, state, step, scores, logits)
@@ -195,32 +195,32 @@ class HypothesisBeams(Strategy):
             scores=kept_scores,
             logits=kept_logits,
         )
-        return state, Request(beams.tokens, beams.rows)
+        return state, Request(beams.tokens[:, None], length - 1, beams.rows)
 
     def _continue(
         self,
         ops: Ops,
         state: HypothesesState,
-        log_probabilities: Array,
+        outputs: Outputs,
         before: list[Continuations],
         settings: Settings,
     ) -> Continuations:
         """Continue the next group of every prompt, after those `before` it."""
         size, first = self.group_size, len(before) * self.group_size
-        rows, vocab_size = ops.shape(log_probabilities)
+        rows, vocab_size = ops.shape(outputs.logits)
         prompts = rows // self.num_beams
         start = (ops.arange(prompts) * self.num_beams)[:, None] + first  # [B, 1]
         own = ops.reshape(start + ops.arange(size)[None, :], (prompts * size,))
 
         # 1. Score every continuation of the group's beams: [B, g, V].
-        context = context_of(ops.take(state.open_tokens, own), state.length, settings)
+        outputs = outputs.taken(ops, own)
+        context = context_of(ops.take(state.open_tokens, own), state.length, settings, outputs)
         context = context._replace(real=ops.take(settings.real, own))
         if before:
             tokens = ops.concat([group.next.tokens for group in before], axis=1)
             context = context._replace(chosen=ops.take(tokens, ops.arange(prompts * size) // size))
-        processed = self.processors(
-            ops, ops.take(log_probabilities, own), context, settings.processors
-        )
+        scores = ops.log_softmax(outputs.logits)
+        processed = self.processors(ops, scores, context, settings.processors)
         totals = processed + ops.take(state.open_scores, own)[:, None]
 
         # 2. Take the best C, and of these the best g that do not end.
@@ -338,6 +338,9 @@ class HypothesisBeams(Strategy):
         columns = ops.arange(self.capacity)[None, :]
         here = (columns == state.length) & (columns < settings.max_length)
         return ops.where(here, settings.eos[0], state.open_tokens)
+
+    def settled(self, ops: Ops, state: HypothesesState) -> int:
+        return 0  # any column may still change
 
     def sequences(self, ops: Ops, state: HypothesesState, settings: Settings) -> Array:
         best = self._best(ops, state, self._closed(ops, state, settings))
