@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.pipelines import FEW, READING, check_case, check_sampling
+from support.pipelines import FEW, FEW_READING, check_case, check_sampling
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def test_text_generation(name: str, pipelines: dict):
     check_case("text-generation", name, "flax", pipelines)
 
 
-@pytest.mark.parametrize(("task", "name"), READING)
+@pytest.mark.parametrize(("task", "name"), FEW_READING)
 def test_reading(task: str, name: str, pipelines: dict):
     check_case(task, name, "flax", pipelines)
 

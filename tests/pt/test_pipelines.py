@@ -69,6 +69,19 @@ def test_a_task_is_that_of_the_head():
     assert pipeline("ner", pipe_model("token-classification"), tokenizer=tokenizer()).task == "ner"
 
 
+def test_the_dtype_can_be_asked_for_in_each_way():
+    for options in (
+        {"dtype": "bfloat16"},
+        {"torch_dtype": torch.bfloat16},
+        {"model_kwargs": {"torch_dtype": "bfloat16"}},
+        {"model_kwargs": {"dtype": torch.bfloat16}},
+    ):
+        pipe = make("text-classification", "pt", **options)
+        assert pipe.model.dtype == torch.bfloat16
+        assert isinstance(pipe("A cat")[0]["score"], float)
+    assert make("text-classification", "pt").model.dtype == torch.float32
+
+
 def test_a_model_without_the_head_is_refused():
     for task in ("text-classification", "ner", "question-answering"):
         with pytest.raises(ValueError, match=r"GPT2LMHeadModel has no head for .*; that needs a"):
@@ -144,6 +157,7 @@ def test_a_length_in_all_replaces_the_default():
         ),
         ("text-generation", [{"role": "user"}], {}, 'needs a "role" and a "content"'),
         ("text-generation", [3], {}, "A prompt is a text, or a chat"),
+        ("text-generation", "A", {"generation_config": {}}, "must be a GenerationConfig; got dict"),
         (
             "text-generation",
             "A",

@@ -19,10 +19,17 @@ TOLERANCE = 1e-4
 
 #: Cases of text generation for frameworks that compile for each kind of decoding.
 FEW = ("batch", "stream", "max_length", "beams", "empty", "chats", "scores", "hole")
-#: Tasks and cases of all that does not write.
+#: Tasks and cases of all that does not write, and some of each, for the same frameworks.
 READING = [
     (task, name) for task, cases in CASES.items() if task != "text-generation" for name in cases
 ]
+SOME = {
+    "text-classification": ("batch", "stream", "all", "pair", "regression"),
+    "token-classification": ("batch", "average", "strides", "words"),
+    "question-answering": ("questions", "examples", "impossible", "windows"),
+    "feature-extraction": ("texts", "truncation"),
+}
+FEW_READING = [(task, name) for task, cases in SOME.items() for name in cases]
 
 
 def folder(task: str) -> Any:

@@ -103,7 +103,9 @@ def pipeline(
         cls = GPT2TokenizerFast if use_fast else GPT2Tokenizer
         tokenizer = cls.from_pretrained(tokenizer, **where)
     if is_name:
-        arguments: dict[str, Any] = {"dtype": dtype or "auto", **where, **(model_kwargs or {})}
+        arguments: dict[str, Any] = where | dict(model_kwargs or {})
+        if dtype is not None or "torch_dtype" not in arguments:
+            arguments.setdefault("dtype", dtype or "auto")
         given = {"config": config, "device_map": device_map}
         arguments |= {name: value for name, value in given.items() if value is not None}
         framework = framework or backends.default()

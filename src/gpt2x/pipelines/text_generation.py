@@ -195,6 +195,11 @@ class TextGenerationPipeline(Pipeline):
         """Return the options of `generate` after those of a call."""
         own, given = self.model.generation_config, settings.get("generation_config")
         config = self.generation_config if given is None else given
+        if not isinstance(config, GenerationConfig):
+            raise InvalidInputError(
+                f"generation_config must be a GenerationConfig; got {type(config).__name__}. "
+                "Options may also be keywords of the call."
+            )
         tokens_only = given is None or not own.is_since_4_50
         config = config.with_defaults_of(own, tokens_only=tokens_only)
         config.update(**{n: v for n, v in self._arguments(settings).items() if n in DEFAULTS})
