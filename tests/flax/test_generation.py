@@ -31,6 +31,9 @@ CASES = [
     "plain/watermark/beams_3",
     "plain/group_beams/left_padded",
     "plain/constrained_beams/left_padded",
+    "plain/guidance/longer",
+    "plain/guidance/without_cache",
+    "plain/guidance/left_padded",
     "untied/greedy/plain",
 ]
 IDS = random_ids(3, 5)

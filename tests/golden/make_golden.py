@@ -46,6 +46,7 @@ PARTS = {
     "heads": "write_heads",
     "generation": "write_generation",
     "watermark": "write_watermark",
+    "guidance": "write_guidance",
     "logits_processors": "write_logits_processors",
     "formats": "write_formats",
     "frameworks": "write_frameworks",

@@ -33,6 +33,7 @@ GROUPS = (
     "plain/watermark",
     "plain/group_beams",
     "plain/constrained_beams",
+    "plain/guidance",
 )
 MODES = {
     "greedy": {},

@@ -13,8 +13,9 @@ Args:
         which come after the built-in ones; one of a built-in class replaces the built-in one.
     stopping_criteria: functions ``(input_ids, scores) -> bool [R]`` that end rows.
     prefix_allowed_tokens_fn: ``(prompt index, tokens [length]) -> allowed token ids``.
-    synced_gpus, assistant_model, negative_prompt_ids, negative_prompt_attention_mask,
-        custom_generate: not available.
+    negative_prompt_ids, negative_prompt_attention_mask: int [B or 1, T'] each, the second context
+        of `guidance_scale`; by default the last token of each prompt.
+    synced_gpus, assistant_model, custom_generate: not available.
     streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a function of
         each step's tokens. Not for beam search.
     use_model_defaults: see `gpt2x.generation.plan.resolve_config`.

@@ -10,8 +10,9 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
+from gpt2x.generation.guidance import negative_prompt
 from gpt2x.generation.host import Host, widened
-from gpt2x.generation.lengths import bucket
+from gpt2x.generation.lengths import bucket, smaller
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.plan import Plan, make_plan, resolve_config
 from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
@@ -115,6 +116,8 @@ def prepare(
     json_schema: Mapping[str, Any] | str | None = None,
     choices: Sequence[str] | None = None,
     grammar: str | None = None,
+    negative_prompt_ids: Any = None,
+    negative_prompt_attention_mask: Any = None,
     is_streamed: bool = False,
     **unavailable: Any,
 ) -> Run:
@@ -161,15 +164,20 @@ def prepare(
         with_length=host.with_length,
     )
     # The last token is never run, and the model has no positions beyond its last.
-    slots = _smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
-    static = StaticArguments.of(plan, slots)
+    slots = smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
+    negative = negative_prompt(
+        host, plan, input_ids, negative_prompt_ids, negative_prompt_attention_mask
+    )
+    static = StaticArguments.of(plan, slots, (negative[1] if negative else 0, 0))
     is_stepwise = bool(is_streamed or plan.strategy.host or static.records or not host.fuses)
     _check_steps(host, plan, is_streamed, is_stepwise)
     keys = host.keys(seed, plan.rows) if plan.samples else ()
     settings = _settings(host, plan, slots, input_ids, mask, keys)
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
-    prompts = Prompts(make_prompt(host, input_ids, mask, slots, arguments))
+    prompts = Prompts(
+        make_prompt(host, input_ids, mask, slots, arguments), negative[0] if negative else ()
+    )
     if not host.is_traced:
         settings, prompts = host.place(settings, prompts)
     return Run(plan, static, settings, prompts, input_ids, is_stepwise)
@@ -201,8 +209,3 @@ def _settings(
         input_ids = widened(input_ids, width)
         mask = None if mask is None else widened(mask, width)
     return plan.settings(ops, input_ids, mask, keys)
-
-
-def _smaller(ops: Ops, size: Any, limit: int) -> Any:
-    # A size is a number, a symbol of JAX, which compares as a number does, or a scalar of a graph.
-    return ops.minimum(size, limit) if hasattr(size, "dtype") else min(size, limit)

@@ -8,6 +8,7 @@ from typing import Any
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError
+from gpt2x.generation.ops import Ops
 
 #: Tokens that are added to the prompt if no length is given.
 DEFAULT_NEW_TOKENS = DEFAULTS["max_length"]
@@ -91,6 +92,14 @@ def shortest_length(
             stacklevel=2,
         )
     return shortest
+
+
+def smaller(ops: Ops, size: Any, limit: int) -> Any:
+    """Return the smaller of a size and a limit.
+
+    A size is a number, a symbol of JAX, which compares as a number does, or a scalar of a graph.
+    """
+    return ops.minimum(size, limit) if hasattr(size, "dtype") else min(size, limit)
 
 
 def bucket(length: int, limit: int) -> int:

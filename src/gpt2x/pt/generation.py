@@ -24,7 +24,7 @@ from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.results import TransitionScores
-from gpt2x.generation.strategies import Settings, Strategy
+from gpt2x.generation.strategies import Needs, Settings, Strategy
 from gpt2x.models.pretrained import documented
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.cpu.copies import Copies, copied_weights
@@ -114,6 +114,12 @@ class TorchHost(Host):
 
     def stepper(self, static: StaticArguments, prompts: Prompts) -> tuple[DriverEngine, Strategy]:
         if self._prepares_itself:
+            if static.needs != Needs() or prompts.negative or prompts.assistant:
+                raise InvalidInputError(
+                    "This model overrides prepare_inputs_for_generation, which is asked for one "
+                    "token at a time: guidance, assistants, prompt lookup, contrastive search and "
+                    "DoLa need the model's own inputs."
+                )
             engine: DriverEngine = PreparedEngine(self.model, self.ops, static, prompts.main)
         else:
             engine = assemble(self.ops, TorchEngine, self.models, static, prompts, self.keep)

@@ -21,6 +21,7 @@ from gpt2x.generation.processors.constraints import (
     SuppressTokensLogitsProcessor,
 )
 from gpt2x.generation.processors.diversity import HammingDiversityLogitsProcessor
+from gpt2x.generation.processors.guidance import ClassifierFreeGuidance
 from gpt2x.generation.processors.history import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
@@ -60,6 +61,8 @@ def build_processors(
     A user's processor of the same class as a built-in one takes its place instead.
     """
     built: list[BuiltInProcessor] = []
+    if _is_on(config.guidance_scale, 1.0):
+        built.append(ClassifierFreeGuidance(config.guidance_scale))
     if config.sequence_bias is not None:
         built.append(SequenceBiasLogitsProcessor(config.sequence_bias))
     if config.diversity_penalty:

@@ -1,0 +1,72 @@
+"""Classifier-free guidance beside other options: batches, beams, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpt2x.errors import InvalidInputError
+from support.pt_models import random_ids, tiny_model
+
+IDS = torch.as_tensor(random_ids(2, 5))
+MASK = torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
+NEGATIVE = torch.as_tensor(random_ids(2, 12)[:, 5:])
+NEGATIVE_MASK = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
+PADDED = {"attention_mask": MASK, "negative_prompt_attention_mask": NEGATIVE_MASK}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(eos_token_id=None)
+
+
+def write(model, ids=IDS, negative=NEGATIVE, **options):
+    options = {"max_new_tokens": 8, "pad_token_id": 0, "guidance_scale": 1.8, **options}
+    return model.generate(ids, negative_prompt_ids=negative, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 20}, {"use_cache": False}],
+    ids=["greedy", "beams", "sample", "without_cache"],
+)
+def test_a_padded_row_gives_what_it_gives_alone(model, options):
+    both = write(model, **PADDED, **options, seed=4)
+    for row in range(2):
+        ids, negative = IDS[row, MASK[row] == 1], NEGATIVE[row, NEGATIVE_MASK[row] == 1]
+        seed = [(4, row)] if "do_sample" in options else None
+        alone = write(model, ids[None], negative[None], **options, seed=seed)
+        torch.testing.assert_close(both[row, 5:], alone[0, ids.numel() :])
+
+
+def test_one_negative_prompt_serves_all_rows(model):
+    each = write(model, negative=NEGATIVE[1:].expand(2, -1))
+    torch.testing.assert_close(write(model, negative=NEGATIVE[1:]), each)
+
+
+def test_scales_of_one_and_of_none(model):
+    text = model.generate(IDS, max_new_tokens=8, pad_token_id=0)
+    torch.testing.assert_close(write(model, negative=None, guidance_scale=1.0), text)
+    other = model.generate(NEGATIVE, max_new_tokens=8, pad_token_id=0)
+    torch.testing.assert_close(write(model, guidance_scale=0.0)[:, 5:], other[:, 7:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_scale": None}, "negative_prompt_ids have no effect without guidance_scale"),
+        ({"negative": NEGATIVE[[0, 1, 1]]}, "3 rows for 2 prompts; give one for each, or one"),
+        ({"negative": NEGATIVE + 100}, "In the negative prompts: .*vocab"),
+        (
+            {"negative": None, "negative_prompt_attention_mask": NEGATIVE_MASK},
+            "belongs to negative_prompt_ids, which are missing",
+        ),
+        (
+            {"negative": NEGATIVE[:, [0] * 28]},
+            r"negative prompt has 28 tokens, and 8 new .* 32 positions .* at most 33",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        write(model, **options)
