@@ -4,9 +4,9 @@
     python benchmarks/prompt_cache.py --layers 2 --width 256   # a small model
 
 Random weights; every prompt has 20 tokens of its own, and 16 more are generated, greedily. Times
-are those of the processor (of all threads), the best of `--rounds` calls; `generate` has been called
-before, so that nothing is compiled. "without" runs the whole prompts; "with" the same call behind a
-cache of one row; "prefill" is what that cache costs, once. The texts are compared.
+are those of the processor (of all threads), the best of `--rounds` calls; `generate` has been
+called before, so that nothing is compiled. "without" runs the whole prompts; "with" the same call
+behind a cache of one row; "prefill" is what that cache costs, once. The texts are compared.
 """
 
 from __future__ import annotations
