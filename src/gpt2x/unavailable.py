@@ -26,7 +26,7 @@ MODEL: dict[str, str] = {
     **dict.fromkeys(("add_adapter", "load_adapter", "set_adapter", "delete_adapter"), _PEFT),
     **dict.fromkeys(("enable_adapters", "disable_adapters", "active_adapters"), _PEFT),
     **dict.fromkeys(("to_bettertransformer", "reverse_bettertransformer", "kernelize"), _FUSED),
-    **dict.fromkeys(("heal_tokens", "generate_batch", "init_continuous_batching"), _DECODING),
+    **dict.fromkeys(("generate_batch", "init_continuous_batching"), _DECODING),
     **dict.fromkeys(("greedy_search", "sample", "beam_search", "contrastive_search"), _DECODING),
     **dict.fromkeys(("get_head_mask", "invert_attention_mask"), _MASKS),
     "get_extended_attention_mask": _MASKS,

@@ -71,9 +71,12 @@ def test_a_text_shorter_than_the_context_is_left_as_it_is(scheme):
     processor = WatermarkLogitsProcessor(50, seeding_scheme=scheme, context_width=3)
     assert not favoured(processor, IDS[:, :2]).any()
     real = np.array([[True] * 3, [False, True, True], [True] * 3])
-    context = Context(IDS, real, 3)
-    scores = processor.apply(NUMPY_OPS, SCORES, context, processor.static, {"bias": 2.0})
-    assert (scores != SCORES).any(axis=1).tolist() == [True, False, True]
+    for length, expected in ((3, [True, False, True]), ([[3], [3], [2]], [True, False, False])):
+        length = np.array(length) if isinstance(length, list) else length
+        scores = processor.apply(
+            NUMPY_OPS, SCORES, Context(IDS, real, length), processor.static, processor.values
+        )
+        assert (scores != SCORES).any(axis=1).tolist() == expected
 
 
 def test_forbidden_tokens_stay_forbidden():

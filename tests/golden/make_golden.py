@@ -54,6 +54,7 @@ PARTS = {
     "tokenizer": "write_tokenizer",
     "chat": "write_chat",
     "pipelines": "write_pipelines",
+    "healing": "write_healing",
 }
 # The parts that need transformers 4.49.0, made only when they are asked for.
 PARTS_4_49 = {"hypotheses": "write_hypotheses"}

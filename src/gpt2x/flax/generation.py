@@ -21,10 +21,10 @@ from gpt2x.flax.engine import CompiledEngine, compiled_strategy, run_fused
 from gpt2x.flax.ops import JAX_OPS
 from gpt2x.flax.outputs import generation_output
 from gpt2x.generation import random, results
-from gpt2x.generation.documentation import GENERATING
+from gpt2x.generation.documentation import GENERATING, HEALING
 from gpt2x.generation.driver import CompiledStrategy
 from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments, assemble
-from gpt2x.generation.generate import generate
+from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.plan import Plan
@@ -230,6 +230,11 @@ class GenerationMixin(TransitionScores):
         kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
         kwargs["past_key_values"] = past_key_values
         return prefill(self.generation_host(kwargs, params=params), kwargs)
+
+    @documented(HEALING)
+    def heal_tokens(self, input_ids: Any, tokenizer: Any = None) -> Array:
+        """Choose the last token of each prompt anew, among those that begin with its text."""
+        return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, attention_mask: Array | None = None

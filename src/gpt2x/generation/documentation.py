@@ -22,7 +22,7 @@ Args:
     seed: makes sampling repeatable, in every backend and every batch: row r draws from stream
         (seed, r); a list gives each row its own (seed, row). None draws a seed from
         {generator}.
-    tokenizer: needed by `stop_strings` and by a grammar.
+    tokenizer: needed by `stop_strings`, `token_healing` and a grammar.
     regex, json_schema, choices, grammar: one of these, for the new text to match as a whole
         (`pip install "gpt2x[guided]"`): a regular expression; a JSON schema, as a dict or as text;
         a list of strings; or a grammar in llguidance's dialect of Lark. A text that `max_length`
@@ -42,4 +42,18 @@ Returns:
 Raises:
     InvalidInputError: before anything is computed, if an argument is unknown, or cannot be used
         with the others or with this prompt.
+"""
+
+#: The docstring of `heal_tokens`.
+HEALING = """
+Args:
+    input_ids: token ids of the prompts, int [B, T]. Pad on the left: a row that ends in padding
+        stays as it is.
+    tokenizer: the model's.
+
+Returns:
+    Token ids of the prompts encoded again, int [B, new T]; see `gpt2x.generation.healing.heal`.
+
+Raises:
+    InvalidInputError: if there is no tokenizer, or it has no pad token and the prompts need one.
 """

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.guidance import negative_prompt
+from gpt2x.generation.healing import NextLogits, check_tokenizer, heal, heal_each
 from gpt2x.generation.host import Host, widened
 from gpt2x.generation.lengths import bucket, smaller
 from gpt2x.generation.ops import Array, Ops
@@ -19,6 +22,7 @@ from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
 from gpt2x.generation.registry import ops_for
 from gpt2x.generation.strategies import Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
+from gpt2x.models.checks import check_ids, check_shape
 
 
 class Run(NamedTuple):
@@ -146,23 +150,25 @@ def prepare(
     batch, width = ops.shape(input_ids)
     embeds = arguments.get("inputs_embeds")
     embeds_only = 0 if embeds is None else ops_for(embeds).shape(embeds)[1] - width
-    plan = make_plan(
-        config,
-        batch_size=batch,
-        prompt_length=width,
-        n_positions=model.config.n_positions,
-        vocab_size=model.config.vocab_size,
-        embeds_only=embeds_only,
-        buckets=host.buckets and not host.is_traced,
-        user_processors=logits_processor,
-        stopping_criteria=stopping_criteria,
-        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-        tokenizer=tokenizer,
-        grammar=Grammar.of(
+    options: dict[str, Any] = {
+        "batch_size": batch,
+        "n_positions": model.config.n_positions,
+        "vocab_size": model.config.vocab_size,
+        "embeds_only": embeds_only,
+        "buckets": host.buckets and not host.is_traced,
+        "user_processors": logits_processor,
+        "stopping_criteria": stopping_criteria,
+        "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+        "tokenizer": tokenizer,
+        "grammar": Grammar.of(
             tokenizer, regex=regex, json_schema=json_schema, choices=choices, grammar=grammar
         ),
-        with_length=host.with_length,
-    )
+        "with_length": host.with_length,
+    }
+    plan = make_plan(config, prompt_length=width, **options)
+    if config.token_healing:  # all else has been checked; the length may change
+        input_ids, mask = _healed(host, input_ids, mask, tokenizer, arguments)
+        plan = make_plan(config, prompt_length=input_ids.shape[1], **options)
     # The last token is never run, and the model has no positions beyond its last.
     slots = smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
     negative = negative_prompt(
@@ -190,10 +196,58 @@ def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -
     if is_stepwise and host.is_traced:
         raise InvalidInputError(
             f"Inside {host.tracer}, generate cannot return to the host after each step, as "
-            "streamers, stopping criteria, prefix_allowed_tokens_fn, grammars, trace=False and "
-            "returned attentions or hidden states need it. Call it outside: it compiles its steps "
-            "itself."
+            "streamers, stopping criteria, prefix_allowed_tokens_fn, grammars, watermarks, "
+            "trace=False and returned attentions or hidden states need it. Call it outside: it "
+            "compiles its steps itself."
         )
+
+
+def heal_tokens(host: Host, input_ids: Any, tokenizer: Any) -> Any:
+    """Return prompts with their last tokens healed, as arrays of the framework; see `heal`."""
+    check_tokenizer(tokenizer)
+    ids = host.read("input_ids", input_ids)
+    check_shape("input_ids", ids, [(None, None)])
+    check_ids("input_ids", ids, host.model.config.vocab_size, lambda ids: ids)
+    return host.argument(host.to_device(heal(_next_logits(host), ids, tokenizer)))
+
+
+def _healed(
+    host: Host, input_ids: Array, mask: Array | None, tokenizer: Any, arguments: Mapping[str, Any]
+) -> tuple[Array, Array | None]:
+    """Return the prompts healed, and their mask.
+
+    Raises:
+        InvalidInputError: if this cannot be done here, or an argument goes with the tokens given.
+    """
+    check_tokenizer(tokenizer)
+    if host.is_traced:
+        raise InvalidInputError(
+            f"Inside {host.tracer}, token_healing cannot read the prompts; heal them outside, with "
+            "model.heal_tokens(input_ids, tokenizer)."
+        )
+    for name in ("inputs_embeds", "past_key_values", "position_ids", "token_type_ids"):
+        if name in arguments:
+            raise InvalidInputError(
+                f"token_healing writes the prompts anew, so {name} cannot be given with it."
+            )
+    input_ids, mask = heal_each(_next_logits(host), input_ids, mask, tokenizer)
+    return input_ids, None if mask.all() else mask
+
+
+def _next_logits(host: Host) -> NextLogits:
+    def next_logits(input_ids: np.ndarray, pad: int | None) -> np.ndarray:
+        config = GenerationConfig(
+            max_new_tokens=1, pad_token_id=pad, output_logits=True, return_dict_in_generate=True
+        )
+        output = generate(
+            host,
+            kwargs={"input_ids": host.to_device(input_ids)},
+            generation_config=config,
+            use_model_defaults=False,
+        )
+        return host.ops.to_numpy(output.logits[0])[0]
+
+    return next_logits
 
 
 def _settings(

@@ -316,7 +316,6 @@ def _refuse_unavailable(config: GenerationConfig) -> None:
         "DoLa decoding (dola_layers)": config.dola_layers is not None,
         "prompt lookup (prompt_lookup_num_tokens)": config.prompt_lookup_num_tokens is not None,
         "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
-        "token healing (token_healing)": config.token_healing,
     }
     refused = [name for name, is_wanted in wanted.items() if is_wanted]
     if refused:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.documentation import GENERATING
+from gpt2x.generation.documentation import GENERATING, HEALING
 from gpt2x.generation.engine import DriverEngine, Extras, Prompt, Prompts, StaticArguments, assemble
-from gpt2x.generation.generate import generate
+from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.prefill import PREFILLING, prefill
@@ -203,6 +203,11 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         """Compute a prompt once, for many calls of `generate`."""
         kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
         return prefill(self.generation_host(), {**kwargs, "past_key_values": past_key_values})
+
+    @documented(HEALING)
+    def heal_tokens(self, input_ids: Tensor, tokenizer: Any = None) -> Tensor:
+        """Choose the last token of each prompt anew, among those that begin with its text."""
+        return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def generation_host(self) -> TorchHost:
         """Return the host with which `gpt2x.generation.generate.steps` runs this model."""

@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation import random
-from gpt2x.generation.documentation import GENERATING
+from gpt2x.generation.documentation import GENERATING, HEALING
 from gpt2x.generation.driver import CompiledStrategy
 from gpt2x.generation.engine import DriverEngine, Prompts, StaticArguments, assemble, fused
-from gpt2x.generation.generate import generate
+from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.prefill import PREFILLING, prefill
@@ -237,6 +237,11 @@ class GenerationMixin(TransitionScores):
         kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask}
         host = self.generation_host(jit_compile)
         return prefill(host, {**kwargs, "past_key_values": past_key_values})
+
+    @documented(HEALING)
+    def heal_tokens(self, input_ids: Any, tokenizer: Any = None) -> tf.Tensor:
+        """Choose the last token of each prompt anew, among those that begin with its text."""
+        return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def prepare_inputs_for_generation(
         self,
