@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from gpt2x.errors import InvalidInputError
-from support.pt_models import random_ids, tiny_model
+from support.contract.backend import random_ids
+from support.pt_models import tiny_model
 
-IDS = torch.as_tensor(random_ids(2, 5))
+IDS = torch.as_tensor(random_ids(2, 5)) % 59 + 1  # 0 pads
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
-NEGATIVE = torch.as_tensor(random_ids(2, 12)[:, 5:])
+NEGATIVE = torch.as_tensor(random_ids(2, 7, seed=3)) % 59 + 1
 NEGATIVE_MASK = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
 PADDED = {"attention_mask": MASK, "negative_prompt_attention_mask": NEGATIVE_MASK}
 
 
 @pytest.fixture(scope="module")
 def model():
+    torch.manual_seed(0)
     return tiny_model(eos_token_id=None)
 
 
