@@ -189,7 +189,7 @@ class GenerationMixin(TransitionScores):
         (powers of two), a batch size and a strategy. Other settings (temperature, seed ...) are
         values. Inside `jax.jit` it becomes part of the computation: the result then has all
         `max_length` columns, ids are not checked, and options that need the host (streamers,
-        stopping criteria, `prefix_allowed_tokens_fn`, attentions, hidden states) raise.
+        stopping criteria, `prefix_allowed_tokens_fn`, grammars, attentions, hidden states) raise.
 
         The ids are a `FlaxGeneratedTokens`: an array whose `.sequences` is the array itself.
         """

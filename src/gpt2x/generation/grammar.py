@@ -239,7 +239,7 @@ def _check_bytes(tokens: Any) -> None:
     missing = [repr(byte) for byte in (bytes([i]) for i in range(256)) if byte not in found]
     if missing:
         raise InvalidInputError(
-            f"A grammar needs a token for each byte, but {listed(missing)} have none, or one that "
-            "is special or an eos. Use a tokenizer with all 256 bytes, and an eos_token_id that "
-            "stands for no text."
+            f"A grammar needs a token for each byte, and there is none for {listed(missing)} that "
+            "is neither special nor an eos. Use a tokenizer with all 256 bytes, and an "
+            "eos_token_id that stands for no text."
         )

@@ -195,7 +195,7 @@ class GenerationMixin(TransitionScores):
         Other settings (temperature, seed ...) are values. Inside `tf.function`, with or without
         `jit_compile=True`, it becomes part of the graph: the result then has all `max_length`
         columns, ids are not checked, and options that need the host (streamers, stopping criteria,
-        `prefix_allowed_tokens_fn`) raise.
+        `prefix_allowed_tokens_fn`, grammars) raise.
 
         `seed` may also be an int64 scalar there. transformers' pair of integers, also as a tensor
         [2], is one number: its upper and lower half.

@@ -29,11 +29,14 @@ class GrammarContract:
 
     backend: Backend
 
-    def generate(self, name: str, **options: Any) -> np.ndarray:
-        model = self.backend.model(
+    @property
+    def model(self) -> Any:
+        return self.backend.model(
             vocab_size=VOCAB_SIZE, n_positions=128, eos_token_id=EOS, bos_token_id=EOS
         )
-        ids = model.generate(
+
+    def generate(self, name: str, **options: Any) -> np.ndarray:
+        ids = self.model.generate(
             self.backend.tensor(IDS),
             attention_mask=self.backend.tensor(MASK),
             tokenizer=TOKENIZER,
