@@ -184,4 +184,6 @@ CHECKS: dict[str, Check] = {
     "no_repeat_ngram_size": integer(0),
     "encoder_no_repeat_ngram_size": integer(0),
     "watermarking_config": optional(watermarking),
+    "prompt_lookup_num_tokens": optional(integer(1)),
+    "max_matching_ngram_size": optional(integer(1)),
 }

@@ -204,7 +204,9 @@ def placed(
         visible = (keys < place[:, :, None]) | (keys == columns[:, :, None])
     mask = prompt.columns.get("attention_mask")
     if mask is not None:
-        visible = visible & (mask[:, :slots] != 0)[:, None, :]
+        # Tokens beyond the text may have made a cache longer than the mask, which ends with text.
+        index = ops.minimum(ops.arange(slots), ops.shape(mask)[1] - 1)[None, :] + 0 * starts[:, None]
+        visible = visible & (ops.take_along(mask, index) != 0)[:, None, :]
     arguments = {"attention_mask": visible[:, None]}
     for name in ("position_ids", "token_type_ids"):
         if name in prompt.columns:

@@ -33,6 +33,7 @@ from gpt2x.generation.strategies import (
     ConstrainedBeamSearch,
     Greedy,
     GroupBeamSearch,
+    PromptLookup,
     Sample,
     Settings,
     Strategy,
@@ -44,8 +45,11 @@ from gpt2x.generation.tokens import existing_tokens
 
 AVAILABLE = (
     "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both), "
-    "diverse beam search (num_beam_groups > 1) and constrained beam search (force_words_ids)"
+    "diverse beam search (num_beam_groups > 1), constrained beam search (force_words_ids) and "
+    "prompt lookup (prompt_lookup_num_tokens)"
 )
+#: The most tokens that prompt lookup looks for, if `max_matching_ngram_size` is not given.
+DEFAULT_NGRAM_SIZE = 2
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ def make_plan(
     _refuse_unavailable(config)
     check_groups(config)
     constraints = constraints_of(config, vocab_size)
+    _check_speculation(config)
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
@@ -292,10 +297,23 @@ def _strategy(
         if config.num_beam_groups > 1:
             return GroupBeamSearch(num_beam_groups=config.num_beam_groups, **common)
         return BeamSearch(do_sample=config.do_sample, **common)
+    chooser = Greedy(**common)
     if config.do_sample:
         width = top_k.width if top_k is not None else 0
-        return Sample(warpers=Processors.of(warpers), width=width, **common)
-    return Greedy(**common)
+        chooser = Sample(warpers=Processors.of(warpers), width=width, **common)
+    if config.prompt_lookup_num_tokens is not None:
+        return PromptLookup(
+            chooser=chooser,
+            num_drafts=_useful_drafts(config.prompt_lookup_num_tokens, common["steps"]),
+            ngram_size=config.max_matching_ngram_size or DEFAULT_NGRAM_SIZE,
+            **common,
+        )
+    return chooser
+
+
+def _useful_drafts(wanted: int, steps: int | Any) -> int:
+    """Return how many drafts a row may have: not more than it has steps, less the model's own."""
+    return max(1, min(wanted, steps - 1)) if isinstance(steps, int) else wanted
 
 
 def eos_tokens(config: GenerationConfig) -> list[int]:
@@ -314,12 +332,31 @@ def _refuse_unavailable(config: GenerationConfig) -> None:
     wanted = {
         "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
         "DoLa decoding (dola_layers)": config.dola_layers is not None,
-        "prompt lookup (prompt_lookup_num_tokens)": config.prompt_lookup_num_tokens is not None,
         "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
     }
     refused = [name for name, is_wanted in wanted.items() if is_wanted]
     if refused:
         raise InvalidInputError(f"{refused[0]} is not available. Available are {AVAILABLE}.")
+
+
+def _check_speculation(config: GenerationConfig) -> None:
+    """Raise if options exclude the drafts that are asked for."""
+    asked = [name for name in ("prompt_lookup_num_tokens",) if getattr(config, name) is not None]
+    if not asked:
+        return
+    refused = {
+        "num_beams > 1, whose beams change places": config.num_beams > 1,
+        "use_cache=False, since it takes wrong drafts back from the cache": not config.use_cache,
+        "output_attentions and output_hidden_states, since it runs several tokens at once": bool(
+            config.return_dict_in_generate
+            and (config.output_attentions or config.output_hidden_states)
+        ),
+    }
+    for reason, is_given in refused.items():
+        if is_given:
+            raise InvalidInputError(
+                f"{asked[0]} cannot be combined with {reason}; leave one of them out."
+            )
 
 
 def _limits_of_criteria(

@@ -21,7 +21,7 @@ from gpt2x.generation.engine import (
     fused,
     placed,
 )
-from gpt2x.generation.ops import is_scalar
+from gpt2x.generation.ops import Ops, is_scalar
 from gpt2x.generation.strategies import Outputs, Settings, Strategy
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
@@ -272,11 +272,14 @@ def traced_strategy(
     def draft(*arguments: Any) -> Any:
         return strategy.draft(OPS, *arguments)
 
-    run_step = traced(owner, ("step", key), step, jit_compile)
+    def run_step(ops: Ops, state: Any, outputs: Outputs, settings: Settings) -> Any:
+        rank = outputs.logits.shape.rank  # lower after the prompt than after several tokens
+        return traced(owner, ("step", rank, key), step, jit_compile)(state, outputs, settings)
+
     run_draft = traced(owner, ("draft", key), draft, jit_compile)
     return CompiledStrategy(
         strategy,
         strategy.init,
-        lambda ops, *arguments: run_step(*arguments),
+        run_step,
         lambda ops, *arguments: run_draft(*arguments),
     )

@@ -201,6 +201,11 @@ class Processors(NamedTuple):
         """Whether a processor needs concrete arrays."""
         return any(kind.host for kind, _ in self.kinds)
 
+    @property
+    def calls_users(self) -> bool:
+        """Whether one of them is a user's, which takes texts of one length."""
+        return any(issubclass(kind, UserProcessor) for kind, _ in self.kinds)
+
     def __call__(
         self, ops: Ops, scores: Array, context: Context, values: Sequence[Values]
     ) -> Array:

@@ -5,6 +5,7 @@ from gpt2x.generation.strategies.beam import BeamSearch, BeamState
 from gpt2x.generation.strategies.constrained_beam import ConstrainedBeamSearch
 from gpt2x.generation.strategies.group_beam import GroupBeamSearch
 from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
+from gpt2x.generation.strategies.speculation import PromptLookup, Speculation, SpeculationState
 
 __all__ = [
     "BeamSearch",
@@ -14,9 +15,12 @@ __all__ = [
     "Needs",
     "Outputs",
     "GroupBeamSearch",
+    "PromptLookup",
     "Request",
     "RowState",
     "Sample",
     "Settings",
+    "Speculation",
+    "SpeculationState",
     "Strategy",
 ]
