@@ -129,7 +129,6 @@ def test_values_are_no_part_of_the_static_strategy():
     ("fields", "message"),
     [
         ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive search"),
-        ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
         ({"dola_layers": "high"}, "DoLa"),
     ],
 )

@@ -205,7 +205,9 @@ def placed(
     mask = prompt.columns.get("attention_mask")
     if mask is not None:
         # Tokens beyond the text may have made a cache longer than the mask, which ends with text.
-        index = ops.minimum(ops.arange(slots), ops.shape(mask)[1] - 1)[None, :] + 0 * starts[:, None]
+        index = (
+            ops.minimum(ops.arange(slots), ops.shape(mask)[1] - 1)[None, :] + 0 * starts[:, None]
+        )
         visible = visible & (ops.take_along(mask, index) != 0)[:, None, :]
     arguments = {"attention_mask": visible[:, None]}
     for name in ("position_ids", "token_type_ids"):

@@ -227,6 +227,8 @@ def test_an_override_decides_what_is_run(model):
     for _ in range(3):
         text = torch.cat([text, model(text[:, -2:]).logits[:, -1:].argmax(-1)], dim=1)
     torch.testing.assert_close(found, text)
+    with pytest.raises(InvalidInputError, match="one token at a time"):
+        made.generate(IDS, seen_tokens=2, prompt_lookup_num_tokens=2)
     with pytest.raises(InvalidInputError, match="seen_token'"):
         made.generate(IDS, seen_token=2)
     with pytest.raises(InvalidInputError, match="seen_tokens"):

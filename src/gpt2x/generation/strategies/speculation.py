@@ -206,7 +206,9 @@ class Speculation(Strategy):
             unconditional=unconditional,
             repeats=count,
         )
-        repeated = settings._replace(keys=tuple(ops.take(words, origins) for words in settings.keys))
+        repeated = settings._replace(
+            keys=tuple(ops.take(words, origins) for words in settings.keys)
+        )
         logits = ops.reshape(outputs.logits, (rows * count, vocab_size))
         scores = self.chooser.processors(ops, logits, context, settings.processors)
         step = length - settings.prompt_length
@@ -228,7 +230,9 @@ class Speculation(Strategy):
         found = ops.take(ops.reshape(new, (rows * width, vocab_size)), index)  # [N, R, V]
         return ops.where(is_new[:, :, None], found, record)
 
-    def _stopped(self, ops: Ops, state: SpeculationState, asked: Array, settings: Settings) -> Array:
+    def _stopped(
+        self, ops: Ops, state: SpeculationState, asked: Array, settings: Settings
+    ) -> Array:
         """Apply the criteria to each row that has a new token: bool [R]."""
         lengths, answers = ops.to_numpy(state.length), []
         for row, is_asked in enumerate(ops.to_numpy(asked)):
