@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array, Ops, Scalar, is_scalar
+from gpt2x.generation.ops import Array, Ops, Scalar, as_column, is_scalar
 from gpt2x.generation.registry import ops_for
 
 NEG_INF = float("-inf")
@@ -43,11 +43,10 @@ class Context(NamedTuple):
 
     def texts(self, ops: Ops) -> list[Array]:
         """Return each row's text up to its length, int [length]; the values are concrete."""
-        rows = range(ops.shape(self.tokens)[0])
-        if is_scalar(self.length):
-            return [self.tokens[row, : self.length] for row in rows]
-        lengths = ops.to_numpy(self.length)[:, 0].tolist()
-        return [self.tokens[row, : lengths[row]] for row in rows]
+        # Cut on the host: on a device, JAX would compile a slice for each length.
+        tokens, lengths = ops.to_numpy(self.tokens), ops.to_numpy(as_column(ops, self.length))
+        ends = np.broadcast_to(lengths[:, 0], len(tokens)).tolist()
+        return [ops.constant(text[:end], "int") for text, end in zip(tokens, ends, strict=True)]
 
 
 class LogitsProcessor:
