@@ -128,8 +128,7 @@ def test_values_are_no_part_of_the_static_strategy():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"penalty_alpha": 0.5, "top_k": 4}, "contrastive search"),
-        ({"dola_layers": "high"}, "DoLa"),
+        ({"assistant_early_exit": 1}, "early exit"),
     ],
 )
 def test_what_is_not_available_is_refused_and_what_is_is_named(fields, message):

@@ -18,7 +18,7 @@ torch==2.13, afterwards::
 Strategies that transformers has moved out of its library come from 4.49.0, the last release with
 all of them; for these, in an environment with transformers==4.49.0 and torch::
 
-    python tests/golden/make_golden.py --only hypotheses
+    python tests/golden/make_golden.py --only hypotheses contrasts
 
 Weights and inputs come from numpy's PCG64 with fixed seeds, and everything runs in one thread:
 the same releases on the same kind of processor write the same arrays.
@@ -57,7 +57,7 @@ PARTS = {
     "healing": "write_healing",
 }
 # The parts that need transformers 4.49.0, made only when they are asked for.
-PARTS_4_49 = {"hypotheses": "write_hypotheses"}
+PARTS_4_49 = {"hypotheses": "write_hypotheses", "contrasts": "write_contrasts"}
 # What other releases write, which a check of the rest leaves out.
 OTHER_RELEASES = (
     "configs/transformers_5/",

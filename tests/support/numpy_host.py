@@ -41,7 +41,9 @@ class NumpyHost(Host):
     with_length = False
 
     def __init__(self, engine: Any, **options: bool) -> None:
-        config = SimpleNamespace(n_positions=64, vocab_size=VOCAB_SIZE, n_embd=4)
+        config = SimpleNamespace(
+            n_positions=64, vocab_size=VOCAB_SIZE, n_embd=4, n_layer=3, tie_word_embeddings=True
+        )
         generation_config = GenerationConfig(eos_token_id=EOS)
         model = SimpleNamespace(config=config, generation_config=generation_config)
         super().__init__(model, self.call_of_model, NUMPY_OPS)

@@ -186,4 +186,5 @@ CHECKS: dict[str, Check] = {
     "watermarking_config": optional(watermarking),
     "prompt_lookup_num_tokens": optional(integer(1)),
     "max_matching_ngram_size": optional(integer(1)),
+    "penalty_alpha": optional(number(0)),
 }

@@ -41,7 +41,8 @@ def without_effect(config: Any) -> dict[str, str]:
     for applies, names, reason in groups:
         for name in names:
             value = getattr(config, name)
-            if applies and value not in (None, False, DEFAULTS[name]):
+            is_contrastive = name == "top_k" and config.penalty_alpha
+            if applies and value not in (None, False, DEFAULTS[name]) and not is_contrastive:
                 reasons[name] = f"`{name}` is set to `{value}`, which {reason}"
     pad = config.pad_token_id
     if isinstance(pad, int) and pad < 0:

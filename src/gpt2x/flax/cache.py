@@ -110,12 +110,14 @@ class KVCache(CacheMixin):
         batch_size: int,
         max_length: int,
         dtype: Any = None,
+        spare: int = 0,
     ) -> Self:
         """Allocate a static cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32.
+        `dtype` defaults to the config's, and that to float32. `spare` more may be written, of which
+        only some are kept.
         """
-        shape = buffer_shape(config, batch_size, max_length)
+        shape = buffer_shape(config, batch_size, max_length, spare)
         dtype = jnp.dtype(dtype or config.dtype or "float32")
         # A buffer for each: one that stands in two places cannot be donated.
         keys = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]

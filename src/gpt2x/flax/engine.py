@@ -60,7 +60,9 @@ class JaxEngine:
         else:
             rows = prompt.input_ids.shape[0]
             dtype = attention_dtype(self._model.dtype, rows)
-            cache, start = KVCache.create(self._model.config, rows, slots, dtype), 0
+            spare = self._static.needs.spare
+            cache = KVCache.create(self._model.config, rows, slots - spare, dtype, spare)
+            start = 0
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}

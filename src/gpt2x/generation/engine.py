@@ -122,14 +122,15 @@ class StaticArguments(NamedTuple):
         slots: int | Scalar,
         other_slots: tuple[int | Scalar, int | Scalar] = (0, 0),
     ) -> StaticArguments:
-        """Return those of a plan."""
-        config = plan.config
+        """Return those of a plan, with room for what a request takes beyond the text."""
+        config, needs = plan.config, plan.strategy.needs
+        negative, assistant = other_slots
         returns_more = bool(config.return_dict_in_generate)
         return cls(
             plan.strategy,
-            plan.strategy.needs,
-            slots,
-            other_slots,
+            needs,
+            slots + needs.spare,
+            (negative + needs.spare, assistant),
             bool(config.use_cache),
             returns_more and bool(config.output_attentions),
             returns_more and bool(config.output_hidden_states),

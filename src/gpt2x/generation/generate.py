@@ -20,7 +20,7 @@ from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.plan import Plan, make_plan, resolve_config
 from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
 from gpt2x.generation.registry import ops_for
-from gpt2x.generation.strategies import Settings
+from gpt2x.generation.strategies import Needs, Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
 from gpt2x.models.checks import check_ids, check_shape
 
@@ -154,6 +154,8 @@ def prepare(
         "batch_size": batch,
         "n_positions": model.config.n_positions,
         "vocab_size": model.config.vocab_size,
+        "n_layer": model.config.n_layer,
+        "is_tied": model.config.tie_word_embeddings,
         "embeds_only": embeds_only,
         "buckets": host.buckets and not host.is_traced,
         "user_processors": logits_processor,
@@ -171,6 +173,8 @@ def prepare(
         plan = make_plan(config, prompt_length=input_ids.shape[1], **options)
     # The last token is never run, and the model has no positions beyond its last.
     slots = smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
+    needs = plan.strategy.needs
+    _check_needs(needs, arguments)
     negative = negative_prompt(
         host, plan, input_ids, negative_prompt_ids, negative_prompt_attention_mask
     )
@@ -182,11 +186,22 @@ def prepare(
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
     prompts = Prompts(
-        make_prompt(host, input_ids, mask, slots, arguments), negative[0] if negative else ()
+        make_prompt(host, input_ids, mask, slots, arguments, needs.spare),
+        negative[0] if negative else (),
     )
     if not host.is_traced:
         settings, prompts = host.place(settings, prompts)
     return Run(plan, static, settings, prompts, input_ids, is_stepwise)
+
+
+def _check_needs(needs: Needs, arguments: Mapping[str, Any]) -> None:
+    """Raise if the prompt is given in a form that has not what the strategy asks for."""
+    given = [name for name in ("past_key_values", "inputs_embeds") if name in arguments]
+    if needs.hidden_states and given:
+        raise InvalidInputError(
+            "Contrastive search (penalty_alpha) compares the hidden states of all tokens of the "
+            f"text, so it cannot start from {given[0]}; pass the prompt as input_ids."
+        )
 
 
 def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:

@@ -51,7 +51,7 @@ def negative_prompt(
     if host.buckets and not host.is_traced:
         length = bucket(length, n_positions)
     slots = smaller(ops, length + plan.strategy.capacity, n_positions)
-    return make_prompt(host, ids, mask, slots, {}), slots
+    return make_prompt(host, ids, mask, slots, {}, plan.strategy.needs.spare), slots
 
 
 def _last_tokens(input_ids: Array, width: int | Scalar, mask: Any) -> Array:

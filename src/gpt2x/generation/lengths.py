@@ -17,7 +17,11 @@ SMALLEST_BUCKET = 16
 
 
 def total_length(
-    config: GenerationConfig, prompt_length: Any, n_positions: int, embeds_only: Any = 0
+    config: GenerationConfig,
+    prompt_length: Any,
+    n_positions: int,
+    embeds_only: Any = 0,
+    longest: int | None = None,
 ) -> Any:
     """Return the columns at which generation ends.
 
@@ -31,6 +35,8 @@ def total_length(
         n_positions: number of the model's positions.
         embeds_only: further columns, which have embeddings but no ids (`inputs_embeds`); they count
             for `max_length` but are not part of the result.
+        longest: columns that a text may have: by default one more than there are positions, since
+            the model never reads the last token.
 
     Raises:
         InvalidInputError: if the prompt or the text does not fit.
@@ -46,8 +52,7 @@ def total_length(
             f"The prompt has {start} tokens, but the model has {n_positions} positions "
             "(n_positions); shorten the prompt."
         )
-    # The model never reads the last token, so that token needs no position.
-    longest = n_positions + 1
+    longest = n_positions + 1 if longest is None else longest
     if config.max_new_tokens is not None:
         total, source = start + config.max_new_tokens, "max_new_tokens"
     elif config.max_length_given:

@@ -1,7 +1,7 @@
 """The array operations that decoding needs, as one interface that each framework implements.
 
 Strategies and logits processors are written once, against `Ops` and Python's operators
-(`+ - * / // % ** & | ~ == < abs()`, basic slicing, `x[:, None]`), which numpy, torch, TensorFlow
+(`+ - * / // % ** @ & | ~ == < abs()`, basic slicing, `x[:, None]`), which numpy, torch, TensorFlow
 and JAX all have on their arrays. Everything else goes through a method below.
 
 Conventions

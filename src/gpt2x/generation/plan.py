@@ -31,6 +31,10 @@ from gpt2x.generation.stopping import (
 from gpt2x.generation.strategies import (
     BeamSearch,
     ConstrainedBeamSearch,
+    ContrastiveSearch,
+    ContrastiveSettings,
+    DoLaGreedy,
+    DoLaSample,
     Greedy,
     GroupBeamSearch,
     PromptLookup,
@@ -40,13 +44,16 @@ from gpt2x.generation.strategies import (
 )
 from gpt2x.generation.strategies.automaton import automaton
 from gpt2x.generation.strategies.constrained_beam import constraints_of
+from gpt2x.generation.strategies.contrastive import check_contrastive
+from gpt2x.generation.strategies.dola import dola_layers
 from gpt2x.generation.strategies.group_beam import check_groups
 from gpt2x.generation.tokens import existing_tokens
 
 AVAILABLE = (
     "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both), "
-    "diverse beam search (num_beam_groups > 1), constrained beam search (force_words_ids) and "
-    "prompt lookup (prompt_lookup_num_tokens)"
+    "diverse beam search (num_beam_groups > 1), constrained beam search (force_words_ids), "
+    "contrastive search (penalty_alpha and top_k > 1), DoLa (dola_layers) and prompt lookup "
+    "(prompt_lookup_num_tokens)"
 )
 #: The most tokens that prompt lookup looks for, if `max_matching_ngram_size` is not given.
 DEFAULT_NGRAM_SIZE = 2
@@ -166,6 +173,8 @@ def make_plan(
     prompt_length: int | Any,
     n_positions: int,
     vocab_size: int,
+    n_layer: int = 0,
+    is_tied: bool = True,
     embeds_only: int = 0,
     buckets: bool = False,
     user_processors: Sequence[Any] | Any = None,
@@ -181,6 +190,7 @@ def make_plan(
         config: the merged options.
         batch_size: B; prompt_length: columns of the prompt, padding included.
         n_positions, vocab_size: of the model.
+        n_layer, is_tied: of the model, for DoLa: its layers; whether its embedding is its output.
         embeds_only: see `total_length`.
         buckets: whether to round static sizes up, for a compiled computation (see `bucket`).
         user_processors, stopping_criteria: a list, or one callable.
@@ -195,10 +205,17 @@ def make_plan(
     check_groups(config)
     constraints = constraints_of(config, vocab_size)
     _check_speculation(config)
+    mode = config.get_generation_mode()
+    is_contrastive = mode == "contrastive_search"
+    if is_contrastive:
+        check_contrastive(config, vocab_size)
+    _check_dola(config, mode)
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
-    max_length = total_length(config, prompt_length, n_positions, embeds_only)
+    # Contrastive search runs its last token too, as a candidate.
+    longest = n_positions if is_contrastive else n_positions + 1
+    max_length = total_length(config, prompt_length, n_positions, embeds_only, longest)
     min_length = shortest_length(config, prompt_length, max_length, embeds_only)
 
     beams = config.num_beams > 1
@@ -223,11 +240,13 @@ def make_plan(
     processors += more
     check_token_ids([*processors, *warpers], vocab_size)
 
-    limit = n_positions + 1 - embeds_only
+    limit = longest - embeds_only
     steps = max_length - prompt_length
+    layers = () if config.dola_layers is None else dola_layers(config.dola_layers, n_layer, is_tied)
     strategy = _strategy(
         config,
         vocab_size,
+        layers,
         warpers,
         top_k,
         capacity=bucket(max_length, limit) if buckets else max_length,
@@ -239,6 +258,9 @@ def make_plan(
         keep_logits=bool(config.output_logits and config.return_dict_in_generate),
         criteria=tuple(map(Identity, criteria)),
     )
+    own: Any = automaton(constraints) if constraints else ()
+    if is_contrastive:
+        own = ContrastiveSettings(float(config.penalty_alpha))
     rows = batch_size * rows_per_prompt
     one_text = beams or (isinstance(rows, int) and rows == 1)
     some_end = bool(possible_eos or (criteria and not one_text))
@@ -253,7 +275,7 @@ def make_plan(
         processors=processors,
         warpers=warpers,
         top_k=top_k.top_k if top_k is not None else 0,
-        own=automaton(constraints) if constraints else (),
+        own=own,
     )
 
 
@@ -275,6 +297,7 @@ def _filters(
 def _strategy(
     config: GenerationConfig,
     vocab_size: int,
+    layers: tuple[int, ...],
     warpers: list[BuiltInProcessor],
     top_k: TopKLogitsWarper | None,
     **common: Any,
@@ -297,10 +320,15 @@ def _strategy(
         if config.num_beam_groups > 1:
             return GroupBeamSearch(num_beam_groups=config.num_beam_groups, **common)
         return BeamSearch(do_sample=config.do_sample, **common)
-    chooser = Greedy(**common)
+    if config.get_generation_mode() == "contrastive_search":
+        return ContrastiveSearch(width=config.top_k, **common)
+    chooser: Greedy
     if config.do_sample:
         width = top_k.width if top_k is not None else 0
-        chooser = Sample(warpers=Processors.of(warpers), width=width, **common)
+        drawing = {"warpers": Processors.of(warpers), "width": width, **common}
+        chooser = DoLaSample(layers=layers, **drawing) if layers else Sample(**drawing)
+    else:
+        chooser = DoLaGreedy(layers=layers, **common) if layers else Greedy(**common)
     if config.prompt_lookup_num_tokens is not None:
         return PromptLookup(
             chooser=chooser,
@@ -330,8 +358,6 @@ def pad_token(config: GenerationConfig) -> int | None:
 def _refuse_unavailable(config: GenerationConfig) -> None:
     """Raise for options of transformers that are not available, rather than ignore them."""
     wanted = {
-        "contrastive search (penalty_alpha)": bool(config.penalty_alpha),
-        "DoLa decoding (dola_layers)": config.dola_layers is not None,
         "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
     }
     refused = [name for name, is_wanted in wanted.items() if is_wanted]
@@ -357,6 +383,15 @@ def _check_speculation(config: GenerationConfig) -> None:
             raise InvalidInputError(
                 f"{asked[0]} cannot be combined with {reason}; leave one of them out."
             )
+
+
+def _check_dola(config: GenerationConfig, mode: str) -> None:
+    """Raise if DoLa is asked for with a strategy that it cannot change."""
+    if config.dola_layers is not None and mode != "dola_generation":
+        raise InvalidInputError(
+            "dola_layers works with greedy search and sampling only, and the other options ask for "
+            f"{mode.replace('_', ' ')}; leave one of them out."
+        )
 
 
 def _limits_of_criteria(

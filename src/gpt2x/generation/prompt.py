@@ -175,6 +175,7 @@ def make_prompt(
     mask: Array | None,
     slots: int | Scalar,
     arguments: dict[str, Any],
+    spare: int = 0,
 ) -> Prompt:
     """Gather what an engine starts from.
 
@@ -182,8 +183,9 @@ def make_prompt(
         host: of the call.
         input_ids: int [B, T].
         mask: int [B, T'], or None.
-        slots: S.
+        slots: S, without `spare`.
         arguments: the model's other arguments.
+        spare: see `Needs.spare`.
     """
     ops, given = host.prompt_ops, dict(arguments)
     batch, width = ops.shape(input_ids)
@@ -210,7 +212,7 @@ def make_prompt(
         if name in given:
             _check_columns(name, given[name], batch, length, start)
     columns: dict[str, Array] = {
-        name: _every_column(ops, name, given.pop(name), batch, length, slots)
+        name: _every_column(ops, name, given.pop(name), batch, length, slots + spare)
         for name in ("attention_mask", "position_ids", "token_type_ids")
         if name in given
     }

@@ -247,8 +247,10 @@ def each(function: Callable[[Any], Any], buffers: Sequence[Any]) -> list[Any]:
     return [None if buffer is None else function(buffer) for buffer in buffers]
 
 
-def buffer_shape(config: GPT2Config, batch_size: Any, max_length: Any) -> tuple[Any, ...]:
-    """Return the shape [B, H, max_length, D] of a layer's keys.
+def buffer_shape(
+    config: GPT2Config, batch_size: Any, max_length: Any, spare: int = 0
+) -> tuple[Any, ...]:
+    """Return the shape [B, H, max_length + spare, D] of a layer's keys.
 
     Raises InvalidInputError for a number of positions that the model does not have.
     """
@@ -256,7 +258,7 @@ def buffer_shape(config: GPT2Config, batch_size: Any, max_length: Any) -> tuple[
         raise InvalidInputError(
             f"max_length is {max_length}; this model has 1 to {config.n_positions} positions."
         )
-    return (batch_size, config.n_head, max_length, config.n_embd // config.n_head)
+    return (batch_size, config.n_head, max_length + spare, config.n_embd // config.n_head)
 
 
 def check_past(past: Any, is_array: Callable[[Any], bool], *, stacked: bool = False) -> None:

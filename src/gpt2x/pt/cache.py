@@ -69,13 +69,15 @@ class KVCache(CacheMixin):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         n_layer: int | None = None,
+        spare: int = 0,
     ) -> Self:
         """Allocate a cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32; `n_layer` to the config's.
+        `dtype` defaults to the config's, and that to float32; `n_layer` to the config's. `spare`
+        more may be written, of which only some are kept.
         """
         layers = config.n_layer if n_layer is None else n_layer
-        shape = buffer_shape(config, batch_size, max_length)
+        shape = buffer_shape(config, batch_size, max_length, spare)
         dtype = dtype or getattr(torch, config.dtype or "float32")
         # Zeros, not empty: unwritten positions must not be NaN for readers of the buffers.
         keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]

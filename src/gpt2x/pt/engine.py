@@ -55,13 +55,15 @@ class TorchEngine:
 
     def _new_cache(self, prompt: Prompt) -> KVCache:
         weight = self._model.get_input_embeddings().weight
+        spare = self._static.needs.spare
         return KVCache.create(
             self._model.config,
             prompt.input_ids.size(0),
-            self._static.slots,
+            self._static.slots - spare,
             dtype=weight.dtype,
             device=weight.device,
             n_layer=len(self._model.base_model.h),
+            spare=spare,
         )
 
     def _run(

@@ -67,12 +67,14 @@ class KVCache(CacheMixin):
         batch_size: int | tf.Tensor,
         max_length: int | tf.Tensor,
         dtype: tf.DType | str | None = None,
+        spare: int = 0,
     ) -> Self:
         """Allocate a cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32.
+        `dtype` defaults to the config's, and that to float32. `spare` more may be written, of which
+        only some are kept.
         """
-        shape = buffer_shape(config, batch_size, max_length)
+        shape = buffer_shape(config, batch_size, max_length, spare)
         empty = [tf.zeros(shape, dtype or config.dtype or "float32")] * config.n_layer
         return cls(empty, empty, tf.constant(0, tf.int32))
 

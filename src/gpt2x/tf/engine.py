@@ -52,7 +52,9 @@ class TensorFlowEngine:
         else:
             rows = OPS.shape(prompt.input_ids)[0]
             dtype = self._model.get_input_embeddings().compute_dtype
-            past, start = KVCache.create(self._model.config, rows, slots, dtype), 0
+            spare = self._static.needs.spare
+            past = KVCache.create(self._model.config, rows, slots - spare, dtype, spare)
+            start = 0
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:
             inputs = {"inputs_embeds": prompt.inputs_embeds}

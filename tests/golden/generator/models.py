@@ -63,6 +63,17 @@ PIPELINE: dict[str, Any] = {
     "eos_token_id": 406,
     "pad_token_id": 406,
 }
+# Layers enough for several to be contrasted with the last one.
+DEEP: dict[str, Any] = {
+    "vocab_size": 89,
+    "n_positions": 40,
+    "n_embd": 16,
+    "n_layer": 10,
+    "n_head": 2,
+    "n_inner": 28,
+    "bos_token_id": 87,
+    "eos_token_id": 88,
+}
 # No text holds it but as padding. Not 0: beam search of transformers 4 takes 0 for no pad id.
 PAD = 2
 
@@ -83,6 +94,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
         "GPT2DoubleHeadsModel",
         {**COMPACT, "summary_proj_to_labels": False, "summary_activation": "tanh"},
         4,
+    ),
+    "deep": ("GPT2LMHeadModel", DEEP, 12),
+    "deep_untied": (
+        "GPT2LMHeadModel",
+        {**DEEP, "n_layer": 8, "tie_word_embeddings": False},
+        13,
     ),
     "regression": (
         "GPT2ForSequenceClassification",

@@ -59,6 +59,11 @@ class Needs(NamedTuple):
     layers: tuple[int, ...] = ()
     drafts: bool = False
 
+    @property
+    def spare(self) -> int:
+        """Columns beyond the text that alternatives take, of which one is kept at most."""
+        return self.columns - 1 if self.siblings else 0
+
 
 class Outputs(NamedTuple):
     """What the model returns for a request, or for the prompts; () for what is not asked for.

@@ -56,7 +56,7 @@ class Greedy(Strategy):
             tokens = ops.where(state.finished, settings.fill, tokens)
         length = state.length + 1
         text = ops.write(state.tokens, state.length, tokens, axis=1)
-        kept_scores, kept_logits = self.keep(ops, state, step, scores, logits)
+        kept_scores, kept_logits = self.keep(ops, state, step, scores, outputs.logits)
         finished = state.finished | self.is_eos(ops, tokens[:, None], settings)[:, 0]
         if self.criteria:
             finished = finished | self.stopped_by_criteria(
