@@ -325,7 +325,7 @@ def test_double_heads_generate_too():
         ({"attention_mask": np.ones((3, 4))}, "attention_mask has shape [3, 4]"),
         ({"attention_mask": np.tri(3, 5, -1)}, "all of prompt 0 as padding"),
         ({"num_beams": 2, "streamer": print}, "cannot be streamed"),
-        ({"assistant_model": 1}, "not available"),
+        ({"assistant_model": 1}, "language-model head"),
         ({"do_sample": True, "seed": 1, "prng_key": 1}, "say the same"),
     ],
 )

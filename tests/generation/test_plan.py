@@ -125,17 +125,10 @@ def test_values_are_no_part_of_the_static_strategy():
     assert first != strategy(temperature=0.5)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"assistant_early_exit": 1}, "early exit"),
-    ],
-)
-def test_what_is_not_available_is_refused_and_what_is_is_named(fields, message):
-    with pytest.raises(InvalidInputError, match=rf"{message}.*Available are greedy search"):
-        plan_for(**fields)
-    with pytest.raises(InvalidInputError, match="assistant_model, which is not available"):
-        refuse_arguments(synced_gpus=False, assistant_model=object())
+def test_what_is_not_available_is_refused_and_what_is_is_named():
+    message = "custom_generate, which is not available. Available are greedy search"
+    with pytest.raises(InvalidInputError, match=message):
+        refuse_arguments(synced_gpus=False, custom_generate=object())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from gpt2x.generation import (
 )
 from gpt2x.generation.strategies import Outputs
 from support.decoding import decode
+from support.draws import assert_drawn_from
 from support.fake_engine import MarkovEngine
 
 DRAWS = 100_000
@@ -72,22 +73,6 @@ def test_draws_follow_the_filtered_softmax(options, warpers):
     draws = [draw(logits, rows=DRAWS // 10, seed=seed, **options) for seed in range(10)]
     counts = np.bincount(np.concatenate(draws), minlength=VOCAB)
     assert_drawn_from(weights / weights.sum(), counts)
-
-
-def assert_drawn_from(probabilities, counts):
-    """Assert that a chi-square test finds the counts likely under the probabilities."""
-    expected = probabilities * counts.sum()
-    assert (counts[expected == 0] == 0).all()
-    likely = expected >= 5
-    rare_expected, rare_counts = expected[~likely].sum(), counts[~likely].sum()
-    chi_square = ((counts - expected)[likely] ** 2 / expected[likely]).sum()
-    if rare_expected > 0:
-        chi_square += (rare_counts - rare_expected) ** 2 / rare_expected
-    freedom = likely.sum() - 1 + (rare_expected > 0)
-    # Wilson and Hilferty: the cube root of chi-square / freedom is nearly normal.
-    spread = 2 / (9 * freedom)
-    z = ((chi_square / freedom) ** (1 / 3) - (1 - spread)) / spread**0.5
-    assert z < 3.1  # a wrong distribution gives tens or hundreds
 
 
 def test_beams_are_drawn_without_replacement():

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2x.errors import InvalidInputError
+from gpt2x.generation import GenerationConfig
+from gpt2x.generation.drafts import AssistantOptions
+from gpt2x.generation.engine import AssistedEngine
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.strategies import Greedy, PromptLookup, Settings
 from support.decoding import decode
+from support.draws import assert_drawn_from
 from support.fake_engine import EOS, VOCAB_SIZE, MarkovEngine, SpellingEngine, read, spell
 
 VOCAB = 6
 LOOKUP = {"prompt_lookup_num_tokens": 4}
-DRAFTING = {"lookup": LOOKUP}
+ASSISTED = {"assistant": GenerationConfig(num_assistant_tokens=4), "differs": True}
+DRAFTING = {
+    "lookup": LOOKUP,
+    "assistant": {**ASSISTED, "assistant_confidence_threshold": 0.1},
+    "heuristic": {**ASSISTED, "num_assistant_tokens_schedule": "heuristic"},
+    "same": {**ASSISTED, "differs": False},
+}
 PROMPTS = np.array([[1, 2, 3, 1, 2], [4, 3, 1, 4, 1], [0, 0, 2, 2, 4]], np.int32)
 MASK = np.array([[1] * 5, [1] * 5, [0, 0, 1, 1, 1]])
 PROCESSORS = {
@@ -35,7 +46,9 @@ CHOICES = {
 
 
 class CountingEngine(MarkovEngine):
-    """Counts the calls of the model."""
+    """Counts the calls of a model."""
+
+    records: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, ops, prompt, seed):
         super().__init__(ops, prompt, VOCAB, seed)
@@ -46,13 +59,31 @@ class CountingEngine(MarkovEngine):
         return super().decode(request, cache)
 
 
-def write(seed: int, **options: Any) -> tuple[Any, int]:
-    """Continue three prompts, one of them padded; return the result and the calls of the model."""
+class AssistantEngine(CountingEngine):
+    """A model of which only the last logits are asked for.
+
+    other: whether its language is another than the model's, if only a little.
+    """
+
+    def __init__(self, ops, prompt, seed, other):
+        super().__init__(ops, prompt, seed)
+        self.table = self.table + 0.4 * other * MarkovEngine(ops, prompt, VOCAB, seed + 1).table
+
+    def decode(self, request, cache):
+        outputs, cache = super().decode(request, cache)
+        return outputs._replace(logits=outputs.logits[:, -1]), cache
+
+
+def write(seed: int, *, assistant=None, differs=False, **options: Any) -> tuple[Any, Any]:
+    """Continue three prompts, one of them padded; return the result and the calls of each model."""
     engines = []
 
     def engine_of(ops):
         engines.append(CountingEngine(ops, PROMPTS, seed))
-        return engines[0]
+        if assistant is None:
+            return engines[0]
+        engines.append(AssistantEngine(ops, PROMPTS, seed, differs))
+        return AssistedEngine(*engines)
 
     options = {
         "max_new_tokens": 16,
@@ -63,9 +94,10 @@ def write(seed: int, **options: Any) -> tuple[Any, int]:
         "output_logits": True,
         "mask": MASK,
         **options,
+        "plan_options": {"assistant": assistant, **options.get("plan_options", {})},
     }
     output = decode(engine_of, PROMPTS, vocab_size=VOCAB, seed=seed, **options)
-    return output, engines[0].calls
+    return output, [engine.calls for engine in engines]
 
 
 def assert_same(found: Any, expected: Any, prompt_length: int = 5) -> None:
@@ -80,6 +112,7 @@ def assert_same(found: Any, expected: Any, prompt_length: int = 5) -> None:
 
 
 @pytest.mark.parametrize("drafting", DRAFTING)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     processors=st.sampled_from(list(PROCESSORS)),
@@ -99,6 +132,7 @@ def test_texts_and_scores_are_those_without_drafts(
 
 
 @pytest.mark.parametrize("drafting", DRAFTING)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), choice=st.sampled_from(list(CHOICES)))
 def test_functions_of_users_see_no_draft_that_is_wrong(drafting, seed, choice):
     def run(**more):
@@ -110,7 +144,8 @@ def test_functions_of_users_see_no_draft_that_is_wrong(drafting, seed, choice):
             return np.array([row[-3:].sum() % 5 == 4 for row in input_ids])
 
         def process(input_ids, scores):
-            seen.update(tuple(row) for row in input_ids.tolist())
+            if drafting == "lookup":  # others choose their drafts by it, too
+                seen.update(tuple(row) for row in input_ids.tolist())
             return scores + (np.arange(VOCAB) == input_ids.sum(axis=1, keepdims=True) % VOCAB)
 
         options = {"user_processors": process, "stopping_criteria": stops}
@@ -138,6 +173,68 @@ def test_a_repeated_text_is_written_with_few_calls():
     assert engine[0].calls <= 6
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+def test_all_drafts_of_the_model_itself_are_accepted(choice):
+    options = {"eos_token_id": None, "max_new_tokens": 21, **CHOICES[choice]}
+    drafting = {**DRAFTING["same"], "assistant_confidence_threshold": 0.0}
+    _, calls = write(5, **options, **drafting)
+    # One token after the prompt, then four drafts and one more in each of four calls.
+    assert calls == [4, 16]
+
+
+def test_a_threshold_ends_drafts_that_the_assistant_doubts():
+    options = {"eos_token_id": None, "max_new_tokens": 21}
+    _, sure = write(5, **options, **ASSISTED, assistant_confidence_threshold=0.0)
+    _, doubting = write(5, **options, **ASSISTED, assistant_confidence_threshold=1.0)
+    assert doubting[1] <= doubting[0]  # one draft a call: the first is always doubted
+    assert sure[1] > sure[0]
+
+
+def test_a_heuristic_schedule_follows_what_was_accepted():
+    options = {"eos_token_id": None, "max_new_tokens": 40, "assistant_confidence_threshold": 0.0}
+    growing = {**DRAFTING["same"], "num_assistant_tokens_schedule": "heuristic"}
+    _, calls = write(5, **options, **growing)
+    # After the first token: 5, 7, 9, 9 and 9 tokens; four drafts grow to eight, twice as many.
+    assert calls[0] == 5
+    bad = {**options, **ASSISTED, "differs": 9}
+    _, constant = write(5, **bad)
+    _, adapted = write(5, **bad, num_assistant_tokens_schedule="heuristic_transient")
+    assert adapted[1] / adapted[0] < constant[1] / constant[0]
+
+
+def test_a_call_has_its_own_options_or_those_of_its_assistant():
+    assistant = GenerationConfig(num_assistant_tokens=7, assistant_confidence_threshold=0.2)
+    config = GenerationConfig(num_assistant_tokens=3)
+    assert AssistantOptions.of(config, assistant) == (3, "constant", 0.2)
+    assert AssistantOptions.of(GenerationConfig(), assistant) == (7, "constant", 0.2)
+
+
+def test_sampled_drafts_are_drawn_from_the_distribution_of_the_model():
+    """The second and third tokens of 100,000 texts, most of them accepted drafts."""
+    prompt, rows, counts = np.array([[1, 2]], np.int32), 10_000, np.zeros(VOCAB**2, int)
+    model = CountingEngine(NUMPY_OPS, prompt, 3)
+    for seed in range(10):
+        texts = decode(
+            lambda ops: AssistedEngine(
+                CountingEngine(ops, prompt, 3), AssistantEngine(ops, prompt, 3, True)
+            ),
+            prompt,
+            vocab_size=VOCAB,
+            plan_options={"assistant": GenerationConfig(num_assistant_tokens=2)},
+            assistant_confidence_threshold=0.0,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=rows,
+            max_new_tokens=3,
+            seed=seed,
+        )
+        counts += np.bincount(texts[:, 3] * VOCAB + texts[:, 4], minlength=VOCAB**2)
+    expected = np.zeros(VOCAB**2)
+    for text in itertools.product(range(VOCAB), repeat=3):
+        expected[text[1] * VOCAB + text[2]] += np.exp(model.log_probability([1, 2], list(text)))
+    assert_drawn_from(expected, counts)
+
+
 @pytest.mark.parametrize(
     ("text", "size", "expected"),
     [
@@ -153,9 +250,9 @@ def test_lookup_drafts_what_followed_the_last_tokens(text, size, expected):
     strategy = PromptLookup(
         chooser=Greedy(capacity=24, steps=4), num_drafts=3, ngram_size=size, capacity=24, steps=4
     )
-    settings = Settings(ids, np.ones((1, 24), bool), ids.shape[1], 24, [], 0, (), (), (), 0, 1.0)
-    state = strategy.init(NUMPY_OPS, settings, VOCAB_SIZE)
-    state = strategy.redraft(NUMPY_OPS, state, state.count, settings)
+    values = Settings(ids, np.ones((1, 24), bool), ids.shape[1], 24, [], 0, (), (), (), 0, 1.0)
+    state = strategy.init(NUMPY_OPS, values, VOCAB_SIZE)
+    state = strategy.redraft(NUMPY_OPS, state, state.count, values)
     assert read(state.drafts[:, : state.count[0]]) == [expected]
 
 
@@ -173,7 +270,17 @@ def test_what_cannot_be_combined_is_refused(drafting, other, message):
         write(0, **DRAFTING[drafting], **other)
 
 
-def test_numbers_of_drafts_are_checked():
-    for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
-        with pytest.raises(InvalidInputError, match=f"{name} must be"):
-            write(0, **{**LOOKUP, name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt_lookup_num_tokens", 0),
+        ("max_matching_ngram_size", 0),
+        ("num_assistant_tokens", 0),
+        ("num_assistant_tokens_schedule", "linear"),
+        ("assistant_confidence_threshold", 1.5),
+        ("assistant_early_exit", 0),
+    ],
+)
+def test_options_of_drafts_are_checked(name, value):
+    with pytest.raises(InvalidInputError, match=f"^{name} "):
+        write(0, **{name: value})

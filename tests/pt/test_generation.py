@@ -409,7 +409,7 @@ def test_half_precision(dtype, mode):
         ({"attention_mask": torch.ones(2, 3)}, r"attention_mask has shape \[2, 3\]"),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask has shape"),
         ({"attention_mask": torch.zeros(1, 4)}, "all of prompt 0 as padding"),
-        ({"assistant_model": object()}, "assistant_model, which is not available"),
+        ({"assistant_model": object()}, "language-model head"),
         ({"num_beams": 2, "num_beam_groups": 2}, "diversity_penalty is 0"),
         ({"max_length": 4}, "no room for a new one"),
         ({"do_sample": True, "seed": -1}, "seed"),

@@ -111,17 +111,19 @@ class KVCache(CacheMixin):
         max_length: int,
         dtype: Any = None,
         spare: int = 0,
+        n_layer: int | None = None,
     ) -> Self:
         """Allocate a static cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32. `spare` more may be written, of which
-        only some are kept.
+        `dtype` defaults to the config's, and that to float32; `n_layer` to the config's. `spare`
+        more may be written, of which only some are kept.
         """
         shape = buffer_shape(config, batch_size, max_length, spare)
         dtype = jnp.dtype(dtype or config.dtype or "float32")
         # A buffer for each: one that stands in two places cannot be donated.
-        keys = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
-        values = [jnp.zeros(shape, dtype) for _ in range(config.n_layer)]
+        layers = config.n_layer if n_layer is None else n_layer
+        keys = [jnp.zeros(shape, dtype) for _ in range(layers)]
+        values = [jnp.zeros(shape, dtype) for _ in range(layers)]
         return cls(keys, values, jnp.zeros((), jnp.int32))._fold()
 
     @classmethod

@@ -59,9 +59,10 @@ class JaxEngine:
             cache = prompt.past.at(jnp.full(prompt.input_ids.shape[0], start))
         else:
             rows = prompt.input_ids.shape[0]
+            layers = len(self._model.base_model.h)
             dtype = attention_dtype(self._model.dtype, rows)
             spare = self._static.needs.spare
-            cache = KVCache.create(self._model.config, rows, slots - spare, dtype, spare)
+            cache = KVCache.create(self._model.config, rows, slots - spare, dtype, spare, layers)
             start = 0
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flax import nnx
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
@@ -33,6 +34,7 @@ from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models import checks
 from gpt2x.models.pretrained import documented
+from gpt2x.models.views import view_of
 
 _DTYPES = {"b": np.bool_, "i": np.int32, "f": np.float32}
 
@@ -110,6 +112,11 @@ class JaxHost(Host):
         if cache is not None:
             checks.check_past_key(self.model.config, cache.key_spec, None)
         return cache
+
+    def early_exit(self, count: int) -> Any:
+        body = self.model.base_model
+        part = view_of(body, h=nnx.List(list(body.h)[:count]))
+        return view_of(self.model, **{self.model.base_model_prefix: part})
 
     def run_fused(
         self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool

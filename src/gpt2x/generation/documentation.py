@@ -15,7 +15,9 @@ Args:
     prefix_allowed_tokens_fn: ``(prompt index, tokens [length]) -> allowed token ids``.
     negative_prompt_ids, negative_prompt_attention_mask: int [B or 1, T'] each, the second context
         of `guidance_scale`; by default the last token of each prompt.
-    synced_gpus, assistant_model, custom_generate: not available.
+    assistant_model: a smaller model of this framework and tokenizer, which drafts the tokens that
+        this one checks (see docs/generation.md, "Speculation").
+    synced_gpus, custom_generate: not available.
     streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a function of
         each step's tokens. Not for beam search.
     use_model_defaults: see `gpt2x.generation.plan.resolve_config`.

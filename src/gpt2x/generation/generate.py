@@ -10,6 +10,7 @@ import numpy as np
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import driver
+from gpt2x.generation.assistance import assistant_prompt, find_assistant
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.guidance import negative_prompt
@@ -122,6 +123,7 @@ def prepare(
     grammar: str | None = None,
     negative_prompt_ids: Any = None,
     negative_prompt_attention_mask: Any = None,
+    assistant_model: Any = None,
     is_streamed: bool = False,
     **unavailable: Any,
 ) -> Run:
@@ -140,7 +142,7 @@ def prepare(
         InvalidInputError: if an argument is unknown, or cannot be used with the others or with
             this prompt.
     """
-    refuse_arguments(**unavailable)
+    refuse_arguments(assistant_tokenizer=kwargs.get("assistant_tokenizer"), **unavailable)
     model, ops = host.model, host.prompt_ops
     allowed = ["inputs", *host.argument_names()]
     config, arguments = resolve_config(
@@ -148,6 +150,7 @@ def prepare(
     )
     input_ids, mask = read_prompt(host, config, arguments)
     batch, width = ops.shape(input_ids)
+    assistant = find_assistant(host, config, assistant_model, arguments)
     embeds = arguments.get("inputs_embeds")
     embeds_only = 0 if embeds is None else ops_for(embeds).shape(embeds)[1] - width
     options: dict[str, Any] = {
@@ -166,6 +169,7 @@ def prepare(
             tokenizer, regex=regex, json_schema=json_schema, choices=choices, grammar=grammar
         ),
         "with_length": host.with_length,
+        "assistant": assistant,
     }
     plan = make_plan(config, prompt_length=width, **options)
     if config.token_healing:  # all else has been checked; the length may change
@@ -178,17 +182,17 @@ def prepare(
     negative = negative_prompt(
         host, plan, input_ids, negative_prompt_ids, negative_prompt_attention_mask
     )
-    static = StaticArguments.of(plan, slots, (negative[1] if negative else 0, 0))
+    assisted = assistant_prompt(host, plan, input_ids, mask, arguments)
+    others = [given or ((), 0) for given in (negative, assisted)]
+    static = StaticArguments.of(plan, slots, (others[0][1], others[1][1]))
     is_stepwise = bool(is_streamed or plan.strategy.host or static.records or not host.fuses)
     _check_steps(host, plan, is_streamed, is_stepwise)
     keys = host.keys(seed, plan.rows) if plan.samples else ()
     settings = _settings(host, plan, slots, input_ids, mask, keys)
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
-    prompts = Prompts(
-        make_prompt(host, input_ids, mask, slots, arguments, needs.spare),
-        negative[0] if negative else (),
-    )
+    main = make_prompt(host, input_ids, mask, slots, arguments, needs.spare)
+    prompts = Prompts(main, others[0][0], others[1][0])
     if not host.is_traced:
         settings, prompts = host.place(settings, prompts)
     return Run(plan, static, settings, prompts, input_ids, is_stepwise)

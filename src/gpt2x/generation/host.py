@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 from gpt2x.generation import results
 from gpt2x.generation.driver import CompiledStrategy
@@ -63,6 +64,16 @@ class Host(ABC):
         self.call = call
         self.ops = ops
         self.assistant: Host | None = None
+
+    def of(self, model: Any) -> Self:
+        """Return the host of another model of the framework in the same call."""
+        host = copy.copy(self)
+        host.model = model
+        return host
+
+    def early_exit(self, count: int) -> Any:
+        """Return the model with its first `count` blocks alone; the parameters are shared."""
+        raise NotImplementedError(f"{type(self).__name__} must override early_exit")
 
     @property
     def models(self) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.generation_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.generation.drafts import check_drafts, confidence, with_drafts
 from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.lengths import bucket, shortest_length, total_length
 from gpt2x.generation.ops import Array, Ops
@@ -37,7 +38,6 @@ from gpt2x.generation.strategies import (
     DoLaSample,
     Greedy,
     GroupBeamSearch,
-    PromptLookup,
     Sample,
     Settings,
     Strategy,
@@ -52,11 +52,9 @@ from gpt2x.generation.tokens import existing_tokens
 AVAILABLE = (
     "greedy search, sampling (do_sample=True), beam search (num_beams > 1), beam sampling (both), "
     "diverse beam search (num_beam_groups > 1), constrained beam search (force_words_ids), "
-    "contrastive search (penalty_alpha and top_k > 1), DoLa (dola_layers) and prompt lookup "
-    "(prompt_lookup_num_tokens)"
+    "contrastive search (penalty_alpha and top_k > 1), DoLa (dola_layers) and speculation "
+    "(prompt_lookup_num_tokens, assistant_model, assistant_early_exit)"
 )
-#: The most tokens that prompt lookup looks for, if `max_matching_ngram_size` is not given.
-DEFAULT_NGRAM_SIZE = 2
 
 
 @dataclass(frozen=True)
@@ -183,6 +181,7 @@ def make_plan(
     tokenizer: Any = None,
     grammar: Grammar | None = None,
     with_length: bool = False,
+    assistant: GenerationConfig | None = None,
 ) -> Plan:
     """Check the options against the prompt and the model, and choose the strategy.
 
@@ -197,14 +196,14 @@ def make_plan(
         prefix_allowed_tokens_fn, tokenizer: as in transformers' `generate`.
         grammar: what new text must match.
         with_length: whether users' processors are called with `cur_len` (TensorFlow and Flax).
+        assistant: the generation config of the model that makes drafts, if there is one.
 
     Raises:
         InvalidInputError: if something does not fit, or is not available.
     """
-    _refuse_unavailable(config)
     check_groups(config)
     constraints = constraints_of(config, vocab_size)
-    _check_speculation(config)
+    check_drafts(config, assistant)
     mode = config.get_generation_mode()
     is_contrastive = mode == "contrastive_search"
     if is_contrastive:
@@ -249,6 +248,7 @@ def make_plan(
         layers,
         warpers,
         top_k,
+        assistant,
         capacity=bucket(max_length, limit) if buckets else max_length,
         steps=bucket(steps, limit) if buckets else steps,
         rows_per_prompt=rows_per_prompt,
@@ -258,7 +258,7 @@ def make_plan(
         keep_logits=bool(config.output_logits and config.return_dict_in_generate),
         criteria=tuple(map(Identity, criteria)),
     )
-    own: Any = automaton(constraints) if constraints else ()
+    own: Any = automaton(constraints) if constraints else confidence(config, assistant)
     if is_contrastive:
         own = ContrastiveSettings(float(config.penalty_alpha))
     rows = batch_size * rows_per_prompt
@@ -300,6 +300,7 @@ def _strategy(
     layers: tuple[int, ...],
     warpers: list[BuiltInProcessor],
     top_k: TopKLogitsWarper | None,
+    assistant: GenerationConfig | None,
     **common: Any,
 ) -> Strategy:
     """Return the strategy for the options."""
@@ -329,19 +330,7 @@ def _strategy(
         chooser = DoLaSample(layers=layers, **drawing) if layers else Sample(**drawing)
     else:
         chooser = DoLaGreedy(layers=layers, **common) if layers else Greedy(**common)
-    if config.prompt_lookup_num_tokens is not None:
-        return PromptLookup(
-            chooser=chooser,
-            num_drafts=_useful_drafts(config.prompt_lookup_num_tokens, common["steps"]),
-            ngram_size=config.max_matching_ngram_size or DEFAULT_NGRAM_SIZE,
-            **common,
-        )
-    return chooser
-
-
-def _useful_drafts(wanted: int, steps: int | Any) -> int:
-    """Return how many drafts a row may have: not more than it has steps, less the model's own."""
-    return max(1, min(wanted, steps - 1)) if isinstance(steps, int) else wanted
+    return with_drafts(config, chooser, assistant, **common)
 
 
 def eos_tokens(config: GenerationConfig) -> list[int]:
@@ -353,36 +342,6 @@ def pad_token(config: GenerationConfig) -> int | None:
     """Return the pad id: the config's, or else the first eos, or None."""
     pads = existing_tokens(config.pad_token_id)
     return next(iter([*pads, *eos_tokens(config)]), None)
-
-
-def _refuse_unavailable(config: GenerationConfig) -> None:
-    """Raise for options of transformers that are not available, rather than ignore them."""
-    wanted = {
-        "early exit (assistant_early_exit)": config.assistant_early_exit is not None,
-    }
-    refused = [name for name, is_wanted in wanted.items() if is_wanted]
-    if refused:
-        raise InvalidInputError(f"{refused[0]} is not available. Available are {AVAILABLE}.")
-
-
-def _check_speculation(config: GenerationConfig) -> None:
-    """Raise if options exclude the drafts that are asked for."""
-    asked = [name for name in ("prompt_lookup_num_tokens",) if getattr(config, name) is not None]
-    if not asked:
-        return
-    refused = {
-        "num_beams > 1, whose beams change places": config.num_beams > 1,
-        "use_cache=False, since it takes wrong drafts back from the cache": not config.use_cache,
-        "output_attentions and output_hidden_states, since it runs several tokens at once": bool(
-            config.return_dict_in_generate
-            and (config.output_attentions or config.output_hidden_states)
-        ),
-    }
-    for reason, is_given in refused.items():
-        if is_given:
-            raise InvalidInputError(
-                f"{asked[0]} cannot be combined with {reason}; leave one of them out."
-            )
 
 
 def _check_dola(config: GenerationConfig, mode: str) -> None:

@@ -26,6 +26,7 @@ from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.strategies import Needs, Settings, Strategy
 from gpt2x.models.pretrained import documented
+from gpt2x.models.views import view_of
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.cpu.copies import Copies, copied_weights
 from gpt2x.pt.engine import TorchEngine
@@ -105,6 +106,12 @@ class TorchHost(Host):
             return cache.fork()
         # `extend` will copy the pairs: what was given stays as it is.
         return KVCache.from_tuple(cache.to_tuple())
+
+    def early_exit(self, count: int) -> Any:
+        body = self.model.base_model
+        part = view_of(body, _modules=body._modules | {"h": body.h[:count]})
+        name = self.model.base_model_prefix
+        return view_of(self.model, _modules=self.model._modules | {name: part})
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:

@@ -68,14 +68,16 @@ class KVCache(CacheMixin):
         max_length: int | tf.Tensor,
         dtype: tf.DType | str | None = None,
         spare: int = 0,
+        n_layer: int | None = None,
     ) -> Self:
         """Allocate a cache for `batch_size` rows of `max_length` tokens.
 
-        `dtype` defaults to the config's, and that to float32. `spare` more may be written, of which
-        only some are kept.
+        `dtype` defaults to the config's, and that to float32; `n_layer` to the config's. `spare`
+        more may be written, of which only some are kept.
         """
         shape = buffer_shape(config, batch_size, max_length, spare)
-        empty = [tf.zeros(shape, dtype or config.dtype or "float32")] * config.n_layer
+        layers = config.n_layer if n_layer is None else n_layer
+        empty = [tf.zeros(shape, dtype or config.dtype or "float32")] * layers
         return cls(empty, empty, tf.constant(0, tf.int32))
 
     def to_stacked(self) -> tuple[tf.Tensor, ...]:

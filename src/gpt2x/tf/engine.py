@@ -51,9 +51,10 @@ class TensorFlowEngine:
             past, start = prompt.past, prompt.past.length
         else:
             rows = OPS.shape(prompt.input_ids)[0]
+            layers = len(self._model.base_model.h)
             dtype = self._model.get_input_embeddings().compute_dtype
             spare = self._static.needs.spare
-            past = KVCache.create(self._model.config, rows, slots - spare, dtype, spare)
+            past = KVCache.create(self._model.config, rows, slots - spare, dtype, spare, layers)
             start = 0
         inputs = {"input_ids": prompt.input_ids}
         if prompt.has_embeds:

@@ -27,6 +27,7 @@ from gpt2x.generation.results import TransitionScores
 from gpt2x.generation.seeds import is_integer
 from gpt2x.generation.strategies import Settings, Strategy
 from gpt2x.models.pretrained import documented
+from gpt2x.models.views import view_of
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.engine import (
     TensorFlowEngine,
@@ -106,6 +107,15 @@ class TensorFlowHost(Host):
         if isinstance(past, tuple | list) and len(past) == 0:
             return None
         return past.fork() if isinstance(past, KVCache) else KVCache.from_tuple(past)
+
+    def early_exit(self, count: int) -> Any:
+        def make() -> Any:
+            body = self.model.base_model
+            part = view_of(body, h=body.h[:count])
+            return view_of(self.model, **{self.model.base_model_prefix: part})
+
+        # The same object every time, since the assistant is part of the key of a trace.
+        return self.model._functions.get(("early exit", count), make)
 
     def run_fused(
         self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool

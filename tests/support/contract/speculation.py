@@ -43,7 +43,13 @@ class SpeculationContract:
 
     def drafting(self, model: Any) -> list[dict[str, Any]]:
         """Return the ways of making drafts, as arguments of `generate`."""
-        return [LOOKUP]
+        assistant = self.backend.model(initializer_range=0.41, n_layer=1, n_embd=12)
+        schedule = "heuristic"
+        return [
+            LOOKUP,
+            {"assistant_model": assistant, "num_assistant_tokens": 3},
+            {"assistant_early_exit": 1, "num_assistant_tokens_schedule": schedule},
+        ]
 
     @pytest.mark.parametrize("options", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
     def test_texts_are_those_without_drafts(self, model, options):
@@ -78,10 +84,10 @@ class SpeculationContract:
     def test_steps_yield_the_tokens_that_all_rows_have(self, model):
         for drafting in self.drafting(model):
             kwargs = {"input_ids": self.backend.tensor(PROMPTS), **SAMPLING, **drafting}
-            seed = kwargs.pop("seed")
+            others = {name: kwargs.pop(name, None) for name in ("seed", "assistant_model")}
             found = [
                 self.backend.array(tokens)
-                for tokens in steps(model.generation_host(), kwargs=kwargs, seed=seed)
+                for tokens in steps(model.generation_host(), kwargs=kwargs, **others)
             ]
             expected = self.backend.array(model.generate(self.backend.tensor(PROMPTS), **SAMPLING))
             np.testing.assert_array_equal(np.stack(found, axis=1), expected[:, 5:])
@@ -91,3 +97,35 @@ class SpeculationContract:
             for other in ({"num_beams": 2}, {"use_cache": False}):
                 with pytest.raises(InvalidInputError, match="cannot be combined with"):
                     self.write(model, **drafting, **other)
+        with pytest.raises(InvalidInputError, match="two ways to make drafts"):
+            self.write(model, **LOOKUP, assistant_early_exit=1)
+
+    def test_what_cannot_assist_is_refused(self, model):
+        body, other = self.backend.model("Model"), self.backend.model(vocab_size=70)
+        short = self.backend.model(n_positions=16)
+        for assistant, message in (
+            (object(), "language-model head.*got object"),
+            (body, f"language-model head.*got {type(body).__name__}"),
+            (other, "vocabulary of 70 tokens and the model one of 61"),
+            (short, "needs an assistant of 24 positions or more .* this one has 16"),
+        ):
+            with pytest.raises(InvalidInputError, match=message):
+                self.write(model, assistant_model=assistant, max_new_tokens=20)
+        for layers in (0, model.config.n_layer):
+            with pytest.raises(InvalidInputError, match="assistant_early_exit"):
+                self.write(model, assistant_early_exit=layers)
+        with pytest.raises(InvalidInputError, match="assistant_tokenizer, which is not available"):
+            self.write(model, assistant_model=model, assistant_tokenizer=object())
+
+    def test_early_exit_shares_the_parameters_and_leaves_the_model(self, model):
+        before = self.backend.logits(model, PROMPTS)
+        host = model.generation_host()
+        part = host.early_exit(1)
+        assert len(part.base_model.h) == 1
+        assert part.base_model.h[0] is model.base_model.h[0]
+        assert part.get_input_embeddings() is model.get_input_embeddings()
+        assert len(model.base_model.h) == model.config.n_layer
+        alone = self.backend.logits(part, PROMPTS)
+        assert alone.shape == before.shape
+        assert abs(alone - before).max() > 0.1
+        assert_close(self.backend.logits(model, PROMPTS), before)

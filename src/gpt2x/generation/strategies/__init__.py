@@ -7,11 +7,19 @@ from gpt2x.generation.strategies.contrastive import ContrastiveSearch, Contrasti
 from gpt2x.generation.strategies.dola import DoLaGreedy, DoLaSample
 from gpt2x.generation.strategies.group_beam import GroupBeamSearch
 from gpt2x.generation.strategies.rows import Greedy, RowState, Sample
-from gpt2x.generation.strategies.speculation import PromptLookup, Speculation, SpeculationState
+from gpt2x.generation.strategies.speculation import (
+    Assisted,
+    Confidence,
+    PromptLookup,
+    Speculation,
+    SpeculationState,
+)
 
 __all__ = [
+    "Assisted",
     "BeamSearch",
     "BeamState",
+    "Confidence",
     "ConstrainedBeamSearch",
     "ContrastiveSearch",
     "ContrastiveSettings",

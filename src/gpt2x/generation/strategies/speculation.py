@@ -156,7 +156,8 @@ class Speculation(Strategy):
         drafts = drafts[:, first : first + count]
         numbers = ops.arange(count)
         columns = state.length[:, None] + numbers[None, :]  # [R, n]
-        tokens, scores = self._choose(ops, state, drafts, columns, outputs, settings)
+        text = _written(ops, state.tokens, state.length, drafts, count)
+        tokens, scores, _ = self._choose(ops, text, columns, outputs, settings)
 
         ends = self.is_eos(ops, tokens, settings)
         right = (tokens == drafts) & ((numbers + first)[None, :] < state.count[:, None]) & ~ends
@@ -184,15 +185,16 @@ class Speculation(Strategy):
     def _choose(
         self,
         ops: Ops,
-        state: SpeculationState,
-        drafts: Array,
+        text: Array,
         columns: Array,
         outputs: Outputs,
         settings: Settings,
-    ) -> tuple[Array, Array]:
-        """Return the token of each column, int [R, n], and the scores that chose it, [R, n, V]."""
+    ) -> tuple[Array, Array, Array]:
+        """Return the token of each column, int [R, n], and the scores that chose it, [R, n, V].
+
+        And the scores before the filters of sampling, [R x n, V].
+        """
         rows, count, vocab_size = ops.shape(outputs.logits)
-        text = _written(ops, state.tokens, state.length, drafts, count)
         origins = ops.arange(rows * count) // count
         # A column that no text reaches chooses again what stands last.
         length = ops.minimum(ops.reshape(columns, (rows * count, 1)), settings.max_length - 1)
@@ -210,12 +212,13 @@ class Speculation(Strategy):
             keys=tuple(ops.take(words, origins) for words in settings.keys)
         )
         logits = ops.reshape(outputs.logits, (rows * count, vocab_size))
-        scores = self.chooser.processors(ops, logits, context, settings.processors)
+        processed = self.chooser.processors(ops, logits, context, settings.processors)
         step = length - settings.prompt_length
-        tokens, scores = self.chooser.choose(ops, scores, step, context, repeated)
+        tokens, scores = self.chooser.choose(ops, processed, step, context, repeated)
         return (
             ops.reshape(tokens, (rows, count)),
             ops.reshape(scores, (rows, count, vocab_size)),
+            processed,
         )
 
     def _kept(self, ops: Ops, record: Any, step: Array, new: Array, count: Array) -> Any:
@@ -281,6 +284,82 @@ class PromptLookup(Speculation):
             drafts=ops.take_along(state.tokens, ops.minimum(followers, capacity - 1)),
             count=ops.where(ops.max(matched, axis=-1) > 0, count, 0),
         )
+
+
+class Confidence(NamedTuple):
+    """The values of `Assisted`.
+
+    threshold: the probability of a draft below which its row drafts no more.
+    """
+
+    threshold: float | Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assisted(Speculation):
+    """Draft by an assistant: by its logits, and what else chooses a token of the model.
+
+    Its requests have two tokens, the last of the drafted text: it has not run the last, nor, where
+    all drafts were right, the one before. To run one again changes nothing.
+
+    first_limit: how many drafts there may be at first.
+    adapts: whether that number grows by 2 after drafts that were all right, and else shrinks by 1.
+    """
+
+    first_limit: int
+    adapts: bool = False
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return Needs(columns=self.num_drafts + 1, drafts=True)
+
+    def init(self, ops: Ops, settings: Settings, vocab_size: int) -> SpeculationState:
+        state = super().init(ops, settings, vocab_size)
+        return state._replace(limit=state.count + min(self.first_limit, self.num_drafts))
+
+    def redraft(
+        self, ops: Ops, state: SpeculationState, accepted: Array, settings: Settings
+    ) -> SpeculationState:
+        limit = state.limit
+        if self.adapts:
+            grown = ops.minimum(limit + 2, self.num_drafts)
+            changed = ops.where(accepted == state.count, grown, ops.maximum(limit - 1, 1))
+            limit = ops.where(state.count > 0, changed, limit)
+        state = state._replace(count=0 * state.count, limit=limit)
+        goes_on = self.room(ops, state, settings) > 0
+        return state._replace(open=goes_on, drafting=ops.any(goes_on))
+
+    def draft_request(self, ops: Ops, state: SpeculationState) -> Request:
+        start = state.length + state.count - 2
+        columns = start[:, None] + ops.arange(2)[None, :]
+        return Request(ops.take_along(self._drafted_text(ops, state), columns), start)
+
+    def draft(
+        self, ops: Ops, state: SpeculationState, outputs: Outputs, settings: Settings
+    ) -> SpeculationState:
+        logits = outputs.logits[:, None]
+        # It has no second context: with its own logits there, guidance leaves them as they are.
+        columns = (state.length + state.count)[:, None]
+        tokens, _, processed = self._choose(
+            ops,
+            self._drafted_text(ops, state),
+            columns,
+            Outputs(logits, unconditional=logits),
+            settings,
+        )
+        here = ops.arange(self.num_drafts)[None, :] == state.count[:, None]
+        drafts = ops.where(here & state.open[:, None], tokens, state.drafts)
+        count = state.count + ops.cast(state.open, "int")
+        state = state._replace(drafts=drafts, count=count)
+
+        probability = ops.take_along(ops.exp(ops.log_softmax(processed)), tokens)[:, 0]
+        goes_on = state.open & (probability >= settings.own.threshold)
+        goes_on = goes_on & ~self.is_eos(ops, tokens, settings)[:, 0]
+        goes_on = goes_on & (count < ops.minimum(state.limit, self.room(ops, state, settings)))
+        return state._replace(open=goes_on, drafting=ops.any(goes_on))
+
+    def _drafted_text(self, ops: Ops, state: SpeculationState) -> Array:
+        return _written(ops, state.tokens, state.length, state.drafts, state.count)
 
 
 def _written(ops: Ops, text: Array, starts: Array, new: Array, count: int | Array) -> Array:
