@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
-
-from gpt2x.config.generation_fields import DEFAULTS, SAMPLING_FIELDS
 
 # Panels of the help of `gpt2x generate`.
 _length = partial(typer.Option, rich_help_panel="Length")
 _sampling = partial(typer.Option, rich_help_panel="Sampling")
 _beams = partial(typer.Option, rich_help_panel="Beam search")
+_contrast = partial(typer.Option, rich_help_panel="Contrast and guidance")
+_form = partial(typer.Option, rich_help_panel="Form of the text: one of these")
+_drafts = partial(typer.Option, rich_help_panel="Speed by drafts: the same text, sooner")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 # --- where a model is ---
@@ -107,19 +108,74 @@ LengthPenalty = Annotated[
     float | None, _beams(help="Above 0 favours long texts, below 0 short ones.")
 ]
 EarlyStopping = Annotated[str | None, _beams(help="true, false or never.")]
+BeamGroups = Annotated[int | None, _beams(help="Divide the beams into groups that differ.")]
+DiversityPenalty = Annotated[
+    float | None, _beams(help="Lowers a token for each beam of earlier groups that chose it.")
+]
+ForceWords = Annotated[
+    list[str] | None, _beams(help="The text must contain these words. May be repeated.")
+]
+
+# --- what it is contrasted with ---
+
+ContrastiveAlpha = Annotated[
+    float | None,
+    _contrast(
+        "--contrastive-alpha",
+        help="Contrastive search among the --top-k likeliest: the weight of being new, 0 to 1.",
+    ),
+]
+DoLaLayers = Annotated[
+    str | None,
+    _contrast(
+        "--dola-layers", help="DoLa: contrast with the layers low, high, or a list such as 0,2."
+    ),
+]
+GuidanceScale = Annotated[
+    float | None, _contrast(help="Above 1: move away from the negative prompt.")
+]
+NegativePrompt = Annotated[
+    str | None,
+    _contrast(help="What to move away from.", show_default="the prompt's last token"),
+]
+Watermark = Annotated[bool, _contrast("--watermark", help="Leave a watermark in the text.")]
+
+# --- what form it must have ---
+
+JSONSchema = Annotated[
+    str | None, _form("--json-schema", help="JSON of this schema: a file, or the schema itself.")
+]
+Regex = Annotated[str | None, _form(help="A text that this regular expression matches.")]
+Choices = Annotated[list[str] | None, _form(help="One of several texts. To be repeated.")]
+Grammar = Annotated[
+    Path | None, _form(help="A text of the grammar in this file (Lark).", dir_okay=False)
+]
+
+# --- how it is sped up ---
+
+Assistant = Annotated[
+    str | None, _drafts(help="A smaller model with the same tokenizer that writes drafts.")
+]
+PromptLookup = Annotated[
+    int | None,
+    _drafts("--prompt-lookup", help="Draft up to this many tokens from what the text repeats."),
+]
+EarlyExit = Annotated[
+    int | None, _drafts("--early-exit", help="Draft with the model's first layers, this many.")
+]
 
 # --- what comes out ---
 
 Sequences = Annotated[int | None, _output(help="Texts for each prompt.")]
 JSONLines = Annotated[bool, _output("--json", help="One JSON object a line for each text.")]
-
-
-def decoding_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a command that are fields of GenerationConfig, where given.
-
-    Whoever sets an option of sampling wants to sample.
-    """
-    fields = {n: v for n, v in parameters.items() if n in DEFAULTS and v not in (None, [])}
-    if "do_sample" not in fields and not fields.keys().isdisjoint(SAMPLING_FIELDS):
-        fields["do_sample"] = True
-    return fields
+LogProbs = Annotated[
+    int | None,
+    _output(
+        "--logprobs",
+        help="With --json: each token's log-probability, and this many of the likeliest tokens.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    _output(help="Continue this many prompts of a file at once; the texts are the same."),
+]

@@ -9,6 +9,7 @@ import typer
 
 from gpt2x import backends
 from gpt2x.cli import _options as options
+from gpt2x.cli._decoding import decoding_fields
 from gpt2x.cli._quiet import quiet_imports
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -47,7 +48,7 @@ def tf(
     name, where = model or str(EMBEDDED_MODEL), {"revision": revision} if revision else {}
     language_model = package.TFGPT2LMHeadModel.from_pretrained(name, **where)
     config = language_model.generation_config
-    config.update(**options.decoding_fields(context.params))
+    config.update(**decoding_fields(context.params))
     tokenizer = package.TFGPT2Tokenizer.from_pretrained(name, **where)
     package.TextGenerator(language_model, tokenizer, config, jit_compile=jit_compile).save(folder)
     typer.echo(f"Wrote {folder}. Its signature serving_default takes prompts and returns texts.")

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from gpt2x import backends
+from gpt2x.cli import _decoding as decoding
 from gpt2x.cli import _options as options
-from gpt2x.cli._writer import Writer, load_writer
-from gpt2x.errors import InvalidInputError, check_choice
+from gpt2x.cli._printing import Result, print_texts, results
+from gpt2x.cli._writer import Writer, load_model, load_writer
+from gpt2x.errors import InvalidInputError, check_count
 
 app = typer.Typer(add_completion=False)
-
-_EARLY_STOPPING = {"true": True, "false": False, "never": "never"}
 
 
 @app.command()
@@ -61,38 +60,65 @@ def generate(
     num_beams: options.Beams = None,
     length_penalty: options.LengthPenalty = None,
     early_stopping: options.EarlyStopping = None,
+    num_beam_groups: options.BeamGroups = None,
+    diversity_penalty: options.DiversityPenalty = None,
+    force_words: options.ForceWords = None,
+    penalty_alpha: options.ContrastiveAlpha = None,
+    dola_layers: options.DoLaLayers = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    watermark: options.Watermark = False,
+    json_schema: options.JSONSchema = None,
+    regex: options.Regex = None,
+    choices: options.Choices = None,
+    grammar: options.Grammar = None,
+    assistant: options.Assistant = None,
+    prompt_lookup_num_tokens: options.PromptLookup = None,
+    assistant_early_exit: options.EarlyExit = None,
     num_return_sequences: options.Sequences = None,
+    batch_size: options.BatchSize = None,
     as_json: options.JSONLines = False,
+    logprobs: options.LogProbs = None,
 ) -> None:
     """Continue a prompt with GPT-2, and print the text as it is written."""
     backend = backend or backends.default()
     backends.get(backend)
+    check_count("--batch-size", batch_size, 1)
+    check_count("--logprobs", logprobs)
+    if logprobs is not None and not as_json:
+        raise InvalidInputError("--logprobs are part of the JSON output; add --json.")
     prompts = list(_prompts(prompt, prompts_file))
-    settings = options.decoding_fields(context.params)
-    if early_stopping is not None:
-        check_choice("--early-stopping", early_stopping, _EARLY_STOPPING)
-        settings["early_stopping"] = _EARLY_STOPPING[early_stopping]
-    if do_sample is None and (num_beams or 1) > 1:
-        settings["do_sample"] = False
-    if stop:
-        settings["stop_strings"] = stop
+    settings = decoding.decoding_fields(context.params)
+    arguments = decoding.grammar_arguments(context.params)
 
     hub = {"revision": revision, "local_files_only": local_files_only}
     writer = load_writer(model, backend, dtype, device, {k: v for k, v in hub.items() if v})
-    if bad_words:
-        settings["bad_words_ids"] = [writer.ids(words) for words in bad_words]
+    settings |= decoding.word_fields(context.params, writer.ids)
+    if logprobs is not None:
+        settings |= {"return_dict_in_generate": True, "output_logits": True}
     if "max_length" in settings and "max_new_tokens" not in settings:
         writer.config.max_new_tokens = None  # the user's total, not the model's default
     writer.config.update(**settings)
     writer.fits = max_new_tokens is None and max_length is None
     writer.seed = secrets.randbits(32) if seed is None else seed
+    writer.arguments = arguments
+    if negative_prompt is not None:
+        writer.arguments["negative_prompt_ids"] = writer.batch([writer.prompt(negative_prompt)])[
+            "input_ids"
+        ]
+    if assistant is not None:
+        only_here = {"local_files_only": True} if local_files_only else {}
+        writer.arguments["assistant_model"] = load_model(
+            assistant, backend, dtype, device, only_here
+        )
 
     if as_json:
         about = {"model": model or "embedded", "backend": backend, "seed": writer.seed}
-        for line in _json_lines(writer, prompts, about):
-            typer.echo(line)
+        for result in results(writer, prompts, batch_size):
+            found = {**_as_json(writer, result, logprobs), **about}
+            typer.echo(json.dumps(found, ensure_ascii=False))
     else:
-        _print_texts(writer, prompts)
+        print_texts(writer, prompts, batch_size)
 
 
 def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
@@ -100,10 +126,7 @@ def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
     if prompt is not None and prompts_file is not None:
         raise InvalidInputError("Give either a PROMPT or --prompts-file, not both.")
     if prompts_file is not None:
-        try:
-            lines = prompts_file.read_text("utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"{prompts_file} is not UTF-8 text: {error}.") from error
+        lines = decoding.read_text(prompts_file).split("\n")
         if not any(lines):
             raise InvalidInputError(f"{prompts_file} holds no prompts; give one on each line.")
         yield from filter(None, lines)
@@ -113,58 +136,17 @@ def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
         yield "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
 
 
-def _json_lines(writer: Writer, prompts: list[str], about: dict[str, Any]) -> Iterator[str]:
-    """Yield one JSON object for each text, as soon as its prompt is done."""
-    for number, prompt in enumerate(prompts):
-        for row, tokens in enumerate(writer.write(prompt, number)):
-            result = {
-                "prompt": prompt,
-                "continuation": writer.text(tokens),
-                "token_ids": tokens,
-                "ended": writer.ended(tokens),
-                "prompt_index": number,
-                "sequence_index": row,
-            }
-            yield json.dumps({**result, **about}, ensure_ascii=False)
-
-
-def _print_texts(writer: Writer, prompts: list[str]) -> None:
-    """Print each prompt and its continuations, a single one as it is written."""
-    rows = writer.config.num_return_sequences
-    texts = len(prompts) * rows
-    for number, prompt in enumerate(prompts):
-        if rows == 1 and writer.config.num_beams == 1:
-            _stream(writer, prompt, number, texts)
-            continue
-        for row, tokens in enumerate(writer.write(prompt, number)):
-            _print_prompt(prompt, number * rows + row, texts)
-            typer.echo(writer.text(tokens))
-
-
-def _stream(writer: Writer, prompt: str, number: int, texts: int) -> None:
-    """Print one text word by word. What was printed stays, and ends its line, if it breaks off."""
-    from gpt2x import TextStreamer
-
-    class Printer(TextStreamer):
-        started = False
-
-        def put(self, value: np.ndarray) -> None:
-            if not self.started:  # only now: the options were found to be good
-                _print_prompt(prompt, number, texts)
-            self.started = True
-            super().put(value)
-
-    printer = Printer(writer.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    try:
-        writer.write(prompt, number, printer)
-    except BaseException:
-        if printer.started:
-            printer.end()
-        raise
-
-
-def _print_prompt(prompt: str, place: int, texts: int) -> None:
-    """Print a prompt, and a heading where there are several texts to tell apart."""
-    if texts > 1:
-        typer.secho(f"--- {place + 1} of {texts} ---", dim=True)
-    typer.secho(prompt, bold=True, nl=False)
+def _as_json(writer: Writer, result: Result, logprobs: int | None) -> dict[str, Any]:
+    """Return what the JSON output says of a text."""
+    tokens = result.text.tokens
+    found = {
+        "prompt": result.prompt,
+        "continuation": writer.text(tokens),
+        "token_ids": tokens,
+        "ended": writer.ended(tokens),
+        "prompt_index": result.number,
+        "sequence_index": result.row,
+    }
+    if logprobs is not None:
+        found["logprobs"] = writer.logprobs(result.text, logprobs)
+    return found
