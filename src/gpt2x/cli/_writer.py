@@ -13,7 +13,6 @@ from gpt2x import backends
 from gpt2x.cli._quiet import quiet_imports
 from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.generation.registry import ops_for
-from gpt2x.tokenization.batch_encoding import BatchEncoding
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _NEW_TOKENS = 20  # what `generate` adds to a prompt unless it is told a length
@@ -162,6 +161,8 @@ class Writer:
 
     def batch(self, prompts: list[list[int]]) -> dict[str, Any]:
         """Return prompts as tensors of the backend: ids and mask [B, T], padded on the left."""
+        from gpt2x.tokenization.batch_encoding import BatchEncoding  # imports a library
+
         width = max(map(len, prompts))
         inputs = BatchEncoding(
             {
