@@ -247,7 +247,7 @@ def _healed(
     for name in ("inputs_embeds", "past_key_values", "position_ids", "token_type_ids"):
         if name in arguments:
             raise InvalidInputError(
-                f"token_healing writes the prompts anew, so {name} cannot be given with it."
+                f"token_healing changes the prompts, so {name} cannot be given with it."
             )
     input_ids, mask = heal_each(_next_logits(host), input_ids, mask, tokenizer)
     return input_ids, None if mask.all() else mask
