@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from support.contract.speculation import SpeculationContract
+import numpy as np
+import tensorflow as tf
+
+from support.contract.speculation import MASK, PROMPTS, SAMPLING, SpeculationContract
 from support.tf_models import BACKEND
 
 
 class TestSpeculation(SpeculationContract):
     backend = BACKEND
-    ways = ({}, {"jit_compile": True})
+    ways = ({"jit_compile": True},)
+
+    def test_one_trace_serves_every_setting(self, model):
+        options = {"assistant_early_exit": 1, "temperature": 0.8, **SAMPLING}
+        model._functions.clear()
+        self.texts(model, **options)
+        traced = list(model._functions._functions.values())
+        for change in ({"seed": 9}, {"temperature": 1.3}, {"assistant_confidence_threshold": 0.8}):
+            self.texts(model, **{**options, **change})
+        assert list(model._functions._functions.values()) == traced
+        runs = [run for run in traced if isinstance(run, tf.types.experimental.PolymorphicFunction)]
+        assert [run.experimental_get_tracing_count() for run in runs] == [1]
+
+    def test_the_same_texts_inside_a_graph(self, model):
+        options = {"pad_token_id": 0, **SAMPLING}
+        spec = tf.TensorSpec([None, None], tf.int32)
+        graph = tf.function(
+            lambda ids, mask: model.generate(
+                ids, attention_mask=mask, assistant_early_exit=1, **options
+            ),
+            input_signature=[spec, spec],
+        )
+        found = graph(tf.constant(PROMPTS, tf.int32), tf.constant(MASK, tf.int32))
+        np.testing.assert_array_equal(found, self.texts(model, **SAMPLING))
