@@ -179,3 +179,7 @@ BatchSize = Annotated[
     int | None,
     _output(help="Continue this many prompts of a file at once; the texts are the same."),
 ]
+Interactive = Annotated[
+    bool,
+    _output("--interactive", "-i", help="Write in turns with the model; :help lists commands."),
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import typer
@@ -63,33 +64,44 @@ def print_texts(writer: Writer, prompts: list[str], batch_size: int | None) -> N
     texts = len(prompts) * rows
     if batch_size is None and rows == 1 and writer.config.num_beams == 1:
         for number, prompt in enumerate(prompts):
-            _stream(writer, prompt, number, texts)
+            begin = partial(_print_prompt, prompt, number, texts)
+            stream(writer, writer.prompt(prompt), number, begin)
         return
     for result in results(writer, prompts, batch_size):
         _print_prompt(result.prompt, result.number * rows + result.row, texts)
         typer.echo(writer.text(result.text.tokens))
 
 
-def _stream(writer: Writer, prompt: str, number: int, texts: int) -> None:
-    """Print one text word by word. What was printed stays, and ends its line, if it breaks off."""
+def stream(
+    writer: Writer, prompt: list[int], number: int, begin: Callable[[], None] = lambda: None
+) -> Continuation:
+    """Print one text word by word. What was printed stays, and ends its line, if it breaks off.
+
+    Args:
+        writer: of one text a prompt.
+        prompt: tokens.
+        number: of the prompt.
+        begin: is called before anything is printed, once the options were found to be good.
+    """
     from gpt2x import TextStreamer
 
     class Printer(TextStreamer):
         started = False
 
         def put(self, value: np.ndarray) -> None:
-            if not self.started:  # only now: the options were found to be good
-                _print_prompt(prompt, number, texts)
+            if not self.started:
+                begin()
             self.started = True
             super().put(value)
 
     printer = Printer(writer.tokenizer, skip_prompt=True, skip_special_tokens=True)
     try:
-        writer.write([writer.prompt(prompt)], number, printer)
+        ((text,),) = writer.write([prompt], number, printer)
     except BaseException:
         if printer.started:
             printer.end()
         raise
+    return text
 
 
 def _print_prompt(prompt: str, place: int, texts: int) -> None:

@@ -58,6 +58,11 @@ class Writer:
         # What is too long is an error of `generate`, not a hint to programmers.
         return self.tokenizer(text or self.tokenizer.bos_token, verbose=False)["input_ids"]
 
+    def latest(self, prompt: list[int]) -> list[int]:
+        """Return the end of a prompt, as much of it as leaves the model room for new tokens."""
+        new = self.config.max_new_tokens or _NEW_TOKENS
+        return prompt[-max(1, self.model.config.n_positions - new) :]
+
     def write(
         self, prompts: Sequence[list[int]], first: int = 0, streamer: Any = None
     ) -> list[list[Continuation]]:

@@ -15,6 +15,7 @@ from gpt2x import backends
 from gpt2x.cli import _decoding as decoding
 from gpt2x.cli import _options as options
 from gpt2x.cli._printing import Result, print_texts, results
+from gpt2x.cli._session import converse
 from gpt2x.cli._writer import Writer, load_model, load_writer
 from gpt2x.errors import InvalidInputError, check_count
 
@@ -79,6 +80,7 @@ def generate(
     batch_size: options.BatchSize = None,
     as_json: options.JSONLines = False,
     logprobs: options.LogProbs = None,
+    interactive: options.Interactive = False,
 ) -> None:
     """Continue a prompt with GPT-2, and print the text as it is written."""
     backend = backend or backends.default()
@@ -87,7 +89,9 @@ def generate(
     check_count("--logprobs", logprobs)
     if logprobs is not None and not as_json:
         raise InvalidInputError("--logprobs are part of the JSON output; add --json.")
-    prompts = list(_prompts(prompt, prompts_file))
+    if interactive:
+        _check_interactive(context.params)
+    prompts = [] if interactive else list(_prompts(prompt, prompts_file))
     settings = decoding.decoding_fields(context.params)
     arguments = decoding.grammar_arguments(context.params)
 
@@ -112,13 +116,32 @@ def generate(
             assistant, backend, dtype, device, only_here
         )
 
-    if as_json:
+    if interactive:
+        converse(writer, prompt)
+    elif as_json:
         about = {"model": model or "embedded", "backend": backend, "seed": writer.seed}
         for result in results(writer, prompts, batch_size):
             found = {**_as_json(writer, result, logprobs), **about}
             typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         print_texts(writer, prompts, batch_size)
+
+
+def _check_interactive(parameters: dict[str, Any]) -> None:
+    """Raise if an option does not go with --interactive."""
+    others = {
+        "--prompts-file": parameters["prompts_file"] is not None,
+        "--json": parameters["as_json"],
+        "--batch-size": parameters["batch_size"] is not None,
+        "--num-return-sequences": (parameters["num_return_sequences"] or 1) > 1,
+        "--max-length": parameters["max_length"] is not None,
+    }
+    given = [name for name, is_given in others.items() if is_given]
+    if given:
+        raise InvalidInputError(
+            "--interactive writes one text in turns, of --max-new-tokens each; leave out "
+            f"{given[0]}."
+        )
 
 
 def _prompts(prompt: str | None, prompts_file: Path | None) -> Iterator[str]:
