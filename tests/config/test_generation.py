@@ -10,7 +10,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.config import generation as config_module
 from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.generation import GenerationConfig
+from gpt2x.generation import DisjunctiveConstraint, GenerationConfig, PhrasalConstraint
 from gpt2x.generation.plan import resolve_config
 
 # The file that comes with the hub's gpt2, and one as transformers 5 writes it.
@@ -279,3 +279,30 @@ def test_unknown_arguments_of_generate_name_the_nearest():
         resolve_config(GenerationConfig(), None, {"attention_msk": 3}, ["attention_mask"])
     with pytest.raises(InvalidInputError, match="must be a GenerationConfig; got dict"):
         resolve_config(GenerationConfig(), {}, {}, [])
+
+
+# ---- constraints --------------------------------------------------------------------------------
+
+
+def test_constraints_are_written_as_the_words_that_ask_for_the_same(tmp_path):
+    constraints = [PhrasalConstraint([1, 2]), DisjunctiveConstraint([[3], [4, 5]])]
+    config = GenerationConfig(num_beams=2, constraints=constraints, force_words_ids=[[6]])
+    words = [[1, 2], [[3], [4, 5]], [6]]
+    config.save_pretrained(tmp_path)
+    again = GenerationConfig.from_pretrained(tmp_path)
+    assert (again.constraints, again.force_words_ids) == (None, words)
+    assert again == config == GenerationConfig(num_beams=2, force_words_ids=words)
+    assert hash(again) == hash(config)
+    assert config.constraints is constraints
+    assert json.loads(repr(config).removeprefix("GenerationConfig ")) == {
+        "force_words_ids": words,
+        "num_beams": 2,
+    }
+
+
+def test_a_value_that_json_does_not_know_is_shown_and_not_written(tmp_path):
+    config = GenerationConfig(num_beams=2, constraints=[object()])
+    assert "<object object at" in repr(config)
+    with pytest.raises(InvalidInputError, match="cannot be written as JSON; leave it out"):
+        config.save_pretrained(tmp_path / "folder")
+    assert not any((tmp_path / "folder").glob("*"))

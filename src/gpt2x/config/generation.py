@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gpt2x.config.base import TRANSFORMERS_VERSION, JSONConfig
@@ -257,16 +257,23 @@ class GenerationConfig(JSONConfig):
         return diff
 
     def to_json_string(self, use_diff: bool = True, ignore_metadata: bool = False) -> str:
-        """Return `to_diff_dict` (or `to_dict`) as JSON: indented by 2, keys sorted."""
+        """Return `to_diff_dict` (or `to_dict`) as JSON: indented by 2, keys sorted.
+
+        Constraints are written as the `force_words_ids` that ask for the same.
+
+        Raises:
+            InvalidInputError: if a value cannot be written as JSON.
+        """
+        return self._json(use_diff, ignore_metadata, _plain)
+
+    def _json(self, use_diff: bool, ignore_metadata: bool, default: Callable[[Any], Any]) -> str:
         values = self.to_diff_dict() if use_diff else self.to_dict()
         if ignore_metadata:
             values = {name: value for name, value in values.items() if name not in self._origin}
         bias = values.get("sequence_bias")
         if isinstance(bias, Mapping):  # keys of JSON cannot be tuples, so it becomes a list
             values["sequence_bias"] = [[list(tokens), value] for tokens, value in bias.items()]
-        if isinstance(watermark := values.get("watermarking_config"), WatermarkingConfig):
-            values["watermarking_config"] = watermark.to_dict()
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+        return json.dumps(_with_words(values), indent=2, sort_keys=True, default=default) + "\n"
 
     def save_pretrained(
         self,
@@ -303,7 +310,7 @@ class GenerationConfig(JSONConfig):
     # --- as a value ---
 
     def _compared(self) -> dict[str, Any]:
-        fields = super()._compared().items()
+        fields = _with_words(super()._compared()).items()
         return {name: _listed(value) for name, value in fields if value is not None}
 
     def __hash__(self) -> int:
@@ -311,7 +318,35 @@ class GenerationConfig(JSONConfig):
         return hash(frozenset((name, _hashable(v)) for name, v in self._compared().items()))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} {self.to_json_string(ignore_metadata=True)}"
+        return f"{type(self).__name__} {self._json(True, True, _shown)}"
+
+
+def _with_words(values: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with constraints as the `force_words_ids` that ask for the same.
+
+    As they were given if a constraint is of another class, which has no `token_ids`.
+    """
+    constraints = values.get("constraints")
+    if not isinstance(constraints, list | tuple) or not constraints:
+        return values
+    words = [getattr(constraint, "token_ids", None) for constraint in constraints]
+    if not all(words):
+        return values
+    words += values.get("force_words_ids") or []
+    others = {name: value for name, value in values.items() if name != "constraints"}
+    return {**others, "force_words_ids": words}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know in a form that it does."""
+    if isinstance(value, WatermarkingConfig):
+        return value.to_dict()
+    raise InvalidInputError(f"{value!r} cannot be written as JSON; leave it out of the config.")
+
+
+def _shown(value: Any) -> Any:
+    """Return such a value for people to read."""
+    return value.to_dict() if isinstance(value, WatermarkingConfig) else repr(value)
 
 
 def _listed(value: Any) -> Any:
