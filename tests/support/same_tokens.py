@@ -1,0 +1,184 @@
+"""Whether calls of `generate` give the same tokens in every backend, alone and in batches.
+
+R texts, L columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import gpt2x
+from gpt2x import backends
+from gpt2x.errors import InvalidInputError
+from gpt2x.generation import driver
+from gpt2x.generation.generate import prepare
+from gpt2x.weights.table import Head
+from support.drawn_calls import PAD, Call
+from support.parity_models import save_reference, tensors
+
+#: A text is a near-tie if PyTorch writes it with weights that are moved by this part of themselves.
+TIE = 1e-5
+#: How many such models are asked.
+MOVED = 24
+
+
+class Finding(NamedTuple):
+    """How one run of a call compares with PyTorch's.
+
+    run: its name; is_tie: whether the difference is one of rounding.
+    """
+
+    run: str
+    expected: Any
+    found: Any
+    is_tie: bool
+
+
+class Pair(NamedTuple):
+    """A model, and the one that drafts for it, of a backend."""
+
+    model: Any
+    assistant: Any
+
+    def options(self, call: Call) -> dict[str, Any]:
+        """Return all of a call's options."""
+        assistant = {"assistant_model": self.assistant} if call.strategy == "assistant" else {}
+        return {**call.options, **assistant}
+
+
+class Models:
+    """Models of the same random weights, and their assistants, in each backend.
+
+    Args:
+        folder: where they are saved.
+        names: of the backends besides PyTorch.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        folders = folder / "model", folder / "assistant"
+        self.reference = Pair(
+            save_reference(Head.LM, folders[0]).requires_grad_(False),
+            save_reference(Head.LM, folders[1], n_layer=1).requires_grad_(False),
+        )
+        self.others = {
+            name: Pair(*(_load(name, folder) for folder in folders))
+            for name in names
+            if name != "pt"
+        }
+        self._moved: list[Pair] = []
+
+    def moved(self) -> Iterator[Pair]:
+        """Yield PyTorch models whose weights are moved by `TIE` of themselves."""
+        generator = torch.Generator().manual_seed(0)
+        for number in range(MOVED):
+            if number == len(self._moved):
+                self._moved.append(_moved(self.reference, generator))
+            yield self._moved[number]
+
+
+def compare(models: Models, call: Call) -> list[Finding]:
+    """Run a call in each way; return the runs whose result is not PyTorch's."""
+    expected = _outcome(run_pt, models.reference, call)
+    findings = []
+    for name, run in _runs(models, call):
+        found = run()
+        if not _equal(found, expected):
+            findings.append(Finding(name, expected, found, _is_tie(models, call, found)))
+    if isinstance(expected, str):
+        return findings
+    for prompt in range(call.batch_size):
+        alone, rows = (
+            call.alone(prompt),
+            slice(prompt * call.returned, (prompt + 1) * call.returned),
+        )
+        part = expected[rows, call.padding(prompt) :]  # padding stands at the left
+        found = _outcome(run_pt, models.reference, alone)
+        if not _equal(found, part):
+            is_tie = _is_tie(models, alone, part)
+            findings.append(Finding(f"prompt {prompt} alone", part, found, is_tie))
+    return findings
+
+
+def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the other ways to run a call."""
+    yield "pt fused", partial(_outcome, run_pt_fused, models.reference, call)
+    plain = call.without_drafts()
+    if plain is not None:
+        yield "pt without drafts", partial(_outcome, run_pt, models.reference, plain)
+    for name, pair in models.others.items():
+        yield name, partial(_outcome, run, pair, call)
+        if name == "tf" and call.jit_compile:
+            yield "tf XLA", partial(_outcome, run, pair, call, jit_compile=True)
+        if name == "flax" and call.stepwise:
+            yield "flax stepwise", partial(_outcome, run, pair, call, trace=False)
+
+
+def run_pt(pair: Pair, call: Call) -> np.ndarray:
+    """Return the texts that a PyTorch model writes: int [R, L]."""
+    return pair.model.generate(**tensors(call.arrays), **pair.options(call)).numpy()
+
+
+def run_pt_fused(pair: Pair, call: Call) -> np.ndarray:
+    """Return the same, with the whole loop in one function, as compilers see it."""
+    host = pair.model.generation_host()
+    options = {**tensors(call.arrays), **pair.options(call)}
+    own = ("seed", "assistant_model", "negative_prompt_ids", "negative_prompt_attention_mask")
+    given = {name: options.pop(name) for name in own if name in options}
+    prepared = prepare(host, kwargs=options, **given)
+    engine, strategy = host.stepper(prepared.static, prepared.prompts)
+    with host.running(prepared.plan):
+        carry = driver.fused(host.ops, strategy, engine, prepared.settings)
+    return host.result(prepared.plan, prepared.settings, carry.state).numpy()
+
+
+def run(pair: Pair, call: Call, **options: Any) -> np.ndarray:
+    """Return what another backend's model writes."""
+    return np.asarray(pair.model.generate(**call.arrays, **pair.options(call), **options))
+
+
+def _outcome(run: Callable[..., np.ndarray], *arguments: Any, **options: Any) -> Any:
+    """Return texts, or the message that says why there are none."""
+    try:
+        return run(*arguments, **options)
+    except InvalidInputError as error:
+        return str(error)
+
+
+def _equal(found: Any, expected: Any) -> bool:
+    """Compare texts that may be filled up to the longest of a batch, or messages."""
+    if isinstance(found, str) or isinstance(expected, str):
+        return isinstance(found, str) and isinstance(expected, str) and found == expected
+    width = max(found.shape[1], expected.shape[1])
+    return np.array_equal(_filled(found, width), _filled(expected, width))
+
+
+def _filled(texts: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(texts, [(0, 0), (0, width - texts.shape[1])], constant_values=PAD)
+
+
+def _is_tie(models: Models, call: Call, found: Any) -> bool:
+    """Whether PyTorch writes these texts with weights that are moved a little."""
+    if isinstance(found, str):
+        return False
+    return any(_equal(_outcome(run_pt, pair, call), found) for pair in models.moved())
+
+
+def _moved(pair: Pair, generator: torch.Generator) -> Pair:
+    model = pair.model
+    moved = type(model)(model.config).eval().requires_grad_(False)
+    moved.load_state_dict(model.state_dict())
+    for parameter in moved.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.mul_(1 + TIE * noise)
+    return pair._replace(model=moved)
+
+
+def _load(name: str, folder: Path) -> Any:
+    kind = getattr(gpt2x, f"{backends.get(name).prefix}{Head.LM.value}")
+    return kind.from_pretrained(folder)
