@@ -81,13 +81,21 @@ def test_rows_are_healed_by_themselves_and_padded_on_the_left(tokenizer):
     ids = ids_of(tokenizer, *texts)
     mask = np.array([[0, 0, 1, 1, 1], [0] * 4 + [1], [0, 0, 1, 1, 1], [0] * 4 + [1], [0] * 4 + [1]])
     mask = mask[:, 5 - ids.shape[1] :]
-    healed, new_mask = heal_each(next_logits, ids, mask, tokenizer)
+    healed, new_mask = heal_each(next_logits, ids, mask, tokenizer, fill=3)
     for row, (text, kept) in enumerate(zip(healed, new_mask == 1, strict=True)):
         alone = heal(next_logits, ids[row : row + 1, mask[row] == 1], tokenizer)
         expected = alone[0] if alone.size else [50256]
         assert text[kept].tolist() == list(expected)
         assert kept[-1]
     assert (healed[:3] != ids[:3]).any()
+    assert (healed[new_mask == 0] == 50256).all()
+
+
+def test_rows_that_had_no_padding_are_padded_with_the_fill_token(tokenizer):
+    ids = np.concatenate([ids_of(tokenizer, "def f("), [[220, 220, 87]]])  # "  x"
+    healed, mask = heal_each(next_logits, ids, None, tokenizer, fill=3)
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert healed[1].tolist() == [3, 3, 87]
 
 
 def test_padding_that_the_tokenizer_lacks_is_asked_for(files):

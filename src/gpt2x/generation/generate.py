@@ -173,7 +173,7 @@ def prepare(
     }
     plan = make_plan(config, prompt_length=width, **options)
     if config.token_healing:  # all else has been checked; the length may change
-        input_ids, mask = _healed(host, input_ids, mask, tokenizer, arguments)
+        input_ids, mask = _healed(host, input_ids, mask, tokenizer, arguments, plan.fill)
         plan = make_plan(config, prompt_length=input_ids.shape[1], **options)
     # The last token is never run, and the model has no positions beyond its last.
     slots = smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
@@ -231,9 +231,14 @@ def heal_tokens(host: Host, input_ids: Any, tokenizer: Any) -> Any:
 
 
 def _healed(
-    host: Host, input_ids: Array, mask: Array | None, tokenizer: Any, arguments: Mapping[str, Any]
+    host: Host,
+    input_ids: Array,
+    mask: Array | None,
+    tokenizer: Any,
+    arguments: Mapping[str, Any],
+    fill: int,
 ) -> tuple[Array, Array | None]:
-    """Return the prompts healed, and their mask.
+    """Return the prompts healed, and their mask; `fill` is their padding if they have none.
 
     Raises:
         InvalidInputError: if this cannot be done here, or an argument goes with the tokens given.
@@ -249,7 +254,7 @@ def _healed(
             raise InvalidInputError(
                 f"token_healing changes the prompts, so {name} cannot be given with it."
             )
-    input_ids, mask = heal_each(_next_logits(host), input_ids, mask, tokenizer)
+    input_ids, mask = heal_each(_next_logits(host), input_ids, mask, tokenizer, fill)
     return input_ids, None if mask.all() else mask
 
 

@@ -68,6 +68,7 @@ def heal_each(
     input_ids: np.ndarray,
     mask: np.ndarray | None,
     tokenizer: Any,
+    fill: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts healed each by itself, int32 [B, new T], and their mask, int32 of that shape.
 
@@ -78,6 +79,7 @@ def heal_each(
         input_ids: int [B, T].
         mask: [B, T], 0 at padding; or None.
         tokenizer: of the model.
+        fill: the padding of the result if the prompts have none.
     """
     is_text = np.ones(input_ids.shape, np.bool_) if mask is None else mask != 0
     rows = []
@@ -85,7 +87,9 @@ def heal_each(
         healed = heal(next_logits, row[None, kept], tokenizer)[0]
         rows.append(healed if healed.size else row[kept])
     width = max(map(len, rows))
-    ids, new_mask = np.zeros((2, len(rows), width), np.int32)
+    pad = fill if is_text.all() else input_ids[~is_text][0]
+    ids = np.full((len(rows), width), pad, np.int32)
+    new_mask = np.zeros_like(ids)
     for index, row in enumerate(rows):
         ids[index, width - len(row) :] = row
         new_mask[index, width - len(row) :] = 1
