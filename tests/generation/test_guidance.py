@@ -64,5 +64,7 @@ def test_guidance_comes_first():
 def test_guidance_without_a_second_context_is_refused():
     with pytest.raises(InvalidInputError, match="logits of a second context"):
         ClassifierFreeGuidance(1.5)(IDS, WITH)
-    with pytest.raises(InvalidInputError, match="`guidance_scale` must be a number"):
+    with pytest.raises(InvalidInputError, match="`guidance_scale` must be a finite number"):
         ClassifierFreeGuidance("high")
+    with pytest.raises(InvalidInputError, match="`guidance_scale` must be a finite number"):
+        ClassifierFreeGuidance(float("nan"))

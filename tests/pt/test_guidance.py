@@ -56,7 +56,15 @@ def test_scales_of_one_and_of_none(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guidance_scale": None}, "negative_prompt_ids have no effect without guidance_scale"),
+        ({"guidance_scale": None}, "negative_prompt_ids has no effect without guidance_scale"),
+        (
+            {
+                "guidance_scale": 1,
+                "negative": None,
+                "negative_prompt_attention_mask": NEGATIVE_MASK,
+            },
+            "negative_prompt_attention_mask has no effect without guidance_scale",
+        ),
         ({"negative": NEGATIVE[[0, 1, 1]]}, "3 rows for 2 prompts; give one for each, or one"),
         ({"negative": NEGATIVE + 100}, "In the negative prompts: .*vocab"),
         (

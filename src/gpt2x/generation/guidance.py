@@ -32,11 +32,13 @@ def negative_prompt(
     Raises:
         InvalidInputError: if they do not fit the options, the prompts or the model.
     """
+    given = {"negative_prompt_ids": ids, "negative_prompt_attention_mask": mask}
+    names = [name for name, value in given.items() if value is not None]
     if plan.config.guidance_scale in (None, 1, 1.0):
-        if ids is not None:
+        if names:
             raise InvalidInputError(
-                "negative_prompt_ids have no effect without guidance_scale; set it (1.5 is usual), "
-                "or leave them out."
+                f"{names[0]} has no effect without guidance_scale; set it (1.5 is usual), or leave "
+                f"{names[0]} out."
             )
         return None
     ops = host.prompt_ops

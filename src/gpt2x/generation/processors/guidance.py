@@ -5,6 +5,8 @@ Source: transformers 4.57, `UnbatchedClassifierFreeGuidanceLogitsProcessor`; arX
 
 from __future__ import annotations
 
+import math
+
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.processors.base import (
@@ -27,7 +29,7 @@ class ClassifierFreeGuidance(BuiltInProcessor):
     reads_text = False
 
     def __init__(self, guidance_scale: float) -> None:
-        check_number("guidance_scale", guidance_scale, "a number", lambda value: True)
+        check_number("guidance_scale", guidance_scale, "a finite number", math.isfinite)
         self.guidance_scale = guidance_scale
 
     @property
