@@ -20,6 +20,8 @@ def test_a_seed_repeats_what_python_and_numpy_draw():
     assert draws() != first
     set_seed(7)
     assert draws() == first
+    set_seed(np.int64(7))
+    assert draws() == first
     set_seed(8)
     assert draws() != first
 

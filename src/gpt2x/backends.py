@@ -6,6 +6,7 @@ This is the one place of the framework-neutral core that names a framework. Lazy
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     """
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**32:
         raise InvalidInputError(f"A seed is an integer from 0 to 2**32 - 1; got {seed!r}.")
+    seed = operator.index(seed)  # Python's generator takes no number of numpy
     random.seed(seed)
     np.random.seed(seed)
     for backend in BACKENDS.values():
