@@ -201,14 +201,7 @@ def make_plan(
     Raises:
         InvalidInputError: if something does not fit, or is not available.
     """
-    check_groups(config)
-    constraints = constraints_of(config, vocab_size)
-    check_drafts(config, assistant)
-    mode = config.get_generation_mode()
-    is_contrastive = mode == "contrastive_search"
-    if is_contrastive:
-        check_contrastive(config, vocab_size)
-    _check_dola(config, mode)
+    is_contrastive = _check_strategy(config, vocab_size, assistant) == "contrastive_search"
     criteria = _as_list("stopping_criteria", stopping_criteria)
     config, eos, criteria = _limits_of_criteria(config, criteria)
     criteria += _criteria_of(config, tokenizer)
@@ -221,8 +214,11 @@ def make_plan(
     rows_per_prompt = config.num_beams if beams else config.num_return_sequences
     # A small model's config may hold GPT-2's own 50256, which such a model never writes.
     possible_eos = [token for token in eos if token < vocab_size]
-    processors = build_processors(
+    processors, top_k, warpers = _processors(
         config,
+        eos,
+        vocab_size,
+        grammar,
         eos=possible_eos,
         prompt_length=prompt_length,
         max_length=max_length,
@@ -232,15 +228,7 @@ def make_plan(
         user_processors=_as_list("logits_processor", user_processors),
         with_length=with_length,
     )
-    if grammar is not None:
-        matcher = grammar.matcher(vocab_size, possible_eos)
-        processors.append(GrammarLogitsProcessor(matcher, prompt_length, possible_eos))
-    more, top_k, warpers = _filters(config, eos, vocab_size)
-    processors += more
-    check_token_ids([*processors, *warpers], vocab_size)
 
-    limit = longest - embeds_only
-    steps = max_length - prompt_length
     layers = () if config.dola_layers is None else dola_layers(config.dola_layers, n_layer, is_tied)
     strategy = _strategy(
         config,
@@ -249,8 +237,7 @@ def make_plan(
         warpers,
         top_k,
         assistant,
-        capacity=bucket(max_length, limit) if buckets else max_length,
-        steps=bucket(steps, limit) if buckets else steps,
+        **_sizes(max_length, prompt_length, longest - embeds_only, buckets),
         rows_per_prompt=rows_per_prompt,
         num_eos=len(eos),
         processors=Processors.of(processors),
@@ -258,9 +245,6 @@ def make_plan(
         keep_logits=bool(config.output_logits and config.return_dict_in_generate),
         criteria=tuple(map(Identity, criteria)),
     )
-    own: Any = automaton(constraints) if constraints else confidence(config, assistant)
-    if is_contrastive:
-        own = ContrastiveSettings(float(config.penalty_alpha))
     rows = batch_size * rows_per_prompt
     one_text = beams or (isinstance(rows, int) and rows == 1)
     some_end = bool(possible_eos or (criteria and not one_text))
@@ -275,8 +259,67 @@ def make_plan(
         processors=processors,
         warpers=warpers,
         top_k=top_k.top_k if top_k is not None else 0,
-        own=own,
+        own=_own_settings(config, vocab_size, assistant, is_contrastive),
     )
+
+
+def _sizes(max_length: Any, prompt_length: Any, limit: int, buckets: bool) -> dict[str, Any]:
+    """Return a strategy's `capacity` and `steps`, rounded up for a compiler if asked for."""
+    sizes = {"capacity": max_length, "steps": max_length - prompt_length}
+    return {name: bucket(size, limit) for name, size in sizes.items()} if buckets else sizes
+
+
+def _check_strategy(
+    config: GenerationConfig, vocab_size: int, assistant: GenerationConfig | None
+) -> str:
+    """Check the options of all strategies; return the mode that they choose."""
+    check_groups(config)
+    constraints_of(config, vocab_size)
+    check_drafts(config, assistant)
+    mode = config.get_generation_mode()
+    if mode == "contrastive_search":
+        check_contrastive(config, vocab_size)
+    _check_dola(config, mode)
+    return mode
+
+
+def _own_settings(
+    config: GenerationConfig,
+    vocab_size: int,
+    assistant: GenerationConfig | None,
+    is_contrastive: bool,
+) -> Any:
+    """Return the values that only the strategy of the options reads, or ()."""
+    if is_contrastive:
+        return ContrastiveSettings(float(config.penalty_alpha))
+    constraints = constraints_of(config, vocab_size)
+    return automaton(constraints) if constraints else confidence(config, assistant)
+
+
+def _processors(
+    config: GenerationConfig,
+    all_eos: list[int],
+    vocab_size: int,
+    grammar: Grammar | None,
+    **built: Any,
+) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
+    """Return the processors, and for `Sample` its top-k and the processors after it.
+
+    Args:
+        config: the merged options.
+        all_eos: the eos ids, those beyond the vocabulary too.
+        vocab_size: of the model.
+        grammar: what new text must match.
+        **built: the arguments of `build_processors`.
+    """
+    processors = build_processors(config, **built)
+    if grammar is not None:
+        matcher = grammar.matcher(vocab_size, built["eos"])
+        processors.append(GrammarLogitsProcessor(matcher, built["prompt_length"], built["eos"]))
+    more, top_k, warpers = _filters(config, all_eos, vocab_size)
+    processors += more
+    check_token_ids([*processors, *warpers], vocab_size)
+    return processors, top_k, warpers
 
 
 def _filters(
