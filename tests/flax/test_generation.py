@@ -346,3 +346,13 @@ def test_what_needs_the_host_is_refused_inside_jit(model):
 def test_labels_logits_to_keep_and_negative_special_tokens_change_nothing(model, given):
     expected = model.generate(IDS, max_new_tokens=3)
     np.testing.assert_array_equal(model.generate(IDS, max_new_tokens=3, **given), expected)
+
+
+def test_negative_prompts_may_be_the_only_traced_argument(model):
+    options = {"guidance_scale": 1.8, "max_new_tokens": 4, "pad_token_id": 0}
+
+    def write(negative):
+        return model.generate(IDS, negative_prompt_ids=negative, **options)
+
+    negative = random_ids(3, 7)
+    np.testing.assert_array_equal(jax.jit(write)(negative), write(negative))

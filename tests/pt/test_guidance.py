@@ -80,3 +80,12 @@ def test_scales_of_one_and_of_none(model):
 def test_what_does_not_fit_is_refused(model, options, message):
     with pytest.raises(InvalidInputError, match=message):
         write(model, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_k": 20, "seed": 4}])
+def test_drafts_change_no_text(model, options):
+    expected = write(model, **PADDED, **options, max_new_tokens=20)
+    for drafts in ({"prompt_lookup_num_tokens": 4}, {"assistant_early_exit": 1}):
+        torch.testing.assert_close(
+            write(model, **PADDED, **options, **drafts, max_new_tokens=20), expected
+        )

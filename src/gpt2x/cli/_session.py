@@ -13,7 +13,7 @@ from gpt2x.cli._writer import Writer
 
 HELP = """\
 Type a line: it is added to the text, which the model continues. An empty line lets it go on.
-:retry  write the last continuation anew    :undo  take the last turn back
+:retry  write the last continuation again    :undo  take the last turn back
 :text   show the text so far                :quit  end (or Ctrl-D)"""
 
 
@@ -27,7 +27,7 @@ class Turn(NamedTuple):
 class Session:
     """A text that a user and a model write in turns.
 
-    Each continuation, also one that is written anew, draws from a stream of its own. If the text
+    Each continuation, also one that is written again, draws from a stream of its own. If the text
     outgrows the model, its beginning is no longer read.
     """
 
@@ -47,7 +47,7 @@ class Session:
         self._continue(f"\n{line}" if starts_line else line)
 
     def retry(self) -> None:
-        """Let the model write its last continuation anew."""
+        """Let the model write its last continuation again."""
         if self._has_turns():
             self._continue(self.turns.pop().line)
 

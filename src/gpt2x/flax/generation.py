@@ -200,10 +200,14 @@ class GenerationMixin(TransitionScores):
 
         The ids are a `FlaxGeneratedTokens`: an array whose `.sequences` is the array itself.
         """
+        negative = {
+            "negative_prompt_ids": negative_prompt_ids,
+            "negative_prompt_attention_mask": negative_prompt_attention_mask,
+        }
         prompt = {"input_ids": input_ids, "inputs": inputs}
         kwargs |= {name: value for name, value in prompt.items() if value is not None}
         return generate(
-            self.generation_host(kwargs, prng_key, trace, params),
+            self.generation_host({**kwargs, **negative}, prng_key, trace, params),
             kwargs=kwargs,
             generation_config=generation_config,
             logits_processor=logits_processor,
@@ -211,8 +215,7 @@ class GenerationMixin(TransitionScores):
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             assistant_model=assistant_model,
             streamer=streamer,
-            negative_prompt_ids=negative_prompt_ids,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            **negative,
             use_model_defaults=use_model_defaults,
             custom_generate=custom_generate,
             seed=seed,
@@ -240,7 +243,7 @@ class GenerationMixin(TransitionScores):
 
     @documented(HEALING)
     def heal_tokens(self, input_ids: Any, tokenizer: Any = None) -> Array:
-        """Choose the last token of each prompt anew, among those that begin with its text."""
+        """Choose the last token of each prompt again, among those that begin with its text."""
         return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def prepare_inputs_for_generation(

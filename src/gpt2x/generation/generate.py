@@ -71,10 +71,13 @@ def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
     return _steps(host, prepare(host, **arguments, is_streamed=True))
 
 
-def _steps(host: Host, run: Run) -> Generator[Array, None, Any]:
+def _steps(host: Host, run: Run, *, shows: bool = True) -> Generator[Array, None, Any]:
+    """Run all steps; yield the tokens, int [R], if `shows`: else nobody reads them."""
     engine, strategy = host.stepper(run.static, run.prompts)
     ops, shown = host.ops, run.plan.prompt_length
     for carry in driver.steps(ops, strategy, engine, run.settings, lambda: host.running(run.plan)):
+        if not shows:
+            continue
         settled = int(run.plan.strategy.settled(ops, carry.state))
         for column in range(shown, settled):
             yield _column(ops, carry.state.tokens, column)
@@ -94,7 +97,7 @@ def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
     """Run all steps, pass their tokens to a streamer if there is one, and return the result."""
     if streamer is not None:
         streamer.put(host.to_host(host.to_device(run.input_ids)))
-    tokens = _steps(host, run)
+    tokens = _steps(host, run, shows=streamer is not None)
     while True:
         try:
             chosen = next(tokens)

@@ -1,4 +1,4 @@
-"""Token healing: a prompt's last token is chosen anew, among the tokens that begin with its text.
+"""Token healing: a prompt's last token is chosen again, among the tokens that begin with its text.
 
 A prompt that ends inside a word, or before what the vocabulary has as one token ("http:" of
 "http://"), would otherwise be continued as no text that the model has read is.

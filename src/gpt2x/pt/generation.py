@@ -213,7 +213,7 @@ class GenerationMixin(PreparationMixin, TransitionScores):
 
     @documented(HEALING)
     def heal_tokens(self, input_ids: Tensor, tokenizer: Any = None) -> Tensor:
-        """Choose the last token of each prompt anew, among those that begin with its text."""
+        """Choose the last token of each prompt again, among those that begin with its text."""
         return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def generation_host(self) -> TorchHost:

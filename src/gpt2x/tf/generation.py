@@ -250,7 +250,7 @@ class GenerationMixin(TransitionScores):
 
     @documented(HEALING)
     def heal_tokens(self, input_ids: Any, tokenizer: Any = None) -> tf.Tensor:
-        """Choose the last token of each prompt anew, among those that begin with its text."""
+        """Choose the last token of each prompt again, among those that begin with its text."""
         return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
     def prepare_inputs_for_generation(
