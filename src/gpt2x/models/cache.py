@@ -5,6 +5,7 @@ B batch, H heads, S tokens in all, D head_dim.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -166,9 +167,13 @@ class CacheMixin(PromptCacheMixin):
         own: B x copies rows take copies times the memory. One copy costs nothing where arrays are
         never changed, as in TensorFlow and Flax.
         """
+        with contextlib.suppress(TypeError):  # a number that only a graph knows
+            copies = operator.index(copies)
         is_known = isinstance(copies, int)
-        if is_known and copies < 1:
-            raise InvalidInputError(f"copies is {copies}; it must be at least 1.")
+        if copies < 1 if is_known else not hasattr(copies, "dtype"):
+            raise InvalidInputError(
+                f"copies is {copies!r}; it must be a whole number and at least 1."
+            )
         forked = self._map(self._repeating(copies))
         text = self.text
         forked.know(text.repeated(copies) if text and is_known else None)

@@ -157,8 +157,12 @@ class PromptCacheContract:
         logits = self.backend.logits(model, ids[:, 7:], past_key_values=fork)
         expected = self.backend.logits(model, ids)[:, 7:]
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-        with pytest.raises(InvalidInputError, match="copies is 0"):
-            cache.fork(0)
+        assert cache.fork(np.int64(2)).text is not None
+        for copies in (0, "2", 2.0):
+            with pytest.raises(
+                InvalidInputError, match=f"copies is {copies!r}; it must be a whole"
+            ):
+                cache.fork(copies)
 
     def test_a_file_keeps_a_cache(self, model, cache, tmp_path):
         path = tmp_path / "new" / "prefix.safetensors"
