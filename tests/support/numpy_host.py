@@ -19,6 +19,7 @@ from gpt2x.generation.engine import (
 )
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
+from gpt2x.generation.plan import Plan
 from gpt2x.generation.strategies import Outputs, Request, Settings, Strategy
 from support.fake_engine import EOS, VOCAB_SIZE
 
@@ -84,7 +85,9 @@ class NumpyHost(Host):
         make = self._engine
         return fused(NUMPY_OPS, make, self.models, static, prompts, settings, returns_cache)
 
-    def stepper(self, static: StaticArguments, prompts: Prompts) -> tuple[DriverEngine, Strategy]:
+    def stepper(
+        self, plan: Plan, static: StaticArguments, prompts: Prompts
+    ) -> tuple[DriverEngine, Strategy]:
         engine = assemble(NUMPY_OPS, self._engine, self.models, static, prompts, self.keep)
         return engine, static.strategy
 

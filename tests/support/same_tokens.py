@@ -131,7 +131,7 @@ def run_pt_fused(pair: Pair, call: Call) -> np.ndarray:
     own = ("seed", "assistant_model", "negative_prompt_ids", "negative_prompt_attention_mask")
     given = {name: options.pop(name) for name in own if name in options}
     prepared = prepare(host, kwargs=options, **given)
-    engine, strategy = host.stepper(prepared.static, prepared.prompts)
+    engine, strategy = host.stepper(prepared.plan, prepared.static, prepared.prompts)
     with host.running(prepared.plan):
         carry = driver.fused(host.ops, strategy, engine, prepared.settings)
     return host.result(prepared.plan, prepared.settings, carry.state).numpy()

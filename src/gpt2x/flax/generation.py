@@ -124,7 +124,7 @@ class JaxHost(Host):
         return run_fused(self.models, prompts, settings, static=static, returns_cache=returns_cache)
 
     def stepper(
-        self, static: StaticArguments, prompts: Prompts
+        self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
         strategy = static.strategy
         engine = assemble(self.ops, CompiledEngine, self.models, static, prompts, self.keep)

@@ -73,7 +73,7 @@ def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
 
 def _steps(host: Host, run: Run, *, shows: bool = True) -> Generator[Array, None, Any]:
     """Run all steps; yield the tokens, int [R], if `shows`: else nobody reads them."""
-    engine, strategy = host.stepper(run.static, run.prompts)
+    engine, strategy = host.stepper(run.plan, run.static, run.prompts)
     ops, shown = host.ops, run.plan.prompt_length
     for carry in driver.steps(ops, strategy, engine, run.settings, lambda: host.running(run.plan)):
         if not shows:

@@ -161,7 +161,7 @@ class Host(ABC):
 
     @abstractmethod
     def stepper(
-        self, static: StaticArguments, prompts: Prompts
+        self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
         """Return model and strategy for `driver.steps`, each compiled if possible."""
 

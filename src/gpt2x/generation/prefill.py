@@ -58,7 +58,7 @@ def prefill(host: Host, kwargs: Mapping[str, Any]) -> Any:
         generation_config=GenerationConfig(),
         use_model_defaults=False,
     )
-    engine, _ = host.stepper(run.static, run.prompts)
+    engine, _ = host.stepper(run.plan, run.static, run.prompts)
     with host.running(run.plan):
         _, cache = engine.prefill()
     cache.model = model_fields(host.model.config)

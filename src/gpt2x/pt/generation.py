@@ -119,7 +119,9 @@ class TorchHost(Host):
         with torch.no_grad(), copied_weights(is_long, self._copies):
             yield
 
-    def stepper(self, static: StaticArguments, prompts: Prompts) -> tuple[DriverEngine, Strategy]:
+    def stepper(
+        self, plan: Plan, static: StaticArguments, prompts: Prompts
+    ) -> tuple[DriverEngine, Strategy]:
         if self._prepares_itself:
             if static.needs != Needs() or prompts.negative or prompts.assistant:
                 raise InvalidInputError(

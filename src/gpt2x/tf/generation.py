@@ -129,7 +129,7 @@ class TensorFlowHost(Host):
         return run(prompts, settings)
 
     def stepper(
-        self, static: StaticArguments, prompts: Prompts
+        self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
         key, jit_compile, strategy = self._key(static, prompts), self._jit_compile, static.strategy
         make = functools.partial(TracedEngine, owner=self.model, key=key, jit_compile=jit_compile)

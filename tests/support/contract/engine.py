@@ -31,7 +31,7 @@ class EngineContract:
         given = {name: self.backend.tensor(value) for name, value in given.items()}
         run = prepare(host, kwargs={**given, "max_new_tokens": 7})
         self.ops = host.ops
-        return host.stepper(run.static._replace(needs=needs), run.prompts)[0]
+        return host.stepper(run.plan, run.static._replace(needs=needs), run.prompts)[0]
 
     def decode(self, engine: Any, tokens: Any, starts: Any, cache: Any) -> tuple[Any, Any]:
         column = self.ops.constant(starts, "int") if isinstance(starts, list) else starts
