@@ -32,6 +32,7 @@ config
 formats
 weights
 storage
+corpus
 backends unavailable data
 errors
 """

@@ -22,6 +22,10 @@ class WeightsError(RuntimeError):
     """Weights that are readable but do not fit the model."""
 
 
+class DataError(ValueError):
+    """A record or file of training data that cannot be used."""
+
+
 class MissingBackendError(ImportError):
     """A framework, or a library of an extra, that is not installed."""
 

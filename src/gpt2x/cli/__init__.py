@@ -21,12 +21,25 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from gpt2x import __version__
-from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
+from gpt2x.errors import (
+    CheckpointError,
+    DataError,
+    InvalidInputError,
+    MissingBackendError,
+    WeightsError,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # What a user can act on; the message says it all. OSError covers files and the network.
-_EXPECTED = (InvalidInputError, CheckpointError, WeightsError, MissingBackendError, OSError)
+_EXPECTED = (
+    InvalidInputError,
+    DataError,
+    CheckpointError,
+    WeightsError,
+    MissingBackendError,
+    OSError,
+)
 # typer's own exceptions, for usage errors and for leaving early, are for typer to handle.
 _TYPER = ("typer", "click")
 
