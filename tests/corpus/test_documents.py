@@ -62,7 +62,7 @@ def test_parquet(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(arrow.table({"text": TEXTS, "id": [0, 1, 2]}), path, row_group_size=2)
     assert texts(path) == TEXTS
-    with pytest.raises(DataError, match=r"a\.parquet, record 1: has no 'content' .* 'text', 'id'"):
+    with pytest.raises(DataError, match=r"a\.parquet, record 1: .* 'content', but 'text', 'id'"):
         texts(path, text_column="content")
     with pytest.raises(DataError, match="is not a Parquet file"):
         texts(written(tmp_path, "b.parquet", "text"))
@@ -120,11 +120,11 @@ BAD = [
     ("a.jsonl", '{"text": "a"}\n\n{"text": 3}\n{"text": "b"}\n', 3, "is 3, not a string"),
     ("a.jsonl", '{"text": "a"}\n{"text": \n{"text": "b"}\n', 2, "is not JSON"),
     ("a.jsonl", '{"text": "a"}\n["b"]\n{"text": "b"}\n', 2, "must be an object, not list"),
-    ("a.jsonl", '{"text": "a"}\n{"txt": "x"}\n{"text": "b"}\n', 2, "has no 'text'"),
+    ("a.jsonl", '{"text": "a"}\n{"txt": "x"}\n{"text": "b"}\n', 2, "has no column 'text'"),
     ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n{"text": "b"}\n', 2, "not UTF-8"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n{"text": "b"}\n', 2, "byte 11 is not UTF-8"),
     ("a.csv", b'id,text\n0,"a\n"\n1,\xff\n2,b\n', 4, "not UTF-8"),
-    ("a.csv", "id,text\n0,a\n1\n2,b\n", 3, "has no 'text'"),
+    ("a.csv", "id,text\n0,a\n1\n2,b\n", 3, "has no column 'text'"),
     ("a.txt", b"a\n\xffx\nb", 2, "byte 1 is not UTF-8"),
 ]
 
@@ -166,6 +166,6 @@ def test_pieces_have_the_tokens_of_the_document(tmp_path_factory, tokenizer, tex
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(text)
     for number, piece in enumerate(pieces):
-        assert piece.number == 1 + "".join(p.text for p in pieces[:number]).count("\n")
+        assert piece.place.number == 1 + "".join(p.text for p in pieces[:number]).count("\n")
     ids = [token for piece in pieces for token in tokenizer.encode(piece.text)]
     assert ids == tokenizer.encode(text)

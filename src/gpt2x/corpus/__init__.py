@@ -1,6 +1,18 @@
-"""Texts to train on: found in files of several formats, and read one document at a time."""
+"""Files of texts and records: to train tokenizers and models on, and to evaluate models with."""
 
 from gpt2x.corpus.documents import FILE_FORMATS, Piece, read_documents
 from gpt2x.corpus.files import STDIN, find_files, total_size
+from gpt2x.corpus.records import RECORD_FORMATS, Place, Record, read_records
 
-__all__ = ["FILE_FORMATS", "STDIN", "Piece", "find_files", "read_documents", "total_size"]
+__all__ = [
+    "FILE_FORMATS",
+    "RECORD_FORMATS",
+    "STDIN",
+    "Piece",
+    "Place",
+    "Record",
+    "find_files",
+    "read_documents",
+    "read_records",
+    "total_size",
+]
