@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gpt2x import set_seed
+from gpt2x import backends, set_seed
 
 
 def draws() -> list[float]:
@@ -30,3 +30,8 @@ def test_a_seed_repeats_what_python_and_numpy_draw():
 def test_other_seeds_are_refused(seed):
     with pytest.raises(ValueError, match="A seed is an integer from 0 to 2\\*\\*32 - 1"):
         set_seed(seed)
+
+
+def test_only_models_of_this_package_run():
+    with pytest.raises(ValueError, match="model is a dict; it must be a model of this package"):
+        backends.of({})

@@ -94,6 +94,24 @@ def default() -> str:
     )
 
 
+def of(model: Any) -> str:
+    """Return the name of a model's backend; the model may be in a wrapper of PEFT or Dynamo.
+
+    Raises InvalidInputError for what is not a model of this package.
+    """
+    inner = model
+    for wrapped in ("_orig_mod", "base_model", "model", ""):
+        modules = [kind.__module__ for kind in type(inner).__mro__]
+        for backend in BACKENDS.values():
+            if any(module.startswith(f"{backend.module}.") for module in modules):
+                return backend.name
+        inner = getattr(inner, wrapped, inner)
+    raise InvalidInputError(
+        f"model is a {type(model).__name__}; it must be a model of this package, a folder or a "
+        "name on the hub."
+    )
+
+
 def require(name: str, wanted_by: str) -> None:
     """Import the framework of backend `name`.
 

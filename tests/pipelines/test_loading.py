@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpt2x import pipeline
-from gpt2x.pipelines.base import each, framework_of
+from gpt2x.pipelines.base import each
 from support.pipelines import folder
 
 
@@ -31,11 +31,6 @@ def test_an_unknown_task_lists_the_tasks():
 def test_what_cannot_be_used_is_refused(options, message):
     with pytest.raises((ValueError, OSError), match=message):
         pipeline(**options)
-
-
-def test_only_models_of_this_package_run():
-    with pytest.raises(ValueError, match="model is a dict; it must be a model of this package"):
-        framework_of({})
 
 
 def test_inputs_are_read_by_iteration_or_by_number():

@@ -28,9 +28,14 @@ FOLDERS = {
 
 
 def run_examples(page: str) -> dict:
-    """Run the indented blocks of a page in one namespace, up to "How it is built"; return it."""
+    """Run the examples of a page in one namespace, up to "How it is built"; return it.
+
+    They are its fenced blocks of Python, or, if there are none, its indented blocks.
+    """
     text = (DOCS / page).read_text("utf-8").split("\n## How it is built")[0]
-    blocks = list(re.finditer(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE))
+    fenced, indented = r"(?<=^```python\n)(?:(?!```).*\n)+", r"(?:^    .*\n|^\n(?=    ))+"
+    blocks = list(re.finditer(fenced, text, re.MULTILINE))
+    blocks = blocks or list(re.finditer(indented, text, re.MULTILINE))
     assert blocks
     names: dict = {}
     for block in blocks:
@@ -60,3 +65,10 @@ def test_pipelines(tmp_path):
         model_class(GPT2Config(**sizes, n_positions=64)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     assert len(run_examples("pipelines.md")["answer"].model.config.id2label) == 2
+
+
+def test_evaluation(tmp_path, capsys):
+    (tmp_path / "verses").mkdir()
+    (tmp_path / "verses" / "a.txt").write_text("Let there be light.\n", "utf-8")
+    run_examples("evaluation.md")
+    assert capsys.readouterr().out.count("'bits_per_byte'") == 2

@@ -40,6 +40,27 @@ Subfolder = Annotated[str, typer.Option(help="Folder within the source.")]
 Token = Annotated[str | None, typer.Option(help="Access token of the hub.")]
 LocalFilesOnly = Annotated[bool, typer.Option(help="Never ask the hub.")]
 
+# --- files of texts ---
+
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...",
+        help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, compressed or not; patterns; - for "
+        "standard input.",
+    ),
+]
+FileFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="text, lines, json, csv, tsv or parquet.", show_default="as each file is called"
+    ),
+]
+TextColumn = Annotated[str, typer.Option(help="The field or column of the text.")]
+SkipBadRecords = Annotated[
+    bool, typer.Option("--skip-bad-records", help="Leave records out that cannot be used.")
+]
+
 # --- where it runs ---
 
 Backend = Annotated[

@@ -234,7 +234,12 @@ def load_writer(
 
 
 def load_model(
-    folder: str, backend: str, dtype: str | None, device: str | None, hub: dict[str, Any]
+    folder: str,
+    backend: str,
+    dtype: str | None,
+    device: str | None,
+    hub: dict[str, Any],
+    wanted_by: str = "gpt2x generate",
 ) -> Any:
     """Load a language model."""
     options = dict(hub)
@@ -244,7 +249,7 @@ def load_model(
     if device is not None and backend != "pt":
         raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
     with quiet_imports():
-        package = backends.load(backend, wanted_by="gpt2x generate")
+        package = backends.load(backend, wanted_by=wanted_by)
     loader = getattr(package, backends.get(backend).prefix + "LMHeadModel")
     loaded = loader.from_pretrained(folder, **options)
     return loaded if device is None else loaded.to(device)

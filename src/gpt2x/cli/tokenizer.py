@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from gpt2x.cli import _options as options
+from gpt2x.cli._files import reading_bar, report_skipped
 from gpt2x.errors import DataError, InvalidInputError
-
-if TYPE_CHECKING:
-    from gpt2x.corpus.files import Progress
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -41,23 +36,11 @@ def tokenizer() -> None:
 
 @app.command()
 def train(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Texts: .txt, .jsonl, .csv, .tsv, .parquet, compressed or not; patterns; - for "
-            "standard input.",
-        ),
-    ],
+    files: options.Files,
     vocab_size: Annotated[int, typer.Option(min=1, help="Tokens, special ones included.")],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="The folder to write.")],
-    text_column: Annotated[str, typer.Option(help="The field or column of the text.")] = "text",
-    file_format: Annotated[
-        str | None,
-        typer.Option(
-            help="text, lines, json, csv, tsv or parquet.", show_default="as each file is called"
-        ),
-    ] = None,
+    text_column: options.TextColumn = "text",
+    file_format: options.FileFormat = None,
     min_frequency: Annotated[
         int, typer.Option(min=0, help="Merge pairs that occur at least this often.")
     ] = 0,
@@ -67,9 +50,7 @@ def train(
     model_max_length: Annotated[
         int, typer.Option(min=1, help="The longest text of the model to come, in tokens.")
     ] = 1024,
-    skip_bad_records: Annotated[
-        bool, typer.Option("--skip-bad-records", help="Leave records out that cannot be used.")
-    ] = False,
+    skip_bad_records: options.SkipBadRecords = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow a folder that has a tokenizer.")
     ] = False,
@@ -88,7 +69,7 @@ def train(
             f"{str(output_dir)!r} has a tokenizer already; choose another folder, or --overwrite."
         )
     skipped: list[Exception] = []
-    with _bar(files) as advance:
+    with reading_bar(files) as advance:
         pieces = read_documents(
             files,
             text_column=text_column,
@@ -105,9 +86,8 @@ def train(
         )
     made.model_max_length = model_max_length
     made.save_pretrained(output_dir)
+    report_skipped(skipped)
     console = Console(stderr=True, highlight=False, markup=False)
-    if skipped:
-        console.print(f"Bad records left out: {len(skipped)}. The first: {skipped[0]}")
     console.print(f"Wrote a tokenizer of {len(made):,} tokens to {output_dir}")
 
 
@@ -207,15 +187,3 @@ def _ids(line: str) -> list[int]:
         raise InvalidInputError(
             f"Ids are whole numbers, separated by spaces or commas; got {line.strip()!r:.60}."
         ) from None
-
-
-@contextmanager
-def _bar(files: list[str]) -> Iterator[Progress]:
-    """Show how many bytes of the files were read, at a terminal's standard error."""
-    from gpt2x.corpus import find_files, total_size
-
-    console = Console(stderr=True)
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total_size(find_files(files)))
-        yield lambda nbytes: bar.advance(task, nbytes)

@@ -106,7 +106,7 @@ class Pipeline(ABC):
         num_workers: int | None = None,
         **options: Any,
     ) -> None:
-        own = framework_of(model)
+        own = backends.of(model)
         if framework not in (None, own):
             raise InvalidInputError(
                 f"framework is {framework!r}, but the model is of {backends.get(own).title}; leave "
@@ -259,24 +259,6 @@ class Pipeline(ABC):
             raise InvalidInputError(f"{self.task} cannot read a text without tokens.")
         inputs = {name: encoding[name] for name in MODEL_INPUTS if name in encoding}
         return Piece(inputs, context)
-
-
-def framework_of(model: Any) -> str:
-    """Return the backend of a model of this package, also of one in a wrapper of PEFT or Dynamo.
-
-    Raises InvalidInputError for anything else.
-    """
-    inner = model
-    for wrapped in ("_orig_mod", "base_model", "model", ""):
-        modules = [kind.__module__ for kind in type(inner).__mro__]
-        for backend in backends.BACKENDS.values():
-            if any(module.startswith(f"{backend.module}.") for module in modules):
-                return backend.name
-        inner = getattr(inner, wrapped, inner)
-    raise InvalidInputError(
-        f"model is a {type(model).__name__}; it must be a model of this package, a folder or a "
-        "name on the hub."
-    )
 
 
 def each(inputs: Any) -> Iterator[Any]:
