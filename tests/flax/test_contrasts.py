@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from support.contract.contrastive import ContrastiveContract
 from support.contrasts import CASES, check_case
-from support.flax_models import golden_model, random_ids, tiny_model
+from support.flax_models import BACKEND, golden_model, random_ids, tiny_model
 from support.golden_data import load_case
 from support.recorder import Recorder
 
@@ -62,3 +63,7 @@ def test_a_long_prompt_leaves_no_bucket_beyond_the_positions(model):
     np.testing.assert_array_equal(
         model.generate(with_one_more, top_k=6, max_length=32, **options), text
     )
+
+
+class TestContrastiveSearch(ContrastiveContract):
+    backend = BACKEND

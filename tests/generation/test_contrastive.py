@@ -23,10 +23,13 @@ SEARCH = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": 9}
 class MeaningEngine:
     """The last token decides what is likely next, and a token's hidden state is its meaning."""
 
-    def __init__(self, ops: Ops, prompt: np.ndarray = PROMPT) -> None:
+    def __init__(
+        self, ops: Ops, prompt: np.ndarray = PROMPT, mask: np.ndarray | None = None
+    ) -> None:
         generator = np.random.default_rng(2)
         self.ops = ops
         self.prompt = prompt
+        self.is_text = np.ones(prompt.shape) if mask is None else mask
         self.table = generator.normal(0, 1, (VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
         self.meanings = generator.normal(0, 2, (VOCAB_SIZE, 5)).astype(np.float32)
 
@@ -38,7 +41,8 @@ class MeaningEngine:
     def prefill(self) -> tuple[Outputs, Any]:
         prompt = self.ops.constant(self.prompt, "int")
         outputs = self._outputs(prompt)
-        return outputs._replace(logits=outputs.logits[:, -1]), prompt
+        is_text = self.ops.constant(self.is_text, "bool")
+        return outputs._replace(logits=outputs.logits[:, -1], is_text=is_text), prompt
 
     def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
         return self._outputs(request.tokens), cache
@@ -47,9 +51,13 @@ class MeaningEngine:
         return self.ops.take(cache, parents)
 
 
-def search(prompt: np.ndarray = PROMPT, **options: Any) -> Any:
+def search(prompt: np.ndarray = PROMPT, mask: np.ndarray | None = None, **options: Any) -> Any:
     return decode(
-        lambda ops: MeaningEngine(ops, prompt), prompt, vocab_size=VOCAB_SIZE, **SEARCH | options
+        lambda ops: MeaningEngine(ops, prompt, mask),
+        prompt,
+        vocab_size=VOCAB_SIZE,
+        mask=mask,
+        **SEARCH | options,
     )
 
 
@@ -167,10 +175,6 @@ def test_alpha_is_a_value_and_top_k_is_static():
     [
         ({"use_cache": False}, "cannot be combined with use_cache=False"),
         ({"top_k": 31}, "top_k=31 likeliest tokens, but the vocabulary has 30"),
-        (
-            {"output_hidden_states": True, "return_dict_in_generate": True},
-            "cannot be combined with output_attentions and output_hidden_states",
-        ),
         ({"dola_layers": "low"}, "the other options ask for contrastive search"),
         ({"max_length": 41}, "can write at most 40"),  # its last token is run, too
         ({"penalty_alpha": -1}, "penalty_alpha must be a number at least 0"),

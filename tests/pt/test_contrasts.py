@@ -8,9 +8,10 @@ import torch
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt import GPT2LMHeadModel
+from support.contract.contrastive import ContrastiveContract
 from support.contrasts import ALL_CASES, check_case
 from support.golden_data import load_case
-from support.pt_models import golden_model, random_ids, tiny_config, untrained_model
+from support.pt_models import BACKEND, golden_model, random_ids, tiny_config, untrained_model
 from support.recorder import Recorder
 
 MODES = {
@@ -77,12 +78,5 @@ def test_a_model_that_prepares_its_own_inputs_is_refused(mode):
         Own(tiny_config()).generate(torch.tensor([[5]]), **MODES[mode])
 
 
-@pytest.mark.parametrize("name", ["past_key_values", "inputs_embeds"])
-def test_contrastive_search_needs_the_states_of_the_whole_prompt(name, model):
-    ids = torch.tensor([[5, 9, 3]])
-    given = {
-        "past_key_values": model(ids[:, :2], use_cache=True).past_key_values,
-        "inputs_embeds": torch.zeros(1, 3, 24),
-    }
-    with pytest.raises(InvalidInputError, match=f"cannot start from {name}"):
-        model.generate(ids, **{name: given[name]}, **MODES["contrastive"])
+class TestContrastiveSearch(ContrastiveContract):
+    backend = BACKEND

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from support.contract.contrastive import ContrastiveContract
 from support.contrasts import CASES, check_case
 from support.golden_data import load_case
 from support.recorder import Recorder
-from support.tf_models import golden_model, random_ids, tiny_model
+from support.tf_models import BACKEND, golden_model, random_ids, tiny_model
 
 IDS = random_ids(3, 5)
 MASK = np.array([[0, 0, 1, 1, 1], [1] * 5, [0, 1, 1, 1, 1]], np.int32)
@@ -56,3 +57,7 @@ def test_one_trace_serves_every_alpha_and_prompt(model):
         )
     (run,) = model._functions._functions.values()
     assert run.experimental_get_tracing_count() == 1
+
+
+class TestContrastiveSearch(ContrastiveContract):
+    backend = BACKEND

@@ -25,6 +25,7 @@ from gpt2x.generation.engine import (
     Prompt,
     Prompts,
     StaticArguments,
+    embedded,
     extras_of,
     fused,
     placed,
@@ -123,8 +124,9 @@ class JaxEngine:
             self._model.config.n_positions,
             self._static.needs.siblings,
         )
+        inputs = self._placed_inputs(prompt, tokens, starts)
         outputs = self._model(
-            input_ids=tokens,
+            **inputs,
             **{**prompt.fixed, **columns},
             past_key_values=cache.at(starts),
             train=False,
@@ -134,6 +136,14 @@ class JaxEngine:
         logits = outputs.logits[:, -1] if is_one else outputs.logits
         cache = outputs.past_key_values.at(cache.offset)  # the next request says where it starts
         return self._outputs(outputs, logits, count - 1), cache, extras_of(outputs)
+
+    def _placed_inputs(self, prompt: Prompt, tokens: Array, starts: Array) -> dict[str, Array]:
+        """Return tokens [R, k] as inputs of the model, or as embeddings [R, k, E]."""
+        if not (prompt.has_embeds and self._static.needs.siblings):
+            return {"input_ids": tokens}
+        columns = starts[:, None] + jnp.arange(tokens.shape[1])
+        new = jnp.take(self._model.get_input_embeddings().embedding[...], tokens, axis=0)
+        return {"inputs_embeds": embedded(OPS, prompt, columns, new)}
 
     def _outputs(self, outputs: Any, logits: Array, last: int | Array) -> Outputs:
         """Return what the strategy needs; `last` is the column of the last token."""

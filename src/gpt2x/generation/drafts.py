@@ -54,10 +54,6 @@ def check_drafts(config: GenerationConfig, assistant: GenerationConfig | None) -
     refused = {
         "num_beams > 1, whose beams change places": config.num_beams > 1,
         "use_cache=False, since it takes wrong drafts back from the cache": not config.use_cache,
-        "output_attentions or output_hidden_states, since it runs several tokens at once": bool(
-            config.return_dict_in_generate
-            and (config.output_attentions or config.output_hidden_states)
-        ),
         "contrastive search or DoLa (penalty_alpha, dola_layers), which choose in another way": (
             config.get_generation_mode() == "contrastive_search" or config.dola_layers is not None
         ),

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from gpt2x.generation import driver
 from gpt2x.generation.ops import Array, Ops, Scalar, is_scalar
 from gpt2x.generation.plan import Plan
+from gpt2x.generation.records import Call, Extras, by_token
 from gpt2x.generation.registry import ops_for
 from gpt2x.generation.strategies import Needs, Outputs, Request, Settings, Strategy
-
-#: Outputs of a call beside logits and cache: for each name, one array per layer.
-Extras = dict[str, tuple[Array, ...]]
 
 
 class Prompt(NamedTuple):
@@ -173,6 +173,14 @@ def extras_of(outputs: Mapping[str, Any]) -> Extras:
     return {name: outputs[name] for name in ("attentions", "hidden_states") if name in outputs}
 
 
+def text_columns(ops: Ops, prompt: Prompt, width: int | Scalar) -> Array:
+    """Return which of the prompts' columns are neither padding nor behind them: bool [B, width]."""
+    rows = ops.shape(prompt.input_ids)[0]
+    is_text = ops.full((rows, width), True, "bool") & (ops.arange(width) < prompt.length)[None, :]
+    mask = prompt.columns.get("attention_mask")
+    return is_text if mask is None else is_text & (mask[:, :width] != 0)
+
+
 def placed(
     ops: Ops,
     prompt: Prompt,
@@ -222,6 +230,19 @@ def placed(
     return arguments
 
 
+def embedded(ops: Ops, prompt: Prompt, columns: Array, tokens: Array) -> Array:
+    """Return the embeddings at columns int [R, k]: the prompts' own, or else those of `tokens`.
+
+    A prompt may be embeddings without ids; `tokens` [R, k, E] then say nothing of its last column,
+    which contrastive search runs again.
+    """
+    rows, width, size = ops.shape(prompt.inputs_embeds)
+    index = ops.arange(rows)[:, None] * width + ops.minimum(columns, width - 1)
+    given = ops.take(ops.reshape(prompt.inputs_embeds, (rows * width, size)), index)
+    is_given = (columns < prompt.length)[:, :, None]
+    return ops.where(is_given, ops.cast_like(given, tokens), tokens)
+
+
 class ModelEngine(Protocol):
     """A model with a language-model head; each backend wraps its own.
 
@@ -257,9 +278,6 @@ class PromptedEngine:
         prompt: of the call.
         keep: returns the extras to keep, from those of a call, its number of tokens and the columns
             so far; None keeps nothing.
-
-    Attributes:
-        records: for each name of `StaticArguments.records`, the outputs of every call.
     """
 
     def __init__(
@@ -272,30 +290,34 @@ class PromptedEngine:
     ) -> None:
         self._ops = ops
         self._engine = engine
-        self._use_cache = static.use_cache
+        self._static = static
         self._prompt = prompt
         self._keep = keep
         self._is_expanded = static.strategy.rows_per_prompt == 1
-        self._columns = 0
-        self.records: dict[str, list[tuple[Array, ...]]] = {}
-        if keep is not None:
-            self.records = {name: [] for name in static.records}
+        self._calls: list[Call] = []
 
     def prefill(self) -> tuple[Outputs, Any]:
         """Run the prompts; see `driver.Engine`."""
-        outputs, cache, extras = self._engine.prefill(self._prompt)
-        if self.records:
-            self._columns = int(self._prompt.length)
-            past = int(self._prompt.past.length) if self._prompt.has_past else 0
-            self._record(extras, self._columns - past)
+        prompt = self._prompt
+        outputs, cache, extras = self._engine.prefill(prompt)
+        if self._static.needs.hidden_states:
+            width = self._ops.shape(outputs.hidden_states)[1]
+            outputs = outputs._replace(is_text=text_columns(self._ops, prompt, width))
+        if self._keeps:
+            start = int(prompt.past.length) if prompt.has_past else 0
+            self._record(extras, start, int(prompt.length) - start)
         return outputs, cache
 
     def decode(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
         """Run more tokens of each row; see `driver.Engine`."""
         tokens, start, _ = request
         outputs, cache, extras = self._engine.decode(self._prompt, tokens, cache, start)
-        self._columns += 1
-        self._record(extras, self._ops.shape(tokens)[1] if self._use_cache else self._columns)
+        if self._keeps:
+            starts = self._ops.to_numpy(start) + int(self._prompt.embeds_only)
+            if self._static.use_cache:
+                self._record(extras, starts, tokens.shape[1])
+            else:  # all columns were run again
+                self._record(extras, 0, int(starts) + 1)
         return outputs, cache
 
     def assist(self, request: Request, cache: Any) -> tuple[Outputs, Any]:
@@ -307,9 +329,11 @@ class PromptedEngine:
         if not self._is_expanded:  # at first prompts become rows; later rows change places
             self._is_expanded = True
             self._prompt = self._prompt.expanded(self._ops, parents)
-            for record in self.records.values():
-                record[:] = [tuple(self._rows(layer, parents) for layer in step) for step in record]
-        return cache.reorder(parents) if self._use_cache else self._ops.take(cache, parents)
+            self._calls = [
+                call._replace(extras=self._expanded(call.extras, parents)) for call in self._calls
+            ]
+        is_cache = self._static.use_cache
+        return cache.reorder(parents) if is_cache else self._ops.take(cache, parents)
 
     def past(self, cache: Any, length: Any) -> Any:
         """Return the model's cache after the last step; what is right in all rows has `length`.
@@ -320,18 +344,42 @@ class PromptedEngine:
         """
         return cache if length is None else cache.at(length + self._prompt.embeds_only)
 
-    def _rows(self, layer: Array, origins: Array) -> Array:
-        """Copy a record [B, ...], which may be on the host, for each row."""
-        ops = ops_for(layer)
-        return ops.take(layer, ops.constant(self._ops.to_numpy(origins), "int"))
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return the outputs of `StaticArguments.records`: of each step one array per layer.
 
-    def _record(self, extras: Extras, count: int) -> None:
-        if not self.records or self._keep is None:
+        Args:
+            length: the columns of the text, for all rows or int [R].
+        """
+        steps = [call.extras for call in self._calls]
+        if self._keeps and self._static.needs.columns > 1:
+            before = int(self._prompt.embeds_only)
+            lengths = self._ops.to_numpy(length) + before
+            steps = by_token(self._calls, int(self._prompt.length), lengths)
+        return {
+            name: tuple(step[name] for step in steps if name in step) or None
+            for name in self._static.records
+        }
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether there are outputs to keep; then calls are run one by one."""
+        return self._keep is not None and bool(self._static.records)
+
+    def _expanded(self, extras: Extras, origins: Array) -> Extras:
+        """Copy the outputs of a call for each row, origins[r]; they may be on the host."""
+        rows = self._ops.to_numpy(origins)
+        return {
+            name: tuple(ops_for(x).take(x, ops_for(x).constant(rows, "int")) for x in layers)
+            for name, layers in extras.items()
+        }
+
+    def _record(self, extras: Extras, starts: int | np.ndarray, count: int) -> None:
+        """Keep the outputs of a call of `count` tokens, from columns `starts` on."""
+        if self._keep is None:
             return
-        kept = self._keep(extras, count, self._columns)
-        for name, record in self.records.items():
-            if name in kept:
-                record.append(kept[name])
+        kept = {name: extras[name] for name in self._static.records if name in extras}
+        kept = self._keep(kept, count, int(np.max(starts)) + count)
+        self._calls.append(Call(starts, count, kept))
 
 
 class GuidedEngine:
@@ -349,7 +397,6 @@ class GuidedEngine:
         self._main = main
         self._negative = negative
         self._shift = shift
-        self.records = main.records
 
     def prefill(self) -> tuple[Outputs, Any]:
         """Run the prompts of both; see `driver.Engine`."""
@@ -376,6 +423,10 @@ class GuidedEngine:
         """Return the cache of the prompts' context; see `PromptedEngine.past`."""
         return self._main.past(cache[0], length)
 
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return the outputs of the prompts' context; see `PromptedEngine.records`."""
+        return self._main.records(length)
+
 
 class AssistedEngine:
     """An engine with an assistant, a model that proposes tokens. The cache is that of both."""
@@ -383,7 +434,6 @@ class AssistedEngine:
     def __init__(self, main: PromptedEngine | GuidedEngine, assistant: PromptedEngine) -> None:
         self._main = main
         self._assistant = assistant
-        self.records = main.records
 
     def prefill(self) -> tuple[Outputs, Any]:
         """Run the prompts by both models; see `driver.Engine`."""
@@ -408,6 +458,10 @@ class AssistedEngine:
     def past(self, cache: Any, length: Any) -> Any:
         """Return the model's own cache; see `PromptedEngine.past`."""
         return self._main.past(cache[0], length)
+
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return the model's own outputs; see `PromptedEngine.records`."""
+        return self._main.records(length)
 
 
 DriverEngine = PromptedEngine | GuidedEngine | AssistedEngine

@@ -21,7 +21,7 @@ from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.plan import Plan, make_plan, resolve_config
 from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
 from gpt2x.generation.registry import ops_for
-from gpt2x.generation.strategies import Needs, Settings
+from gpt2x.generation.strategies import Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
 from gpt2x.models.checks import check_ids, check_shape
 
@@ -82,7 +82,7 @@ def _steps(host: Host, run: Run, *, shows: bool = True) -> Generator[Array, None
         for column in range(shown, settled):
             yield _column(ops, carry.state.tokens, column)
         shown = max(shown, settled)
-    records = {name: tuple(record) or None for name, record in engine.records.items()}
+    records = engine.records(carry.state.length)
     past = past_of(ops, run.static, engine, carry) if run.returns_cache else None
     return host.result(run.plan, run.settings, carry.state, **records, past_key_values=past)
 
@@ -181,7 +181,6 @@ def prepare(
     # The last token is never run, and the model has no positions beyond its last.
     slots = smaller(ops, plan.strategy.capacity + embeds_only, model.config.n_positions)
     needs = plan.strategy.needs
-    _check_needs(needs, arguments)
     negative = negative_prompt(
         host, plan, input_ids, negative_prompt_ids, negative_prompt_attention_mask
     )
@@ -194,21 +193,12 @@ def prepare(
     settings = _settings(host, plan, slots, input_ids, mask, keys)
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
-    main = make_prompt(host, input_ids, mask, slots, arguments, needs.spare)
+    reads_past = not needs.hidden_states  # which no cache has
+    main = make_prompt(host, input_ids, mask, slots, arguments, needs.spare, reads_past)
     prompts = Prompts(main, others[0][0], others[1][0])
     if not host.is_traced:
         settings, prompts = host.place(settings, prompts)
     return Run(plan, static, settings, prompts, input_ids, is_stepwise)
-
-
-def _check_needs(needs: Needs, arguments: Mapping[str, Any]) -> None:
-    """Raise if the prompt is given in a form that has not what the strategy asks for."""
-    given = [name for name in ("past_key_values", "inputs_embeds") if name in arguments]
-    if needs.hidden_states and given:
-        raise InvalidInputError(
-            "Contrastive search (penalty_alpha) compares the hidden states of all tokens of the "
-            f"text, so it cannot start from {given[0]}; pass the prompt as input_ids."
-        )
 
 
 def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:

@@ -176,6 +176,7 @@ def make_prompt(
     slots: int | Scalar,
     arguments: dict[str, Any],
     spare: int = 0,
+    reads_past: bool = True,
 ) -> Prompt:
     """Gather what an engine starts from.
 
@@ -186,6 +187,7 @@ def make_prompt(
         slots: S, without `spare`.
         arguments: the model's other arguments.
         spare: see `Needs.spare`.
+        reads_past: whether columns in `past_key_values` are read; if not, they are run again.
     """
     ops, given = host.prompt_ops, dict(arguments)
     batch, width = ops.shape(input_ids)
@@ -206,6 +208,9 @@ def make_prompt(
                 "text as the prompt, which must go on beyond the cached part."
             )
         past = for_rows(past.extend(slots), batch)
+        if not reads_past:
+            _check_can_run_again(past, given)
+            past, start = None, 0
     if mask is not None:
         given["attention_mask"] = mask
     for name in ("position_ids", "token_type_ids"):
@@ -225,6 +230,15 @@ def make_prompt(
         fixed={name: host.argument(value) for name, value in given.items()},
         past=() if past is None else past,
     )
+
+
+def _check_can_run_again(past: Any, arguments: dict[str, Any]) -> None:
+    """Raise if a past holds what the prompt does not have."""
+    if past.has_cross and "encoder_hidden_states" not in arguments:
+        raise InvalidInputError(
+            "Contrastive search runs the whole prompt again, for its hidden states, and so needs "
+            "the encoder_hidden_states of past_key_values."
+        )
 
 
 def _check_columns(name: str, array: Array, *sizes: Any) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2x.generation.engine import Extras, Prompt, StaticArguments, extras_of, placed
+from gpt2x.generation.engine import (
+    Extras,
+    Prompt,
+    StaticArguments,
+    embedded,
+    extras_of,
+    placed,
+)
 from gpt2x.generation.ops import is_scalar
 from gpt2x.generation.strategies import Outputs
 from gpt2x.pt.cache import KVCache
@@ -102,10 +109,17 @@ class TorchEngine:
         options = self.options | (
             {"logits_to_keep": kept} if "logits_to_keep" in self.options else {}
         )
-        outputs = self._model(
-            input_ids=tokens, **columns, past_key_values=cache, **prompt.fixed, **options
-        )
+        inputs = self._placed_inputs(prompt, tokens, starts)
+        outputs = self._model(**inputs, **columns, past_key_values=cache, **prompt.fixed, **options)
         return self._outputs(outputs, kept), cache, extras_of(outputs)
+
+    def _placed_inputs(self, prompt: Prompt, tokens: Tensor, starts: Tensor) -> dict[str, Tensor]:
+        """Return tokens [R, k] as inputs of the model, or as embeddings [R, k, E]."""
+        if not (prompt.has_embeds and self._static.needs.siblings):
+            return {"input_ids": tokens}
+        columns = starts[:, None] + torch.arange(tokens.size(1), device=tokens.device)
+        new = self._model.get_input_embeddings()(tokens)
+        return {"inputs_embeds": embedded(torch_ops(tokens.device), prompt, columns, new)}
 
     def _run_text(self, prompt: Prompt, text: Tensor) -> tuple[Outputs, Tensor, Extras]:
         """Run all tokens [R, length] without a cache."""

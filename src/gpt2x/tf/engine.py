@@ -17,6 +17,7 @@ from gpt2x.generation.engine import (
     Prompt,
     Prompts,
     StaticArguments,
+    embedded,
     extras_of,
     fused,
     placed,
@@ -115,14 +116,22 @@ class TensorFlowEngine:
             self._model.config.n_positions,
             self._static.needs.siblings,
         )
-        arguments = {**prompt.fixed, **columns}
-        outputs = self._model(
-            input_ids=tokens, **arguments, past_key_values=cache.at(starts), **self._static.options
-        )
+        arguments = {**self._placed_inputs(prompt, tokens, starts), **prompt.fixed, **columns}
+        outputs = self._model(**arguments, past_key_values=cache.at(starts), **self._static.options)
         is_one = self._static.needs.columns == 1
         logits = outputs.logits[:, -1] if is_one else outputs.logits
         cache = outputs.past_key_values.at(cache.length)  # the next request says where it starts
         return self._outputs(outputs, logits, count - 1), cache, extras_of(outputs)
+
+    def _placed_inputs(
+        self, prompt: Prompt, tokens: tf.Tensor, starts: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Return tokens [R, k] as inputs of the model, or as embeddings [R, k, E]."""
+        if not (prompt.has_embeds and self._static.needs.siblings):
+            return {"input_ids": tokens}
+        columns = starts[:, None] + tf.range(OPS.shape(tokens)[1])
+        new = self._model.get_input_embeddings()(tokens)
+        return {"inputs_embeds": embedded(OPS, prompt, columns, new)}
 
     def _outputs(self, outputs: Any, logits: tf.Tensor, last: int | tf.Tensor) -> Outputs:
         """Return what the strategy needs; `last` is the column of the last token."""

@@ -81,6 +81,29 @@ class SpeculationContract:
             assert past.length == expected.length
             assert_close(self.backend.array(past[1][0]), self.backend.array(expected[1][0]))
 
+    def test_attentions_and_hidden_states_are_those_without_drafts(self, model):
+        names = ("attentions", "hidden_states")
+        options = {"return_dict_in_generate": True, **{f"output_{name}": True for name in names}}
+        options |= {**SAMPLING, "max_new_tokens": 8}
+        plain = self.write(model, **options, eos_token_id=None)
+        new = self.backend.array(plain.sequences)[:, PROMPTS.shape[1] :].tolist()
+        end = new[1][4]
+        lengths = [(*row, end).index(end) + 1 for row in new]
+        assert min(lengths) < max(lengths)
+        for drafting in self.drafting(model)[:2]:
+            output = self.write(model, **options, **drafting, eos_token_id=end)
+            for name in names:
+                assert len(output[name]) == max(lengths)
+                for step, layers in enumerate(output[name]):
+                    found = np.stack([self.backend.array(layer) for layer in layers], axis=1)
+                    expected = np.stack([self.backend.array(x) for x in plain[name][step]], axis=1)
+                    assert found.shape == expected.shape
+                    for row, length in enumerate(lengths):
+                        if step < length:
+                            assert_close(found[row], expected[row])
+                        else:
+                            assert not found[row].any()
+
     def test_steps_yield_the_tokens_that_all_rows_have(self, model):
         for drafting in self.drafting(model):
             kwargs = {"input_ids": self.backend.tensor(PROMPTS), **SAMPLING, **drafting}

@@ -70,13 +70,15 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: float [R, V] after the last token of each row; [R, k, V] for a request of k > 1.
-        hidden_states: float [R, k, E]; for prompts, of all of their columns.
+        hidden_states: float [R, k, E]; for prompts, of all of their columns W.
+        is_text: bool [R, W], for prompts: which of these columns are not padding.
         layer_logits: float [R, layers, V] at the last token.
         unconditional: the logits of the second context of classifier-free guidance.
     """
 
     logits: Array
     hidden_states: Any = ()
+    is_text: Any = ()
     layer_logits: Any = ()
     unconditional: Any = ()
 

@@ -5,7 +5,8 @@ Of the k likeliest tokens, it takes the one with the best
 similarity is that of the last layer's hidden states. So the model has to run all candidates before
 one is chosen: a step chooses among those of the step before, and asks for the next ones.
 
-R rows, T columns of the prompt, L of the text, k candidates, E n_embd, V vocabulary.
+R rows, W columns of the prompt as the model runs it, L of the text, N steps, k candidates, E
+n_embd, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class ContrastiveState(NamedTuple):
     scores: Any  # float [N, R, V] or ()
     logits: Any  # float [N, R, V] or ()
     # The others are () before the first step.
-    directions: Any  # float [R, L, E]: the text's hidden states, of norm 1
+    directions: Any  # float [R, W + N, E]: the hidden states of prompt and new text, of norm 1
+    is_text: Any  # bool [R, W + N]: False at padding of the prompt
     last: Any  # int [R, 1]: the token chosen last; behind a text's end it is not the fill
     candidates: Any  # int [R, k]: the tokens that the model runs next
     probabilities: Any  # float [R, k]: theirs; -1 if they are forbidden
@@ -68,6 +70,7 @@ class ContrastiveSearch(Strategy):
             finished=ops.full((rows,), False, "bool"),
             running=ops.scalar(True, "bool"),
             directions=(),
+            is_text=(),
             last=(),
             candidates=(),
             probabilities=(),
@@ -81,9 +84,16 @@ class ContrastiveSearch(Strategy):
         self, ops: Ops, state: ContrastiveState, outputs: Outputs, settings: Settings
     ) -> tuple[ContrastiveState, Request]:
         if isinstance(state.candidates, tuple):
+            # Embeddings without ids have no last token: the engine reads theirs in its place.
             column = ops.full((ops.shape(state.tokens)[0], 1), state.length - 1, "int")
+            column = ops.maximum(column, 0)
+            rows, _, size = ops.shape(outputs.hidden_states)
+            known = _directions(ops, outputs.hidden_states)
+            new = ops.full((rows, self.steps, size), 0.0, "float")
+            is_new = ops.full((rows, self.steps), True, "bool")
             state = state._replace(
-                directions=self._directions_of_prompt(ops, outputs.hidden_states),
+                directions=ops.concat([known, new], axis=1),
+                is_text=ops.concat([outputs.is_text, is_new], axis=1),
                 last=ops.take_along(state.tokens, column),
             )
         else:
@@ -93,19 +103,14 @@ class ContrastiveSearch(Strategy):
         state = self._recall(ops, state, outputs, settings)
         return state, self._request(ops, state)
 
-    def _directions_of_prompt(self, ops: Ops, hidden_states: Array) -> Array:
-        """Return the buffer of directions, with those of the prompt [R, T or more, E]."""
-        rows, width, size = ops.shape(hidden_states)
-        rest = ops.full((rows, self.capacity - width, size), 0.0, "float")
-        buffer = ops.concat([_directions(ops, hidden_states), rest], axis=1)
-        return ops.reshape(buffer, (rows, self.capacity, size))
-
     def _choose(
         self, ops: Ops, state: ContrastiveState, outputs: Outputs, settings: Settings
     ) -> tuple[ContrastiveState, Outputs]:
         """Append a candidate to each row; return the outputs after it too."""
+        step, length = state.length - settings.prompt_length, state.length + 1
         directions = _directions(ops, outputs.hidden_states[:, 1:])  # [R, k, E]
-        penalties = self._penalties(ops, state, directions, settings)  # [R, k]
+        column = ops.shape(state.is_text)[1] - self.steps + step  # of the new token
+        penalties = self._penalties(ops, state, directions, column)  # [R, k]
         alpha = settings.own.penalty_alpha
         scores = (1.0 - alpha) * state.probabilities - alpha * penalties
         allowed = state.probabilities >= 0
@@ -115,7 +120,6 @@ class ContrastiveSearch(Strategy):
         if self.num_eos > 0:
             tokens = ops.where(state.finished, settings.fill, tokens)
 
-        step, length = state.length - settings.prompt_length, state.length + 1
         text = ops.write(state.tokens, state.length, tokens, axis=1)
         kept_scores, kept_logits = self.keep(
             ops, state, step, state.candidate_scores, state.candidate_logits
@@ -131,7 +135,7 @@ class ContrastiveSearch(Strategy):
             length=length,
             finished=finished,
             running=ops.any(~finished) & (length < settings.max_length),
-            directions=ops.write(state.directions, state.length, chosen, axis=1),
+            directions=ops.write(state.directions, column, chosen, axis=1),
             last=last,
             scores=kept_scores,
             logits=kept_logits,
@@ -143,14 +147,15 @@ class ContrastiveSearch(Strategy):
         return state, after
 
     def _penalties(
-        self, ops: Ops, state: ContrastiveState, directions: Array, settings: Settings
+        self, ops: Ops, state: ContrastiveState, directions: Array, stop: int | Scalar
     ) -> Array:
-        """Return each candidate's largest similarity to the text: [R, k, E] -> [R, k]."""
-        is_text = settings.real & (ops.arange(self.capacity) < state.length)[None, :]  # [R, L]
+        """Return the largest similarity to columns before `stop`: [R, k, E] -> [R, k]."""
+        columns = ops.arange(ops.shape(state.is_text)[1])
+        is_text = state.is_text & (columns < stop)[None, :]  # [R, W + N]
         largest = []
         for candidate in range(self.width):
             direction = directions[:, candidate, :, None]  # [R, E, 1]
-            similarity = (state.directions @ direction)[:, :, 0]  # [R, L]
+            similarity = (state.directions @ direction)[:, :, 0]  # [R, W + N]
             largest.append(ops.max(ops.where(is_text, similarity, _LOST), axis=-1)[:, None])
         return ops.concat(largest, axis=1)
 
@@ -191,10 +196,6 @@ def check_contrastive(config: GenerationConfig, vocab_size: int) -> None:
         ),
         "use_cache=False, since it runs its candidates behind the text in the cache": (
             not config.use_cache
-        ),
-        "output_attentions and output_hidden_states, since it runs several tokens at once": (
-            config.return_dict_in_generate
-            and (config.output_attentions or config.output_hidden_states)
         ),
     }
     for reason, is_given in refused.items():

@@ -198,7 +198,7 @@ class PreparedEngine(PromptedEngine):
             if cache.max_length == cache.length:
                 # Room for all steps at once: growing by one would copy the cache in each.
                 cache.extend(cache.length + self._steps)
-        self._record(extras_of(outputs), 0)
+        self._record(extras_of(outputs), 0, 1)
         return outputs.logits[:, -1].float()
 
     def _repeat(self, value: Any) -> Any:
