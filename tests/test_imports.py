@@ -21,7 +21,7 @@ PACKAGE = Path(gpt2x.__file__).parent
 # functions count; what is imported for type checks alone does not.
 LINES = """
 __main__
-cli publishing
+cli publishing integrations
 pipelines evaluation
 pt tf flax
 generation
