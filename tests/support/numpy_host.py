@@ -43,7 +43,13 @@ class NumpyHost(Host):
 
     def __init__(self, engine: Any, **options: bool) -> None:
         config = SimpleNamespace(
-            n_positions=64, vocab_size=VOCAB_SIZE, n_embd=4, n_layer=3, tie_word_embeddings=True
+            n_positions=64,
+            vocab_size=VOCAB_SIZE,
+            n_embd=4,
+            n_head=1,
+            n_inner=None,
+            n_layer=3,
+            tie_word_embeddings=True,
         )
         generation_config = GenerationConfig(eos_token_id=EOS)
         model = SimpleNamespace(config=config, generation_config=generation_config)

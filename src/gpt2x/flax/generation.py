@@ -20,7 +20,7 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.engine import CompiledEngine, compiled_strategy, run_fused
 from gpt2x.flax.ops import JAX_OPS
-from gpt2x.flax.outputs import generation_output
+from gpt2x.flax.outputs import FlaxGeneratedTokens, generation_output
 from gpt2x.generation import random, results
 from gpt2x.generation.documentation import GENERATING, HEALING
 from gpt2x.generation.driver import CompiledStrategy
@@ -28,6 +28,7 @@ from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArgumen
 from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
+from gpt2x.generation.ops import Ops
 from gpt2x.generation.plan import Plan
 from gpt2x.generation.prefill import PREFILLING, prefill
 from gpt2x.generation.results import TransitionScores
@@ -88,6 +89,28 @@ class JaxHost(Host):
 
     def argument(self, value: Any) -> Array:
         return jnp.asarray(value)
+
+    @property
+    def itemsize(self) -> int:
+        return jnp.dtype(self.model.dtype).itemsize
+
+    def available_memory(self) -> int | None:
+        arrays = (leaf for leaf in jax.tree.leaves(self.model) if isinstance(leaf, Array))
+        device, *others = next((array.devices() for array in arrays), jax.devices()[:1])
+        if others:
+            return None  # of a sharded model, each device runs a part of each row
+        if device.platform == "cpu":
+            return super().available_memory()
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+
+    def joined(self, results: list[Any], join: Callable[[Ops, list[Any]], Any]) -> Any:
+        # On the host, where parts of other lengths compile nothing.
+        on_host = jax.device_get(results)
+        if not isinstance(on_host[0], FlaxGeneratedTokens):
+            return jax.device_put(join(NUMPY_OPS, on_host))
+        tokens = join(NUMPY_OPS, [part.sequences for part in on_host])
+        return FlaxGeneratedTokens(jax.device_put(tokens))
 
     def draw_seed(self) -> int:
         low, high = np.random.randint(0, 2**32, 2, np.uint64).tolist()
@@ -187,6 +210,7 @@ class GenerationMixin(TransitionScores):
         json_schema: Mapping[str, Any] | str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        batch_size: int | None = None,
         inputs: Any = None,
         **kwargs: Any,
     ) -> Any:
@@ -224,6 +248,7 @@ class GenerationMixin(TransitionScores):
             json_schema=json_schema,
             choices=choices,
             grammar=grammar,
+            batch_size=batch_size,
         )
 
     @documented(PREFILLING.format(more=_PARAMS))

@@ -9,12 +9,14 @@ B prompts, T columns of their ids, S columns of the cache.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.host import Host
+from gpt2x.generation.ops import Ops
 from gpt2x.models.cache import CacheMixin
 from gpt2x.models.checks import check_shape, show
 from gpt2x.models.prompt_cache import CachedText
@@ -111,12 +113,24 @@ def open_past(host: Host, past: Any, batch: Any) -> Any:
 
 def for_rows(cache: Any, batch: Any) -> Any:
     """Return a cache with a row for each of B prompts; one row is copied for all of them."""
+    is_one = isinstance(cache.batch_size, int) and cache.batch_size == 1
+    return cache.fork(batch) if is_one and not (isinstance(batch, int) and batch == 1) else cache
+
+
+def taken_rows(ops: Ops, cache: Any, rows: np.ndarray) -> Any:
+    """Return a cache of the prompts of these numbers, int [b]; one row stays one for all of them.
+
+    What was given stays as it is, and so does the memory that it shares.
+    """
+    buffers = cache.keys if cache.is_initialized else cache.cross_keys
+    part = copy.copy(cache)
+    return part if buffers[0].shape[0] == 1 else part.reorder(ops.constant(rows, "int"))
+
+
+def check_rows(cache: Any, batch: Any) -> None:
+    """Raise unless a cache has one row, or one for each of B prompts, as far as this is known."""
     rows = cache.batch_size
-    if not isinstance(rows, int) or rows == 0 or (isinstance(batch, int) and rows == batch):
-        return cache
-    if rows == 1:
-        return cache.fork(batch)
-    if isinstance(batch, int):
+    if isinstance(rows, int) and isinstance(batch, int) and rows not in (0, 1, batch):
         _, heads, _, width = cache.keys[0].shape
         length = cache.length if isinstance(cache.length, int) else None
         raise InvalidInputError(
@@ -124,4 +138,3 @@ def for_rows(cache: Any, batch: Any) -> Any:
             f"{show((batch, heads, None, width))}, a row for each prompt, or have one row for all "
             "of them. cache.fork(n) copies each row n times."
         )
-    return cache

@@ -28,7 +28,10 @@ Args:
     regex, json_schema, choices, grammar: one of these, for the new text to match as a whole
         (`pip install "gpt2x[guided]"`): a regular expression; a JSON schema, as a dict or as text;
         a list of strings; or a grammar in llguidance's dialect of Lark. A text that `max_length`
-        cuts is only the beginning of one that matches.{more}
+        cuts is only the beginning of one that matches.
+    batch_size: the most prompts to run at once; by default as many as fit into memory by an
+        estimate. The result is that of one call, but has no `past_key_values`. Not with a
+        streamer.{more}
     **kwargs: fields of the config, and arguments of the model: `attention_mask` [B, T] (1 for text,
         0 for padding; by default 0 where the prompt holds `pad_token_id`, if that is not an eos),
         `inputs_embeds` [B, T, E] (the result then holds new tokens only, unless ids are given too),

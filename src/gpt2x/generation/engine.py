@@ -19,6 +19,11 @@ from gpt2x.generation.registry import ops_for
 from gpt2x.generation.strategies import Needs, Outputs, Request, Settings, Strategy
 
 
+def is_encoders(name: str, value: Any) -> bool:
+    """Return whether an argument of a model comes from an encoder, with a row for each prompt."""
+    return name.startswith("encoder")
+
+
 class Prompt(NamedTuple):
     """The arrays that an engine starts from; a pytree, so that compiled functions take it.
 
@@ -29,7 +34,8 @@ class Prompt(NamedTuple):
         embeds_only: int scalar, the number of columns that have embeddings but no ids.
         columns: arguments of the model with a value for each column, [B, S].
         fixed: arguments of the model that are the same at every step.
-        past: a `KVCache` with the beginning of the prompt, or ().
+        past: a `KVCache` with the beginning of the prompt, or (). It has one row or B, until the
+            prompts are on the device.
     """
 
     input_ids: Array
@@ -55,18 +61,21 @@ class Prompt(NamedTuple):
         """Return the names of the parts that are given, without their values."""
         return self.has_embeds, self.has_past, tuple(self.columns), tuple(self.fixed)
 
-    def expanded(self, ops: Ops, origins: Array) -> Prompt:
-        """Copy the arrays of each row's prompt, origins[r], for the row."""
+    def with_rows(
+        self,
+        rows: Callable[[Array], Array],
+        of_rows: Callable[[str, Any], bool] = is_encoders,
+    ) -> Prompt:
+        """Return a prompt with the rows that a function takes of each array; the past stays.
 
-        def rows(value: Array) -> Array:
-            return ops.take(value, origins)
-
+        of_rows: whether a fixed argument, by name and value, has rows.
+        """
         return self._replace(
             input_ids=rows(self.input_ids),
             inputs_embeds=rows(self.inputs_embeds) if self.has_embeds else (),
             columns={name: rows(value) for name, value in self.columns.items()},
             fixed={
-                name: rows(value) if name.startswith("encoder") else value
+                name: rows(value) if of_rows(name, value) else value
                 for name, value in self.fixed.items()
             },
         )
@@ -328,7 +337,7 @@ class PromptedEngine:
         """Let row r continue row parents[r]; see `driver.Engine`."""
         if not self._is_expanded:  # at first prompts become rows; later rows change places
             self._is_expanded = True
-            self._prompt = self._prompt.expanded(self._ops, parents)
+            self._prompt = self._prompt.with_rows(lambda x: self._ops.take(x, parents))
             self._calls = [
                 call._replace(extras=self._expanded(call.extras, parents)) for call in self._calls
             ]

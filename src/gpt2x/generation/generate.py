@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import driver
+from gpt2x.generation import batches, driver
 from gpt2x.generation.assistance import assistant_prompt, find_assistant
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
@@ -21,39 +21,30 @@ from gpt2x.generation.ops import Array, Ops
 from gpt2x.generation.plan import Plan, make_plan, resolve_config
 from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
 from gpt2x.generation.registry import ops_for
+from gpt2x.generation.run import Run, placed
 from gpt2x.generation.strategies import Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
 from gpt2x.models.checks import check_ids, check_shape
 
 
-class Run(NamedTuple):
-    """A call of `generate`, checked and prepared.
+def generate(
+    host: Host, *, streamer: Any = None, batch_size: int | None = None, **arguments: Any
+) -> Any:
+    """Continue the prompts; the arguments are those of `check`.
 
-    Attributes:
-        plan: what it will do.
-        static, settings, prompts: the start of the loop.
-        input_ids: the prompts, int [B, T].
-        is_stepwise: whether every step returns to the host.
+    batch_size: the most prompts to run at once; None for all that fit into memory.
     """
-
-    plan: Plan
-    static: StaticArguments
-    settings: Settings
-    prompts: Prompts
-    input_ids: Array
-    is_stepwise: bool
-
-    @property
-    def returns_cache(self) -> bool:
-        """Whether the result has the cache."""
-        config = self.plan.config
-        return bool(config.return_dict_in_generate and config.use_cache)
-
-
-def generate(host: Host, *, streamer: Any = None, **arguments: Any) -> Any:
-    """Continue the prompts; the arguments are those of `prepare`."""
     streamer = as_streamer(streamer)
-    run = prepare(host, **arguments, is_streamed=streamer is not None)
+    batches.check_batch_size(host, batch_size, streamer is not None)
+    run = check(host, **arguments, is_streamed=streamer is not None)
+    parts = batches.split(host, run, batch_size) if streamer is None else [run]
+    if len(parts) == 1:
+        return _result(host, placed(host, run), streamer)
+    return batches.joined(host, run, parts, [_result(host, placed(host, part)) for part in parts])
+
+
+def _result(host: Host, run: Run, streamer: BaseStreamer | None = None) -> Any:
+    """Run all steps; return the result."""
     if run.is_stepwise:
         return _stream(host, run, streamer)
     with host.running(run.plan):
@@ -109,7 +100,15 @@ def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
             streamer.put(host.to_host(chosen))
 
 
-def prepare(
+def prepare(host: Host, **arguments: Any) -> Run:
+    """Check a call of `generate` and bring its arrays to the device; the model has not run yet.
+
+    The arguments are those of `check`.
+    """
+    return placed(host, check(host, **arguments))
+
+
+def check(
     host: Host,
     *,
     kwargs: Mapping[str, Any],
@@ -130,7 +129,7 @@ def prepare(
     is_streamed: bool = False,
     **unavailable: Any,
 ) -> Run:
-    """Check a call of `generate` and bring its arrays to the device; the model has not run yet.
+    """Check a call of `generate` and gather its arrays, most of them still on the host.
 
     Args:
         host: the model.
@@ -196,9 +195,8 @@ def prepare(
     reads_past = not needs.hidden_states  # which no cache has
     main = make_prompt(host, input_ids, mask, slots, arguments, needs.spare, reads_past)
     prompts = Prompts(main, others[0][0], others[1][0])
-    if not host.is_traced:
-        settings, prompts = host.place(settings, prompts)
-    return Run(plan, static, settings, prompts, input_ids, is_stepwise)
+    returns_cache = bool(config.return_dict_in_generate and config.use_cache)
+    return Run(plan, static, settings, prompts, input_ids, is_stepwise, returns_cache)
 
 
 def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:

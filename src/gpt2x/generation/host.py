@@ -11,8 +11,16 @@ from typing import Any, Self
 
 from gpt2x.generation import results
 from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import DriverEngine, Extras, Prompt, Prompts, StaticArguments
+from gpt2x.generation.engine import (
+    DriverEngine,
+    Extras,
+    Prompt,
+    Prompts,
+    StaticArguments,
+    is_encoders,
+)
 from gpt2x.generation.lengths import bucket
+from gpt2x.generation.memory import host_memory
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.plan import Plan
@@ -47,7 +55,7 @@ class Host(ABC):
         tracer: name of the tracing function, for error messages.
         fuses: whether the loop may run as one computation; if False, each step runs alone.
         buckets: whether static sizes are rounded up for compilers (see `lengths.bucket`).
-        widens: whether prompts are padded to such a size.
+        widens: whether prompts are padded to such a size, since each width is compiled.
         with_length: whether users' processors are called with `cur_len`.
         assistant: the host of the model that proposes tokens, or None.
     """
@@ -133,6 +141,25 @@ class Host(ABC):
 
         return map_leaves(self.to_device, settings), prompts.map(placed)
 
+    # ---- memory -------------------------------------------------------------------------------
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of the model's computation."""
+        return 4
+
+    def available_memory(self) -> int | None:
+        """Return the bytes that a call may take on the model's device; None if this is unknown."""
+        return host_memory()
+
+    def of_rows(self, name: str, value: Any, batch: int) -> bool:
+        """Return whether an argument of the model has a row for each of B prompts."""
+        return is_encoders(name, value)
+
+    def joined(self, results: list[Any], join: Callable[[Ops, list[Any]], Any]) -> Any:
+        """Return the result of a call from those of its parts; see `batches.joined`."""
+        return join(self.ops, results)
+
     # ---- random numbers and caches ------------------------------------------------------------
 
     @abstractmethod
@@ -192,9 +219,9 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
-def widened(array: Array, width: int) -> Array:
-    """Append zeros to [B, T, ...], up to `width` columns."""
+def widened(array: Array, width: int, fill: int = 0) -> Array:
+    """Append a number to [B, T, ...], up to `width` columns."""
     ops = ops_for(array)
     rows, length, *others = ops.shape(array)
-    room = ops.full((rows, width - length, *others), 0, "int")
+    room = ops.full((rows, width - length, *others), fill, "int")
     return ops.concat([array, ops.cast_like(room, array)], axis=1)

@@ -113,8 +113,8 @@ class Plan:
             eos=ops.constant(self.eos, "int"),
             fill=ops.scalar(self.fill, "int"),
             keys=keys,
-            processors=_values(ops, self.processors),
-            warpers=_values(ops, self.warpers),
+            processors=values_of(ops, self.processors),
+            warpers=values_of(ops, self.warpers),
             top_k=_scalar(ops, self.top_k),
             length_penalty=ops.scalar(self.config.length_penalty, "float"),
             own=self.own and type(self.own)(*(to_device(ops, value) for value in self.own)),
@@ -456,7 +456,8 @@ def _scalar(ops: Ops, value: Any) -> Any:
     return ops.scalar(value, "int") if isinstance(value, int) else value
 
 
-def _values(ops: Ops, processors: Sequence[BuiltInProcessor]) -> tuple[dict[str, Any], ...]:
+def values_of(ops: Ops, processors: Sequence[BuiltInProcessor]) -> tuple[dict[str, Any], ...]:
+    """Return the values of processors as arrays of the framework."""
     return tuple(
         {name: to_device(ops, value) for name, value in processor.values.items()}
         for processor in processors

@@ -10,8 +10,9 @@ import numpy as np
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation.cached_prompt import behind_text, cached_text
-from gpt2x.generation.generate import Run, prepare
+from gpt2x.generation.generate import prepare
 from gpt2x.generation.host import Host
+from gpt2x.generation.run import Run
 from gpt2x.models.prompt_cache import CachedText, model_fields
 
 _OPTIONS = {"use_cache", "output_attentions", "output_hidden_states"}

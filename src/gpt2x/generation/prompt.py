@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.cached_prompt import behind_text, cached_text, for_rows, open_past
+from gpt2x.generation.cached_prompt import behind_text, cached_text, check_rows, open_past
 from gpt2x.generation.engine import Prompt
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
@@ -207,7 +207,7 @@ def make_prompt(
                 f"past_key_values hold {start} tokens and the prompt {length}; pass the whole "
                 "text as the prompt, which must go on beyond the cached part."
             )
-        past = for_rows(past.extend(slots), batch)
+        check_rows(past, batch)
         if not reads_past:
             _check_can_run_again(past, given)
             past, start = None, 0

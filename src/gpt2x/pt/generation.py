@@ -94,6 +94,23 @@ class TorchHost(Host):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         return prompt._replace(columns={"position_ids": positions, **prompt.columns})
 
+    @property
+    def itemsize(self) -> int:
+        return self.model.get_input_embeddings().weight.itemsize
+
+    def available_memory(self) -> int | None:
+        device = self.model.device
+        if device.type != "cuda":
+            return super().available_memory() if device.type == "cpu" else None
+        free, _ = torch.cuda.mem_get_info(device)
+        # Memory of tensors that are gone can be used again.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+    def of_rows(self, name: str, value: Any, batch: int) -> bool:
+        if self._prepares_itself:  # the model's own arguments have any names
+            return isinstance(value, Tensor) and value.shape[:1] == (batch,)
+        return super().of_rows(name, value, batch)
+
     def draw_seed(self) -> int:
         low, high = torch.randint(0, 2**32, (2,), dtype=torch.int64).tolist()
         return low | high << 32
@@ -175,6 +192,7 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         json_schema: Mapping[str, Any] | str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue the prompts."""
@@ -198,6 +216,7 @@ class GenerationMixin(PreparationMixin, TransitionScores):
             json_schema=json_schema,
             choices=choices,
             grammar=grammar,
+            batch_size=batch_size,
         )
 
     @torch.no_grad()

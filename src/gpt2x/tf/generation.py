@@ -80,6 +80,15 @@ class TensorFlowHost(Host):
     def argument(self, value: Any) -> tf.Tensor:
         return tf.convert_to_tensor(value)
 
+    @property
+    def itemsize(self) -> int:
+        return tf.as_dtype(self.model.compute_dtype).size
+
+    def available_memory(self) -> int | None:
+        # TensorFlow does not say what an accelerator has left.
+        device = tf.DeviceSpec.from_string(self.model.weights[0].value.device)
+        return super().available_memory() if device.device_type == "CPU" else None
+
     def draw_seed(self) -> int:
         return _whole(tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32).numpy()[::-1])
 
@@ -195,6 +204,7 @@ class GenerationMixin(TransitionScores):
         json_schema: Mapping[str, Any] | str | None = None,
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
+        batch_size: int | None = None,
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -230,6 +240,7 @@ class GenerationMixin(TransitionScores):
             json_schema=json_schema,
             choices=choices,
             grammar=grammar,
+            batch_size=batch_size,
         )
 
     @tf.autograph.experimental.do_not_convert

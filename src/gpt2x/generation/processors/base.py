@@ -83,6 +83,13 @@ class BuiltInProcessor(LogitsProcessor):
         """The other parameters, as numbers and arrays."""
         return MappingProxyType({})
 
+    def for_prompts(self, prompts: np.ndarray) -> BuiltInProcessor:
+        """Return the processor for a part of a batch: the prompts of these numbers, int [b].
+
+        `static` must stay as it is, since a part is compiled as its batch would be.
+        """
+        return self
+
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         """Return the processed scores, float [R, V]."""

@@ -5,6 +5,7 @@ Some take `device`, as in transformers; it has no effect, since values go where 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -307,17 +308,29 @@ class PrefixConstrainedLogitsProcessor(BuiltInProcessor):
     ) -> None:
         self._prefix_allowed_tokens_fn = prefix_allowed_tokens_fn
         self._num_beams = num_beams
+        self._prompts: np.ndarray | None = None  # int [b], of a part of a batch
 
     @property
     def static(self) -> Static:
         return (Identity(self._prefix_allowed_tokens_fn), self._num_beams)
 
+    @property
+    def values(self) -> Values:
+        return {"processor": self}
+
+    def for_prompts(self, prompts: np.ndarray) -> PrefixConstrainedLogitsProcessor:
+        part = copy.copy(self)
+        part._prompts = prompts
+        return part
+
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         function, rows_per_prompt = static
+        prompts = values["processor"]._prompts
         allowed = np.zeros(ops.shape(scores), np.bool_)
         for row, text in enumerate(context.texts(ops)):
             prompt = row // (rows_per_prompt * context.repeats)
+            prompt = prompt if prompts is None else int(prompts[prompt])
             tokens = function.value(prompt, text)
             if len(tokens) == 0:
                 raise InvalidInputError(

@@ -65,6 +65,9 @@ class GrammarLogitsProcessor(BuiltInProcessor):
         # Not static: the model is compiled for what is, and would be again for each call.
         return {"processor": self}
 
+    def for_prompts(self, prompts: np.ndarray) -> GrammarLogitsProcessor:
+        return GrammarLogitsProcessor(self._start.matcher, self._prompt_length, self._eos.tolist())
+
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         processor: GrammarLogitsProcessor = values["processor"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,14 @@ class GivenText(BuiltInProcessor):
             return {"prompt_length": given}
         ids = ops_for(given).to_numpy(given).astype(np.int32)
         return {"prompt": ids.reshape(-1, ids.shape[-1])}
+
+    def for_prompts(self, prompts: np.ndarray) -> GivenText:
+        given = self.values.get("prompt")
+        if given is None or len(given) == 1:
+            return self
+        part = copy.copy(self)
+        part.encoder_input_ids = given[prompts]
+        return part
 
     @staticmethod
     def prompt(ops: Ops, context: Context, values: Values) -> Context:
