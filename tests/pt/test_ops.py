@@ -71,6 +71,26 @@ def test_both_write_the_same(mode, seed):
         np.testing.assert_allclose(left.numpy(), right, rtol=1e-4, atol=1e-4)
 
 
+def test_texts_that_are_ruled_out_are_taken_in_order():
+    """The last token must be eos, and so no text can go on; torch's `topk` takes any of these."""
+    expected, found = (
+        decode(
+            lambda ops: MarkovEngine(ops, PROMPTS, 40, seed=0),
+            PROMPTS,
+            vocab_size=40,
+            ops=ops,
+            max_new_tokens=3,
+            eos_token_id=[0, 5],
+            forced_eos_token_id=0,
+            num_beams=4,
+            num_return_sequences=4,
+            force_words_ids=[[7, 8], [9, 4]],
+        )
+        for ops in (NUMPY_OPS, CPU_OPS)
+    )
+    assert found.tolist() == expected.tolist()
+
+
 def test_the_noise_has_the_same_bits():
     ids = np.arange(1000, dtype=np.int32)[None, :]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,16 @@ def tiny_model(
             noise = rng.normal(float(weight.name == "gamma"), 0.2, weight.shape)
             weight.assign(noise.astype("float32"))
     return model
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run functions op by op, as TensorFlow offers it for debugging."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def random_ids(*shape: int, vocab_size: int = 60, seed: int = 0) -> np.ndarray:

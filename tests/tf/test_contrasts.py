@@ -10,7 +10,7 @@ from support.contract.contrastive import ContrastiveContract
 from support.contrasts import CASES, check_case
 from support.golden_data import load_case
 from support.recorder import Recorder
-from support.tf_models import BACKEND, golden_model, random_ids, tiny_model
+from support.tf_models import BACKEND, golden_model, random_ids, tiny_model, uncompiled
 
 IDS = random_ids(3, 5)
 MASK = np.array([[0, 0, 1, 1, 1], [1] * 5, [0, 1, 1, 1, 1]], np.int32)
@@ -43,6 +43,8 @@ def test_the_same_texts_in_a_graph_under_xla_and_streamed(mode, model):
     np.testing.assert_array_equal(graph(IDS, MASK), eager)
     compiled = model.generate(IDS, attention_mask=MASK, jit_compile=True, **options)
     np.testing.assert_array_equal(compiled, eager)
+    with uncompiled():
+        np.testing.assert_array_equal(model.generate(IDS, attention_mask=MASK, **options), eager)
     recorder = Recorder()
     model.generate(IDS, attention_mask=MASK, streamer=recorder, **options)
     streamed = np.stack([np.asarray(value) for value in recorder.values[1:]], axis=1)

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from support.contract.prompt_cache import MODES, PREFIX, WHOLE, PromptCacheContract, padded
-from support.tf_models import BACKEND
+from support.tf_models import BACKEND, uncompiled
 
 OPTIONS = {"max_new_tokens": 5, **MODES["greedy"]}
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 class TestPromptCache(PromptCacheContract):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from support.contract.speculation import MASK, PROMPTS, SAMPLING, SpeculationContract
-from support.tf_models import BACKEND
+from support.tf_models import BACKEND, uncompiled
 
 
 class TestSpeculation(SpeculationContract):
@@ -35,3 +35,9 @@ class TestSpeculation(SpeculationContract):
         )
         found = graph(tf.constant(PROMPTS, tf.int32), tf.constant(MASK, tf.int32))
         np.testing.assert_array_equal(found, self.texts(model, **SAMPLING))
+
+    def test_the_same_texts_op_by_op(self, model):
+        options = {**SAMPLING, "max_new_tokens": 6}
+        with uncompiled():
+            found = self.texts(model, **options, **self.drafting(model)[-1])
+        np.testing.assert_array_equal(found, self.texts(model, **options))

@@ -92,6 +92,12 @@ class KVCache(CacheMixin):
         return self._length is None
 
     @property
+    def shows_room(self) -> bool:
+        """Whether `update` returns all positions, so that those not filled have to be masked."""
+        is_known = self.starts is None and isinstance(self.length, int)
+        return self._length is not None and not is_known
+
+    @property
     def length(self) -> int | tf.Tensor:
         """Filled positions: an int where it is known, an int32 scalar inside a graph."""
         if self._length is None:
@@ -112,9 +118,9 @@ class KVCache(CacheMixin):
     def update(self, layer: int, key: tf.Tensor, value: tf.Tensor) -> Pair:
         """Append key and value [B, H, T, D] to a layer; return all of it, [B, H, S, D] each.
 
-        Where the length is not known until the graph runs, S is `max_length`, and what lies behind
-        the new tokens has to be masked. The length stays until `advance`, which a model calls after
-        its last layer.
+        If `shows_room`, S is `max_length`: where the length is not known until the graph runs, or
+        each row has its own. What lies behind the new tokens has to be masked. The length stays
+        until `advance`, which a model calls after its last layer.
         """
         keys, values = self.keys[layer], self.values[layer]
         if keys is None or values is None:
@@ -122,7 +128,7 @@ class KVCache(CacheMixin):
         else:
             keys, values = self._append(keys, key), self._append(values, value)
         self.keys[layer], self.values[layer] = keys, values
-        if self._length is not None and self.starts is None and isinstance(self.length, int):
+        if self._length is not None and not self.shows_room:
             end = self.length + _size(key, 2)  # nobody looks at room that is known to be empty
             keys, values = keys[:, :, :end], values[:, :, :end]
         return tf.cast(keys, key.dtype), tf.cast(values, value.dtype)

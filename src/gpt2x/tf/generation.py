@@ -129,7 +129,7 @@ class TensorFlowHost(Host):
     def run_fused(
         self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
     ) -> tuple[Any, Any]:
-        if self.is_traced:
+        if self.is_traced or tf.config.functions_run_eagerly():
             make = TensorFlowEngine
             return fused(OPS, make, self.models, static, prompts, settings, returns_cache)
         key = ("fused", returns_cache, self._key(static, prompts))

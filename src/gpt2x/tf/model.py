@@ -371,10 +371,7 @@ class TFGPT2MainLayer(TrackedLayer):
             shape = shape_of(embeds)[:-1]
         past, T = 0 if cache is None else cache.length, shape[-1]
         dtype = score_dtype(self.compute_dtype)
-        # Unfilled positions are read, and masked, only if the graph does not know the length.
-        S = past + T
-        if cache is not None and not cache.is_full and not isinstance(past, int):
-            S = cache.max_length
+        S = cache.max_length if cache is not None and cache.shows_room else past + T
 
         attention_mask, position_ids = inputs["attention_mask"], inputs["position_ids"]
         may_be_packed = position_ids is not None and attention_mask is None and cache is None

@@ -225,7 +225,10 @@ class HypothesisBeams(Strategy):
 
         # 2. Take the best C, and of these the best g that do not end.
         count = max(2, 1 + self.num_eos) * size
-        scores, index = ops.top_k(ops.reshape(totals, (prompts, size * vocab_size)), count)
+        flat = ops.reshape(totals, (prompts, size * vocab_size))
+        # If too few are left, those of -inf are taken too: finite, they are in order.
+        _, index = ops.top_k(ops.maximum(flat, LOWEST), count)
+        scores = ops.take_along(flat, index)
         tokens, rows = index % vocab_size, start + index // vocab_size
         ends = self.is_eos(ops, tokens, settings)
         places = ops.arange(count)[None, :] + ops.cast(ends, "int") * count
