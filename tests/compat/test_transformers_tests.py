@@ -87,7 +87,7 @@ def run(suite: str, work: Path) -> dict[str, bool]:
         "USE_FLAX": "0",
     }
     options = ["-p", "gpt2x_as_transformers", "-p", "no:warnings", "-o", "addopts=", "-q"]
-    options += ["-k", "not synthid"]  # minutes on a class of transformers that gpt2x has not
+    options += ["-k", "not synthid"]  # minutes on hashes that gpt2x does not show
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", suite],
         cwd=SOURCE,

@@ -7,7 +7,11 @@ import json
 import pytest
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import GenerationConfig, WatermarkingConfig
+from gpt2x.generation import (
+    GenerationConfig,
+    SynthIDTextWatermarkingConfig,
+    WatermarkingConfig,
+)
 
 FIELDS = {
     "greenlist_ratio": 0.4,
@@ -59,9 +63,9 @@ def test_values_that_cannot_be_used_are_refused(fields, message):
 def test_unknown_fields_and_other_watermarks_are_refused():
     with pytest.raises(InvalidInputError, match=r"'biass'\. Did you mean 'bias'"):
         WatermarkingConfig.from_dict({"biass": 2.0})
-    with pytest.raises(InvalidInputError, match=r"SynthID watermarks .* are not available"):
-        GenerationConfig(watermarking_config={"keys": [1, 2], "ngram_len": 5})
-    with pytest.raises(InvalidInputError, match="must be a WatermarkingConfig, or a dictionary"):
+    with pytest.raises(InvalidInputError, match="watermarking_config needs ngram_len"):
+        GenerationConfig(watermarking_config={"keys": [1, 2]})
+    with pytest.raises(InvalidInputError, match="must be a WatermarkingConfig or a SynthID"):
         GenerationConfig(watermarking_config=3)
 
 
@@ -77,3 +81,38 @@ def test_a_generation_config_holds_one_and_writes_it(tmp_path):
     loaded.update(watermarking_config={"bias": 1.0})
     assert loaded.watermarking_config == WatermarkingConfig(bias=1.0)
     assert loaded != config
+
+
+SYNTHID = {"ngram_len": 5, "keys": [3, -4]}
+
+
+def test_a_synthid_config_is_read_and_written_alike(tmp_path):
+    config = GenerationConfig(watermarking_config=SYNTHID)
+    assert config.watermarking_config == SynthIDTextWatermarkingConfig(5, [3, -4])
+    config.save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path) == config
+    assert config.watermarking_config.to_dict() == {
+        **SYNTHID,
+        "context_history_size": 1024,
+        "sampling_table_seed": 0,
+        "sampling_table_size": 2**16,
+        "skip_first_ngram_calls": False,
+        "debug_mode": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ngram_len": 0}, "ngram_len must be an integer of at least 1"),
+        ({"keys": []}, "keys must be a list of one or more integers"),
+        ({"keys": [2**63]}, "keys must be integers from"),
+        ({"context_history_size": -1}, "context_history_size must be"),
+        ({"sampling_table_size": 2**24 + 1}, r"must be at most 2\*\*24; got 16777217"),
+        ({"debug_mode": 1}, "debug_mode must be True or False"),
+        ({"key": 1}, "'key'. Did you mean 'keys'"),
+    ],
+)
+def test_values_of_synthid_that_cannot_be_used_are_refused(fields, message):
+    with pytest.raises(InvalidInputError, match=message):
+        GenerationConfig(watermarking_config={**SYNTHID, **fields})

@@ -29,6 +29,7 @@ CASES = [
     "plain/beams/left_padded_eos",
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/beams_3",
+    "plain/synthid/left_padded",
     "plain/group_beams/left_padded",
     "plain/constrained_beams/left_padded",
     "plain/guidance/longer",

@@ -135,6 +135,14 @@ def test_prompts_are_expanded_once_and_records_cut_to_what_is_text():
     assert [step[0].shape[2:] for step in output.attentions] == [(3, 3), (1, 4), (1, 5)]
 
 
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}])
+def test_a_seed_is_checked_whether_or_not_it_is_used(options):
+    kwargs = {"input_ids": PROMPT, **options}
+    for seed in (-1, 1.5, "1", [(1, 0)]):
+        with pytest.raises(InvalidInputError, match=r"[sS]eed"):
+            prepare(host_of(), kwargs=kwargs, seed=seed)
+
+
 def test_seeds_are_drawn_from_the_host():
     kwargs = {"input_ids": PROMPT, "do_sample": True}
     keys = prepare(host_of(), kwargs=kwargs).settings.keys

@@ -31,6 +31,7 @@ GROUPS = (
     "untied/beams",
     "plain/beam_endings",
     "plain/watermark",
+    "plain/synthid",
     "plain/group_beams",
     "plain/constrained_beams",
     "plain/guidance",

@@ -39,6 +39,7 @@ CASES = [
     "plain/watermark/selfhash_left_padded",
     "plain/watermark/one_candidate",
     "plain/watermark/beams_3",
+    "plain/synthid/left_padded",
     "plain/group_beams/left_padded",
     "plain/constrained_beams/left_padded",
     "plain/guidance/longer",

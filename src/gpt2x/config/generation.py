@@ -20,7 +20,7 @@ from gpt2x.config.generation_fields import (
     OUTPUT_FLAGS,
 )
 from gpt2x.config.generation_validation import refuse_impossible, without_effect
-from gpt2x.config.watermarking import WatermarkingConfig
+from gpt2x.config.watermarking import BaseWatermarkingConfig
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.storage.loading import take_where
 
@@ -121,10 +121,7 @@ class GenerationConfig(JSONConfig):
             _log_once(logging.INFO, "; ".join(reasons.values()))
 
     def get_generation_mode(self, assistant_model: Any = None) -> str:
-        """Return transformers' name of the strategy of these fields.
-
-        Some strategies are not available here; then `generate` raises.
-        """
+        """Return transformers' name of the strategy of these fields."""
         if self.constraints is not None or self.force_words_ids is not None:
             return "constrained_beam_search"
         if self.num_beams > 1:
@@ -339,21 +336,21 @@ def _with_words(values: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a value that JSON does not know in a form that it does."""
-    if isinstance(value, WatermarkingConfig):
+    if isinstance(value, BaseWatermarkingConfig):
         return value.to_dict()
     raise InvalidInputError(f"{value!r} cannot be written as JSON; leave it out of the config.")
 
 
 def _shown(value: Any) -> Any:
     """Return such a value for people to read."""
-    return value.to_dict() if isinstance(value, WatermarkingConfig) else repr(value)
+    return value.to_dict() if isinstance(value, BaseWatermarkingConfig) else repr(value)
 
 
 def _listed(value: Any) -> Any:
     """Return a field as in JSON: with lists instead of tuples."""
     if isinstance(value, Mapping):  # the sequence_bias; see `to_json_string`
         return [[list(key), bias] for key, bias in value.items()]
-    if isinstance(value, WatermarkingConfig):
+    if isinstance(value, BaseWatermarkingConfig):
         return list(value)
     return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
 

@@ -8,7 +8,7 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 """
 
 from gpt2x.config.generation import GenerationConfig
-from gpt2x.config.watermarking import WatermarkingConfig
+from gpt2x.config.watermarking import SynthIDTextWatermarkingConfig, WatermarkingConfig
 from gpt2x.generation.beam_constraints import (
     Constraint,
     ConstraintListState,
@@ -49,6 +49,7 @@ from gpt2x.generation.processors.history import (
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
 )
+from gpt2x.generation.processors.synthid import SynthIDTextWatermarkLogitsProcessor
 from gpt2x.generation.processors.warpers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -73,6 +74,11 @@ from gpt2x.generation.streamers import (
     BaseStreamer,
     TextIteratorStreamer,
     TextStreamer,
+)
+from gpt2x.generation.synthid import (
+    SynthIDTextWatermarkDetector,
+    mean_score,
+    weighted_mean_score,
 )
 from gpt2x.generation.watermarking import WatermarkDetector, WatermarkDetectorOutput
 
@@ -114,6 +120,11 @@ __all__ = [
     "WatermarkingConfig",
     "WatermarkDetector",
     "WatermarkDetectorOutput",
+    "SynthIDTextWatermarkLogitsProcessor",
+    "SynthIDTextWatermarkingConfig",
+    "SynthIDTextWatermarkDetector",
+    "mean_score",
+    "weighted_mean_score",
     "HammingDiversityLogitsProcessor",
     "Constraint",
     "ConstraintListState",

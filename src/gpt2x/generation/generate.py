@@ -188,8 +188,9 @@ def check(
     static = StaticArguments.of(plan, slots, (others[0][1], others[1][1]))
     is_stepwise = bool(is_streamed or plan.strategy.host or static.records or not host.fuses)
     _check_steps(host, plan, is_streamed, is_stepwise)
-    keys = host.keys(seed, plan.rows) if plan.samples else ()
-    settings = _settings(host, plan, slots, input_ids, mask, keys)
+    # A seed is checked even where nothing is drawn.
+    keys = host.keys(seed, plan.rows) if plan.samples or seed is not None else ()
+    settings = _settings(host, plan, slots, input_ids, mask, keys if plan.samples else ())
     if not static.use_cache:
         arguments.pop("past_key_values", None)  # every step runs the whole text
     reads_past = not needs.hidden_states  # which no cache has

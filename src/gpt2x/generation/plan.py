@@ -316,17 +316,17 @@ def _processors(
     if grammar is not None:
         matcher = grammar.matcher(vocab_size, built["eos"])
         processors.append(GrammarLogitsProcessor(matcher, built["prompt_length"], built["eos"]))
-    more, top_k, warpers = _filters(config, all_eos, vocab_size)
+    more, top_k, warpers = _filters(config, all_eos, vocab_size, built["prompt_length"])
     processors += more
     check_token_ids([*processors, *warpers], vocab_size)
     return processors, top_k, warpers
 
 
 def _filters(
-    config: GenerationConfig, eos: list[int], vocab_size: int
+    config: GenerationConfig, eos: list[int], vocab_size: int, prompt_length: int | Any
 ) -> tuple[list[BuiltInProcessor], TopKLogitsWarper | None, list[BuiltInProcessor]]:
     """Return the last processors, and for `Sample` its top-k and the processors after it."""
-    beams, last = config.num_beams > 1, build_last(config, vocab_size)
+    beams, last = config.num_beams > 1, build_last(config, vocab_size, prompt_length)
     if not config.do_sample:
         return last, None, []
     # Each beam keeps as many tokens as all beams may need to continue.

@@ -64,6 +64,11 @@ class WatermarkDetector:
         max_cache_size: int = 128,
     ) -> None:
         config = watermarking("watermarking_config", watermarking_config)
+        if not isinstance(config, WatermarkingConfig):
+            raise InvalidInputError(
+                "WatermarkDetector finds the watermark of a WatermarkingConfig; for that of a "
+                "SynthIDTextWatermarkingConfig use SynthIDTextWatermarkDetector."
+            )
         self.bos_token_id = model_config.bos_token_id
         self.greenlist_ratio = config.greenlist_ratio
         self.ignore_repeated_ngrams = ignore_repeated_ngrams

@@ -1,11 +1,18 @@
 """Watermarks: texts that PyTorch's greedy and beam search write, and what the detector says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GPT2LMHeadModel, WatermarkDetector, WatermarkingConfig
+from transformers import (
+    GPT2LMHeadModel,
+    SynthIDTextWatermarkDetector,
+    SynthIDTextWatermarkingConfig,
+    WatermarkDetector,
+    WatermarkingConfig,
+)
 
 from .files import Case, write_group
 from .generation import BEAM_OUTPUTS, LEFT, LONG_PROMPTS, PROMPTS, generation_case, rows_alone
@@ -29,6 +36,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "beams_3_selfhash": ({**SELFHASH, "context_width": 2}, {"num_beams": 3, "eos_token_id": 94}),
 }
 SCORED = {"lefthash": ("scores",), "one_candidate": ("scores",)}
+TOURNAMENTS: dict[str, Any] = {
+    "ngram_len": 3,
+    "keys": [654, 400, -836, 2**62 + 5, 340, 443],
+    "sampling_table_size": 1000,
+    "sampling_table_seed": 7,
+}
+SYNTHID: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "few_keys": (TOURNAMENTS, {}),
+    "defaults": ({"ngram_len": 5, "keys": [654, 400, 836, 123, 340, 443, 597, 160, 57]}, {}),
+    "short_history": ({**TOURNAMENTS, "ngram_len": 2, "context_history_size": 3}, {}),
+    "skip_first": ({**TOURNAMENTS, "skip_first_ngram_calls": True}, {}),
+    "debug": ({**TOURNAMENTS, "debug_mode": True}, {}),
+    "with_processors": (TOURNAMENTS, {"suppress_tokens": [94, 11], "repetition_penalty": 1.3}),
+}
 DETECTED = (
     "num_tokens_scored",
     "num_green_tokens",
@@ -59,6 +80,48 @@ def write_watermark(out: Path) -> None:
         texts[f"{name}_left_padded"] = written(case, watermark)
     write_group(out / "plain/watermark.npz", texts)
     write_group(out / "plain/watermark_detector.npz", detector_cases(model, texts))
+    synthid = synthid_cases(model)
+    write_group(out / "plain/synthid.npz", synthid)
+    write_group(
+        out / "plain/synthid_values.npz",
+        {name: synthid_values(case.outputs["sequences"], name) for name, case in synthid.items()},
+    )
+
+
+def synthid_cases(model: GPT2LMHeadModel) -> dict[str, Case]:
+    """Texts with SynthID's watermark."""
+    cases = {}
+    for name, (watermark, options) in SYNTHID.items():
+        config = SynthIDTextWatermarkingConfig(**watermark)
+        outputs = ("scores",) if name == "few_keys" else ()
+        case = generation_case(
+            model, PROMPTS, outputs=outputs, watermarking_config=config, **options
+        )
+        require_effect(model, case)
+        cases[name] = written(case, watermark)
+    watermark = SYNTHID["few_keys"][0]
+    config = SynthIDTextWatermarkingConfig(**watermark)
+    case = generation_case(model, LONG_PROMPTS, LEFT, watermarking_config=config)
+    return cases | {"left_padded": written(case, watermark)}
+
+
+def synthid_values(sequences: np.ndarray, name: str) -> Case:
+    """The bits and masks that a detector reads of the new tokens of texts."""
+    watermark = SYNTHID.get(name, SYNTHID["few_keys"])[0]
+    processor = SynthIDTextWatermarkingConfig(**watermark).construct_processor(0, "cpu")
+    ids = torch.from_numpy(np.tile(sequences[:, -12:], 2))  # contexts repeat
+    end = int(ids[0, 17])
+    found: dict[str, Any] = {}
+
+    def detect(g_values: torch.Tensor, mask: torch.Tensor) -> None:
+        found.update(g_values=g_values.numpy(), mask=mask.numpy())
+
+    SynthIDTextWatermarkDetector(detect, processor, SimpleNamespace(eos_token_id=end))(ids)
+    return Case(
+        settings={"watermarking_config": watermark, "eos_token_id": end},
+        inputs={"input_ids": ids.numpy()},
+        outputs=found,
+    )
 
 
 def require_effect(model: GPT2LMHeadModel, case: Case) -> None:

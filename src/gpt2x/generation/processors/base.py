@@ -90,6 +90,10 @@ class BuiltInProcessor(LogitsProcessor):
         """
         return self
 
+    def after_prompt(self, length: int | Scalar) -> BuiltInProcessor:
+        """Return the processor for a call of `generate` with prompts of this many columns."""
+        return self
+
     @staticmethod
     def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
         """Return the processed scores, float [R, V]."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.watermarking import SynthIDTextWatermarkingConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.processors.base import BuiltInProcessor, UserProcessor
 from gpt2x.generation.processors.constraints import (
@@ -30,6 +31,7 @@ from gpt2x.generation.processors.history import (
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
 )
+from gpt2x.generation.processors.synthid import SynthIDTextWatermarkLogitsProcessor
 from gpt2x.generation.processors.warpers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -100,7 +102,8 @@ def build_processors(
     if config.begin_suppress_tokens:
         begin = _begin_index(prompt_length, config.forced_bos_token_id is not None)
         built.append(SuppressTokensAtBeginLogitsProcessor(config.begin_suppress_tokens, begin))
-    return _merge(built, user_processors, with_length)
+    merged = _merge(built, user_processors, with_length)
+    return [processor.after_prompt(prompt_length) for processor in merged]
 
 
 def build_warpers(
@@ -126,12 +129,17 @@ def build_warpers(
     return before, top_k, after
 
 
-def build_last(config: GenerationConfig, vocab_size: int) -> list[BuiltInProcessor]:
+def build_last(
+    config: GenerationConfig, vocab_size: int, prompt_length: Length
+) -> list[BuiltInProcessor]:
     """Return the processors that come after those of sampling: watermark and normalisation."""
     last: list[BuiltInProcessor] = []
-    if config.watermarking_config is not None:
-        options = config.watermarking_config.to_dict()
-        last.append(WatermarkLogitsProcessor(vocab_size, **options))
+    watermark = config.watermarking_config
+    if isinstance(watermark, SynthIDTextWatermarkingConfig):
+        synthid = SynthIDTextWatermarkLogitsProcessor(**watermark.to_dict())
+        last.append(synthid.after_prompt(prompt_length))
+    elif watermark is not None:
+        last.append(WatermarkLogitsProcessor(vocab_size, **watermark.to_dict()))
     if config.renormalize_logits:
         last.append(LogitNormalization())
     return last
