@@ -12,9 +12,8 @@ from gpt2x.generation import (
     SynthIDTextWatermarkDetector,
     SynthIDTextWatermarkingConfig,
     SynthIDTextWatermarkLogitsProcessor,
-    mean_score,
-    weighted_mean_score,
 )
+from gpt2x.generation.synthid import mean_score, weighted_mean_score
 from support.decoding import decode
 from support.fake_engine import VOCAB_SIZE, MarkovEngine
 from support.golden_data import case_names, load_case

@@ -75,11 +75,7 @@ from gpt2x.generation.streamers import (
     TextIteratorStreamer,
     TextStreamer,
 )
-from gpt2x.generation.synthid import (
-    SynthIDTextWatermarkDetector,
-    mean_score,
-    weighted_mean_score,
-)
+from gpt2x.generation.synthid import SynthIDTextWatermarkDetector
 from gpt2x.generation.watermarking import WatermarkDetector, WatermarkDetectorOutput
 
 __all__ = [
@@ -123,8 +119,6 @@ __all__ = [
     "SynthIDTextWatermarkLogitsProcessor",
     "SynthIDTextWatermarkingConfig",
     "SynthIDTextWatermarkDetector",
-    "mean_score",
-    "weighted_mean_score",
     "HammingDiversityLogitsProcessor",
     "Constraint",
     "ConstraintListState",
