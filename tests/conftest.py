@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,37 @@ pytest.register_assert_rewrite("support")
 settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("fuzz", max_examples=5000, deadline=None, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+#: Modules of `tests/tf` and `tests/flax` that mostly trace and compile. Coverage slows that by
+#: half, and other tests run the same lines of the backend.
+UNMEASURED = {
+    "test_compilations.py",
+    "test_contrasts.py",
+    "test_golden.py",
+    "test_grammar.py",
+    "test_healing.py",
+    "test_pipelines.py",
+    "test_prompt_cache.py",
+    "test_speculation.py",
+}
+
+
+def is_measured(path: Path) -> bool:
+    """Whether coverage counts what the tests of a module run."""
+    return path.parent.name not in ("tf", "flax") or path.name not in UNMEASURED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _measured(request):
+    """Pause coverage, where it runs, for the modules that it does not count."""
+    coverage = sys.modules.get("coverage")
+    measuring = coverage and coverage.Coverage.current()
+    if not measuring or is_measured(request.path):
+        yield
+        return
+    measuring.stop()
+    yield
+    measuring.start()
 
 
 @pytest.fixture(autouse=True, scope="module")
