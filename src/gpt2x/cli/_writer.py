@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x import backends
+from gpt2x.cli._compilation import keep_compiled
 from gpt2x.cli._quiet import quiet_imports
 from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.generation.registry import ops_for
@@ -248,6 +249,8 @@ def load_model(
         options["dtype"] = dtype
     if device is not None and backend != "pt":
         raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
+    if backend == "flax":
+        keep_compiled()
     with quiet_imports():
         package = backends.load(backend, wanted_by=wanted_by)
     loader = getattr(package, backends.get(backend).prefix + "LMHeadModel")
