@@ -2,9 +2,11 @@
 
     python benchmarks/decode.py                  # needs gpt2x[pt] and transformers
     python benchmarks/decode.py --dtype bfloat16 --batch 1 --rounds 5
+    python benchmarks/decode.py --compile        # steps compiled by torch.compile, in both
 
 Both have the same random weights and write 128 tokens after a prompt of 32. They take turns, and
-the ratio is the median over the turns, so that other load on the machine affects both equally.
+the ratio is the median over the turns, so that other load on the machine affects both equally. With
+--compile there is a third one, gpt2x as it is, and a second ratio, to that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +60,12 @@ def compare(
     new: int,
     rounds: int,
     clock: Callable[[], float],
-) -> tuple[float, float, float]:
-    """Return both speeds, in tokens a second, and the median of their ratio."""
+    compiles: bool,
+) -> tuple[list[float], list[float]]:
+    """Return the speeds, in tokens a second, and the median ratios of times to the first.
+
+    Of gpt2x, of transformers and, if `compiles` (both), of gpt2x as it is.
+    """
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 50256, (batch, prompt), generator=generator)
     options = {
@@ -68,16 +75,32 @@ def compare(
         "pad_token_id": 50256,
         **MODES[mode],
     }
+    runs = [(ours, {}), (theirs, {})]
+    if compiles:
+        runs = [(ours, {"compile": True}), (theirs, static_options()), (ours, {})]
 
-    def run(model: Any) -> Callable[[], Any]:
-        return lambda: model.generate(ids, **options)
+    for model, more in runs:
+        # What is compiled depends on the length.
+        first = {} if compiles else {"max_new_tokens": 4, "min_new_tokens": 4}
+        model.generate(ids, **{**options, **first, **more})
+    times = [
+        [seconds(partial(model.generate, ids, **options, **more), clock) for model, more in runs]
+        for _ in range(rounds)
+    ]
+    speeds = [batch * new / min(column) for column in zip(*times, strict=True)]
+    ratios = [
+        statistics.median(turn[peer] / turn[0] for turn in times) for peer in range(1, len(runs))
+    ]
+    return speeds, ratios
 
-    for model in (ours, theirs):
-        model.generate(ids, **{**options, "max_new_tokens": 4, "min_new_tokens": 4})
-    times = [(seconds(run(ours), clock), seconds(run(theirs), clock)) for _ in range(rounds)]
-    ours_best, theirs_best = (min(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(theirs_time / ours_time for ours_time, theirs_time in times)
-    return batch * new / ours_best, batch * new / theirs_best, ratio
+
+def static_options() -> dict[str, Any]:
+    """Return what lets transformers compile its steps, on a CPU too."""
+    import transformers
+
+    config = transformers.CompileConfig()
+    config._compile_all_devices = True
+    return {"cache_implementation": "static", "compile_config": config}
 
 
 def main() -> None:
@@ -93,6 +116,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
+    parser.add_argument("--compile", action="store_true", help="compile the steps of both")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
@@ -105,11 +129,13 @@ def main() -> None:
     batches = [arguments.batch] if arguments.batch else list(BATCHES)
     modes = [arguments.mode] if arguments.mode else list(MODES)
 
-    print(f"{'dtype':9} {'batch':>5} {'mode':7} {'gpt2x':>9} {'transformers':>13} {'ratio':>6}")
+    names = ["gpt2x", "transformers", *(["not compiled"] if arguments.compile else [])]
+    columns = " ".join(f"{name:>14}" for name in names)
+    print(f"{'dtype':9} {'batch':>5} {'mode':7} {columns} ratios")
     for dtype in dtypes:
         ours, theirs = build_models(getattr(torch, dtype), arguments.layers)
         for batch, mode in itertools.product(batches, modes):
-            mine, peer, ratio = compare(
+            speeds, ratios = compare(
                 ours,
                 theirs,
                 batch=batch,
@@ -118,8 +144,10 @@ def main() -> None:
                 new=arguments.new,
                 rounds=arguments.rounds,
                 clock=time.process_time if arguments.cpu_time else time.perf_counter,
+                compiles=arguments.compile,
             )
-            print(f"{dtype:9} {batch:5} {mode:7} {mine:7.1f}/s {peer:11.1f}/s {ratio:6.2f}")
+            shown = " ".join(f"{speed:12.1f}/s" for speed in speeds)
+            print(f"{dtype:9} {batch:5} {mode:7} {shown}", *(f"{ratio:6.2f}" for ratio in ratios))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ _CORE_MODULES: dict[str, tuple[str, ...]] = {
     "gpt2x.tokenization": ("GPT2Tokenizer", "GPT2TokenizerFast", "AddedToken", "BatchEncoding"),
     "gpt2x.generation": (
         "GenerationConfig",
+        "CompileConfig",
         "GenerateDecoderOnlyOutput",
         "GenerateBeamDecoderOnlyOutput",
         "GreedySearchDecoderOnlyOutput",

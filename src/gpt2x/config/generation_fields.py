@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2x.config.checks import Check, boolean, choice, integer, number, optional, token_ids
+from gpt2x.config.compilation import compilation
 from gpt2x.config.watermarking import watermarking
 from gpt2x.errors import InvalidInputError
 
@@ -90,7 +91,8 @@ DEFAULTS: dict[str, Any] = {
     "force_words_ids": None,
 }
 
-#: The values of `cache_implementation` in transformers. gpt2x has a single cache.
+#: The values of `cache_implementation` in transformers. gpt2x has a single cache; in PyTorch
+#: "static" gives it a size that stays the same.
 CACHE_IMPLEMENTATIONS = (
     "dynamic",
     "dynamic_full",
@@ -184,6 +186,8 @@ CHECKS: dict[str, Check] = {
     "no_repeat_ngram_size": integer(0),
     "encoder_no_repeat_ngram_size": integer(0),
     "watermarking_config": optional(watermarking),
+    "compile_config": optional(compilation),
+    "disable_compile": boolean,
     "num_assistant_tokens": integer(1),
     "num_assistant_tokens_schedule": choice(("constant", "heuristic", "heuristic_transient")),
     "assistant_confidence_threshold": number(0, 1),

@@ -7,6 +7,7 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 `generate` come to, all checks done.
 """
 
+from gpt2x.config.compilation import CompileConfig
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.config.watermarking import SynthIDTextWatermarkingConfig, WatermarkingConfig
 from gpt2x.generation.beam_constraints import (
@@ -80,6 +81,7 @@ from gpt2x.generation.watermarking import WatermarkDetector, WatermarkDetectorOu
 
 __all__ = [
     "GenerationConfig",
+    "CompileConfig",
     "GenerateDecoderOnlyOutput",
     "GenerateBeamDecoderOnlyOutput",
     "GreedySearchDecoderOnlyOutput",

@@ -7,6 +7,7 @@ vocabulary, E n_embd.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from gpt2x.generation.engine import (
     placed,
 )
 from gpt2x.generation.ops import is_scalar
-from gpt2x.generation.strategies import Outputs
+from gpt2x.generation.strategies import Needs, Outputs
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.ops import torch_ops
 
@@ -61,12 +62,15 @@ class TorchEngine:
         return self._run(prompt, {"input_ids": tokens}, cache)
 
     def _new_cache(self, prompt: Prompt) -> KVCache:
-        weight = self._model.get_input_embeddings().weight
         spare = self._static.needs.spare
+        return self._cache_of(prompt, self._static.slots - spare, spare)
+
+    def _cache_of(self, prompt: Prompt, max_length: int, spare: int = 0) -> KVCache:
+        weight = self._model.get_input_embeddings().weight
         return KVCache.create(
             self._model.config,
             prompt.input_ids.size(0),
-            self._static.slots - spare,
+            max_length,
             dtype=weight.dtype,
             device=weight.device,
             n_layer=len(self._model.base_model.h),
@@ -87,31 +91,21 @@ class TorchEngine:
         outputs = self._model(
             **inputs, **columns, past_key_values=cache, **prompt.fixed, **self.options
         )
-        return self._outputs(outputs, 1), cache, extras_of(outputs)
+        needs = self._static.needs
+        return outputs_of(self._model, needs, outputs, 1), cache, extras_of(outputs)
 
     def _run_placed(
         self, prompt: Prompt, tokens: Tensor, cache: KVCache, start: int | Tensor
     ) -> tuple[Outputs, Any, Extras]:
         """Run tokens [R, k] at columns of their own in each row."""
-        rows, count = tokens.shape
+        rows = tokens.size(0)
         starts = torch.as_tensor(start, device=tokens.device).expand(rows) + prompt.embeds_only
         cache = cache.at(starts)
-        columns = placed(
-            torch_ops(tokens.device),
-            prompt,
-            starts,
-            count,
-            cache.length + count,
-            self._model.config.n_positions,
-            self._static.needs.siblings,
-        )
-        kept = count if self._static.needs.columns > 1 else 1
-        options = self.options | (
-            {"logits_to_keep": kept} if "logits_to_keep" in self.options else {}
-        )
         inputs = self._placed_inputs(prompt, tokens, starts)
-        outputs = self._model(**inputs, **columns, past_key_values=cache, **prompt.fixed, **options)
-        return self._outputs(outputs, kept), cache, extras_of(outputs)
+        outputs, extras = run_placed(
+            self._model, self._static.needs, self.options, prompt, inputs, cache
+        )
+        return outputs, cache, extras
 
     def _placed_inputs(self, prompt: Prompt, tokens: Tensor, starts: Tensor) -> dict[str, Tensor]:
         """Return tokens [R, k] as inputs of the model, or as embeddings [R, k, E]."""
@@ -133,15 +127,47 @@ class TorchEngine:
         outputs, _, extras = self._run(prompt, inputs, None)
         return outputs, text, extras
 
-    def _outputs(self, outputs: Any, kept: int) -> Outputs:
-        """Return what the strategy needs: the logits after the last `kept` tokens, and more."""
-        needs = self._static.needs
-        logits = outputs.logits[:, -kept:].float()  # [R, kept, V]
-        found = Outputs(logits if kept > 1 else logits[:, 0])
-        if needs.hidden_states:
-            found = found._replace(hidden_states=outputs.hidden_states[-1].float())
-        if needs.layers:
-            states = [outputs.hidden_states[layer][:, -1] for layer in needs.layers]
-            head = self._model.get_output_embeddings()
-            found = found._replace(layer_logits=head(torch.stack(states, dim=1)).float())
-        return found
+
+def run_placed(
+    model: Any,
+    needs: Needs,
+    options: Mapping[str, Any],
+    prompt: Prompt,
+    inputs: dict[str, Tensor],
+    cache: KVCache,
+) -> tuple[Outputs, Extras]:
+    """Run k inputs of each row at the columns `cache.starts` [R].
+
+    They see the first `cache.length` + k columns, as far as masks allow. The inputs are tokens
+    [R, k] or embeddings [R, k, E].
+    """
+    assert cache.starts is not None, "the caller says where they start"
+    (given,) = inputs.values()
+    count = given.size(1)
+    columns = placed(
+        torch_ops(given.device),
+        prompt,
+        cache.starts,
+        count,
+        cache.length + count,
+        model.config.n_positions,
+        needs.siblings,
+    )
+    kept = count if needs.columns > 1 else 1
+    if "logits_to_keep" in options:
+        options = {**options, "logits_to_keep": kept}
+    outputs = model(**inputs, **columns, past_key_values=cache, **prompt.fixed, **options)
+    return outputs_of(model, needs, outputs, kept), extras_of(outputs)
+
+
+def outputs_of(model: Any, needs: Needs, outputs: Any, kept: int) -> Outputs:
+    """Return what a strategy needs: the logits after the last `kept` tokens, and more."""
+    logits = outputs.logits[:, -kept:].float()  # [R, kept, V]
+    found = Outputs(logits if kept > 1 else logits[:, 0])
+    if needs.hidden_states:
+        found = found._replace(hidden_states=outputs.hidden_states[-1].float())
+    if needs.layers:
+        states = [outputs.hidden_states[layer][:, -1] for layer in needs.layers]
+        head = model.get_output_embeddings()
+        found = found._replace(layer_logits=head(torch.stack(states, dim=1)).float())
+    return found

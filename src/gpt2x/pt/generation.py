@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2x.config.compilation import CompileConfig
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.documentation import GENERATING, HEALING
@@ -33,9 +34,15 @@ from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.interop.foreign_cache import as_cache
 from gpt2x.pt.interop.prepared import PreparationMixin, PreparedEngine
 from gpt2x.pt.ops import torch_ops
+from gpt2x.pt.static import StaticEngine, steps_of
 
 # From this many new tokens on, faster copies of the weights save more time than they take.
 _LONG = 24
+
+_COMPILE = """
+    compile: whether `torch.compile` compiles the model's step, with a cache of a fixed size, as
+        `compile_config` says. None: on a GPU, if `cache_implementation` is "static".
+        `disable_compile` wins."""
 
 _DTYPES = {"b": torch.bool, "i": torch.int64, "f": torch.float32}
 
@@ -47,8 +54,11 @@ class TorchHost(Host):
     buckets = False
     with_length = False
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, compile: bool | None = None) -> None:
+        if compile is not None and not isinstance(compile, bool):
+            raise InvalidInputError(f"compile must be True, False or None; got {compile!r}.")
         super().__init__(model, model.forward, torch_ops(model.device))
+        self._compile = compile
         self._prepares_itself = model._prepares_itself()
         self._copies: Copies = {}
 
@@ -148,8 +158,46 @@ class TorchHost(Host):
                 )
             engine: DriverEngine = PreparedEngine(self.model, self.ops, static, prompts.main)
         else:
-            engine = assemble(self.ops, TorchEngine, self.models, static, prompts, self.keep)
+            make = self._make_engine(plan.config, static, prompts)
+            engine = assemble(self.ops, make, self.models, static, prompts, self.keep)
         return engine, static.strategy
+
+    def _make_engine(
+        self, config: GenerationConfig, static: StaticArguments, prompts: Prompts
+    ) -> Callable[[Any, StaticArguments], TorchEngine]:
+        """Return what makes the engine of a model of this call."""
+        # What is returned of steps, and the embeddings of a prompt, have sizes of their own.
+        has_own_sizes = static.records or (static.needs.siblings and prompts.main.has_embeds)
+        if has_own_sizes or not self._is_static(config):
+            return TorchEngine
+        steps = steps_of(self.model, self._compilation(config))
+
+        def make(model: Any, static: StaticArguments) -> StaticEngine:
+            return StaticEngine(
+                model, static, steps=steps, role="main" if model is self.model else "assistant"
+            )
+
+        return make
+
+    def _is_static(self, config: GenerationConfig) -> bool:
+        """Return whether the cache has a size that stays the same."""
+        wanted = self._compile is True and not config.disable_compile
+        return not self._prepares_itself and (wanted or config.cache_implementation == "static")
+
+    def _compilation(self, config: GenerationConfig) -> CompileConfig | None:
+        """Return how to compile steps; None does not."""
+        given = config.compile_config
+        everywhere = given is not None and given._compile_all_devices
+        wanted = self._compile
+        if wanted is None:  # as in transformers
+            wanted = everywhere or self.model.device.type == "cuda"
+        return (given or CompileConfig()) if wanted and not config.disable_compile else None
+
+    def result(self, plan: Plan, settings: Settings, state: Any, **records: Any) -> Any:
+        past = records.get("past_key_values")
+        if past is not None and self._is_static(plan.config):
+            records["past_key_values"] = past.fork()  # the next call writes into its buffers
+        return super().result(plan, settings, state, **records)
 
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:
         return extras
@@ -168,7 +216,7 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         GENERATING.format(
             processors="(input_ids [R, length], scores [R, V]) -> scores",
             generator="PyTorch's global generator (`torch.manual_seed`)",
-            more="",
+            more=_COMPILE,
         )
     )
     def generate(
@@ -193,11 +241,12 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         choices: Sequence[str] | None = None,
         grammar: str | None = None,
         batch_size: int | None = None,
+        compile: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue the prompts."""
         return generate(
-            self.generation_host(),
+            self.generation_host(compile),
             kwargs=kwargs if inputs is None else {"inputs": inputs, **kwargs},
             generation_config=generation_config,
             logits_processor=logits_processor,
@@ -237,6 +286,6 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         """Choose the last token of each prompt again, among those that begin with its text."""
         return heal_tokens(self.generation_host(), input_ids, tokenizer)
 
-    def generation_host(self) -> TorchHost:
+    def generation_host(self, compile: bool | None = None) -> TorchHost:
         """Return the host with which `gpt2x.generation.generate.steps` runs this model."""
-        return TorchHost(self)
+        return TorchHost(self, compile)
