@@ -108,6 +108,8 @@ def compare(models: Models, call: Call) -> list[Finding]:
 def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the other ways to run a call."""
     yield "pt fused", partial(_outcome, run_pt_fused, models.reference, call)
+    size = max(1, call.batch_size // 2)
+    yield "pt in parts", partial(_outcome, run_pt, models.reference, call, batch_size=size)
     plain = call.without_drafts()
     if plain is not None:
         yield "pt without drafts", partial(_outcome, run_pt, models.reference, plain)
@@ -119,9 +121,9 @@ def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]
             yield "flax stepwise", partial(_outcome, run, pair, call, trace=False)
 
 
-def run_pt(pair: Pair, call: Call) -> np.ndarray:
+def run_pt(pair: Pair, call: Call, **options: Any) -> np.ndarray:
     """Return the texts that a PyTorch model writes: int [R, L]."""
-    return pair.model.generate(**tensors(call.arrays), **pair.options(call)).numpy()
+    return pair.model.generate(**tensors(call.arrays), **pair.options(call), **options).numpy()
 
 
 def run_pt_fused(pair: Pair, call: Call) -> np.ndarray:

@@ -13,7 +13,7 @@ from gpt2x.config import GPT2Config
 #: Bytes of a number of logits and scores, float32 in every backend.
 _FLOAT = 4
 #: Arrays [R, V] that a step holds at once: logits, scores, and what a filter makes of them.
-_CHOICES = 4
+_CHOICES = 6
 #: Arrays [B, W, E] that a block holds at once, without its MLP.
 _STATES = 8
 
