@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("support")
 
 # The test run is deterministic and quick; HYPOTHESIS_PROFILE=fuzz looks longer and elsewhere.
 settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("smoke", settings.get_profile("quick"), max_examples=5)
 settings.register_profile("fuzz", max_examples=5000, deadline=None, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

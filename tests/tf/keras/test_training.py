@@ -124,8 +124,13 @@ def test_a_loss_that_is_given_is_used(caches):
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
-@pytest.mark.parametrize("caches", [{}, {"past_key_values": None}])
+NO_CACHES = {"past_key_values": None}
+
+
+@pytest.mark.parametrize(
+    ("caches", "options"),
+    [({}, {}), (NO_CACHES, {"jit_compile": True}), (NO_CACHES, {"run_eagerly": True})],
+)
 def test_losses_and_metrics_by_the_name_of_the_output(caches, options):
     model = tiny_model(**NO_DROPOUT)
     model.compile(
