@@ -21,8 +21,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 #: Modules of `tests/tf` and `tests/flax` that mostly trace and compile. Coverage slows that by
 #: half, and other tests run the same lines of the backend.
 UNMEASURED = {
+    "test_batches.py",
     "test_compilations.py",
     "test_contrasts.py",
+    "test_evaluation.py",
     "test_golden.py",
     "test_grammar.py",
     "test_healing.py",
