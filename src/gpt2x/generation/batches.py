@@ -49,8 +49,8 @@ def check_batch_size(host: Host, batch_size: Any, is_streamed: bool) -> None:
         )
 
 
-def split(host: Host, run: Run, batch_size: int | None) -> list[Run]:
-    """Return the parts of a run, in order; only the run itself if it is not split.
+def split(host: Host, run: Run, batch_size: int | None) -> list[np.ndarray]:
+    """Return the numbers of each part's prompts, int [b], in order; none if a run is not split.
 
     Where a computation is compiled for each number of rows, the last part is filled up with
     copies of the last prompt: their rows cost less than a compilation.
@@ -64,13 +64,13 @@ def split(host: Host, run: Run, batch_size: int | None) -> list[Run]:
     if batch_size is None:
         batch_size = _estimated_size(host, run, batch)
     if batch_size is None or batch_size >= batch:
-        return [run]
+        return []
     count = -(-batch // batch_size)
     size = -(-batch // count)
     parts = [np.arange(start, min(start + size, batch)) for start in range(0, batch, size)]
     if host.widens:
         parts[-1] = np.minimum(parts[-1][0] + np.arange(size), batch - 1)
-    return [_part(host, run, prompts) for prompts in parts]
+    return parts
 
 
 # ---- the size of a part ---------------------------------------------------------------------
@@ -122,7 +122,7 @@ def _width(prompt: Prompt) -> int:
 # ---- the parts ------------------------------------------------------------------------------
 
 
-def _part(host: Host, run: Run, prompts: np.ndarray) -> Run:
+def part(host: Host, run: Run, prompts: np.ndarray) -> Run:
     """Return the run of the prompts of these numbers, int [b]; its result has no cache."""
     settings, per_prompt = run.settings, run.plan.strategy.rows_per_prompt
     rows = (prompts[:, None] * per_prompt + np.arange(per_prompt)).reshape(-1)
@@ -164,13 +164,13 @@ def _taken(host: Host, prompt: Prompt, prompts: np.ndarray) -> Prompt:
 # ---- the results ----------------------------------------------------------------------------
 
 
-def joined(host: Host, run: Run, parts: Sequence[Run], results: list[Any]) -> Any:
-    """Return the result of a run from those of its parts.
+def joined(host: Host, run: Run, parts: Sequence[np.ndarray], results: list[Any]) -> Any:
+    """Return the result of a run from those of its parts, whose prompts have these numbers.
 
     Where a part ended before another, its texts are filled up as rows that have ended are, and its
     scores, logits, attentions and hidden states with zeros.
     """
-    sizes = [len(part.input_ids) for part in parts]
+    sizes = [len(prompts) for prompts in parts]
     left = len(run.input_ids) - sum(sizes[:-1])  # prompts of the last part, without copies
     kept = [*sizes[:-1], left]
 

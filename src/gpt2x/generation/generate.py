@@ -37,10 +37,12 @@ def generate(
     streamer = as_streamer(streamer)
     batches.check_batch_size(host, batch_size, streamer is not None)
     run = check(host, **arguments, is_streamed=streamer is not None)
-    parts = batches.split(host, run, batch_size) if streamer is None else [run]
-    if len(parts) == 1:
+    parts = batches.split(host, run, batch_size) if streamer is None else []
+    if not parts:
         return _result(host, placed(host, run), streamer)
-    return batches.joined(host, run, parts, [_result(host, placed(host, part)) for part in parts])
+    # One after the other: a part's own copy of a past is gone before the next is made.
+    results = [_result(host, placed(host, batches.part(host, run, prompts))) for prompts in parts]
+    return batches.joined(host, run, parts, results)
 
 
 def _result(host: Host, run: Run, streamer: BaseStreamer | None = None) -> Any:
