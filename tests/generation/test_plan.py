@@ -126,9 +126,9 @@ def test_values_are_no_part_of_the_static_strategy():
 
 
 def test_what_is_not_available_is_refused_and_what_is_is_named():
-    message = "custom_generate, which is not available. Available are greedy search"
+    message = "assistant_tokenizer, which is not available. Available are greedy search"
     with pytest.raises(InvalidInputError, match=message):
-        refuse_arguments(synced_gpus=False, custom_generate=object())
+        refuse_arguments(synced_gpus=False, assistant_tokenizer=object())
 
 
 @pytest.mark.parametrize(

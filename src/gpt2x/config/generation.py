@@ -51,7 +51,13 @@ class GenerationConfig(JSONConfig):
     extra_output_flags = OUTPUT_FLAGS
 
     _defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
-    _unwritten: ClassVar[tuple[str, ...]] = ("_commit_hash", "_max_length_given", "compile_config")
+    _unwritten: ClassVar[tuple[str, ...]] = (
+        "_commit_hash",
+        "_max_length_given",
+        "_pad_token_tensor",
+        "_eos_token_tensor",
+        "compile_config",
+    )
     _origin: ClassVar[tuple[str, ...]] = (
         "_from_model_config",
         "_commit_hash",

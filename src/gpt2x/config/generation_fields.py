@@ -125,8 +125,15 @@ SAMPLING_FIELDS = (
 OUTPUT_FLAGS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 
 #: Arguments of models that `generate` accepts, since callers often pass a whole batch, but does not
-#: use: it needs no loss and decides itself which logits it needs.
-UNUSED_ARGUMENTS = ("labels", "logits_to_keep")
+#: use: it needs no loss and decides itself which logits it needs. The last three are arguments of
+#: transformers' `generate`, of which `generate` refuses those that ask for something.
+UNUSED_ARGUMENTS = (
+    "labels",
+    "logits_to_keep",
+    "assistant_tokenizer",
+    "synced_gpus",
+    "trust_remote_code",
+)
 
 #: Arguments of `generate` that are not part of a config.
 GENERATE_ARGUMENTS = (

@@ -17,7 +17,10 @@ Args:
         of `guidance_scale`; by default the last token of each prompt.
     assistant_model: a smaller model of this framework and tokenizer, which drafts the tokens that
         this one checks (see docs/generation.md, "Speculation").
-    synced_gpus, custom_generate: not available.
+    synced_gpus: whether each process runs the model until all are done, for models whose parameters
+        are spread over processes. PyTorch only.
+    custom_generate: a function that decodes in place of the strategies (see docs/generation.md, "A
+        loop of your own").
     streamer: an object with `put` and `end` (see `gpt2x.generation.streamers`), or a function of
         each step's tokens. Not for beam search.
     use_model_defaults: see `gpt2x.generation.plan.resolve_config`.

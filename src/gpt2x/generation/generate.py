@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import batches, driver
+from gpt2x.generation import batches, custom, driver
 from gpt2x.generation.assistance import assistant_prompt, find_assistant
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
@@ -28,13 +28,22 @@ from gpt2x.models.checks import check_ids, check_shape
 
 
 def generate(
-    host: Host, *, streamer: Any = None, batch_size: int | None = None, **arguments: Any
+    host: Host,
+    *,
+    streamer: Any = None,
+    batch_size: int | None = None,
+    custom_generate: Any = None,
+    **arguments: Any,
 ) -> Any:
     """Continue the prompts; the arguments are those of `check`.
 
     batch_size: the most prompts to run at once; None for all that fit into memory.
+    custom_generate: a function that decodes in place of the strategies (see `custom.run_loop`).
     """
     streamer = as_streamer(streamer)
+    loop = custom.loop_of(custom_generate)
+    if loop is not None:
+        return _custom(host, loop, streamer, **arguments)
     batches.check_batch_size(host, batch_size, streamer is not None)
     run = check(host, **arguments, is_streamed=streamer is not None)
     parts = batches.split(host, run, batch_size) if streamer is None else []
@@ -43,6 +52,30 @@ def generate(
     # One after the other: a part's own copy of a past is gone before the next is made.
     results = [_result(host, placed(host, batches.part(host, run, prompts))) for prompts in parts]
     return batches.joined(host, run, parts, results)
+
+
+def _custom(
+    host: Host,
+    loop: Callable[..., Any],
+    streamer: BaseStreamer | None,
+    *,
+    kwargs: Mapping[str, Any],
+    seed: Any = None,
+    **arguments: Any,
+) -> Any:
+    """Prepare a call for a loop of the user's, and return what that returns."""
+    own = custom.own_arguments(loop, kwargs)
+    others = {name: value for name, value in kwargs.items() if name not in own}
+    # The loop draws by itself: no seed is taken from the global generator.
+    run = check(host, kwargs=others, seed=0 if seed is None else seed, **arguments)
+    if run.prompts.negative:
+        raise InvalidInputError(
+            "guidance_scale cannot be combined with custom_generate, whose function runs the model "
+            "itself; leave one of them out."
+        )
+    if streamer is not None:
+        streamer.put(host.to_host(host.to_device(run.input_ids)))
+    return custom.run_loop(host, run, loop, own)
 
 
 def _result(host: Host, run: Run, streamer: BaseStreamer | None = None) -> Any:
@@ -146,7 +179,8 @@ def check(
         InvalidInputError: if an argument is unknown, or cannot be used with the others or with
             this prompt.
     """
-    refuse_arguments(assistant_tokenizer=kwargs.get("assistant_tokenizer"), **unavailable)
+    refused = {name: kwargs.get(name) for name in ("assistant_tokenizer", "synced_gpus")}
+    refuse_arguments(**{**refused, **unavailable})
     model, ops = host.model, host.prompt_ops
     allowed = ["inputs", *host.argument_names()]
     config, arguments = resolve_config(

@@ -174,6 +174,10 @@ class Host(ABC):
     def open_past(self, past: Any, batch: int) -> Any:
         """Convert a user's past, the beginning of the prompt, to a `KVCache`, or to None."""
 
+    def loop_arguments(self, rows: int, static: StaticArguments) -> dict[str, Any]:
+        """Return further arguments of the model for a loop of the user's, of R rows."""
+        return {}
+
     # ---- running ------------------------------------------------------------------------------
 
     def running(self, plan: Plan) -> AbstractContextManager[None]:

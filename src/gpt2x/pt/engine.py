@@ -63,13 +63,14 @@ class TorchEngine:
 
     def _new_cache(self, prompt: Prompt) -> KVCache:
         spare = self._static.needs.spare
-        return self._cache_of(prompt, self._static.slots - spare, spare)
+        return self.cache_of(prompt.input_ids.size(0), self._static.slots - spare, spare)
 
-    def _cache_of(self, prompt: Prompt, max_length: int, spare: int = 0) -> KVCache:
+    def cache_of(self, rows: int, max_length: int, spare: int = 0) -> KVCache:
+        """Return an empty cache for R rows."""
         weight = self._model.get_input_embeddings().weight
         return KVCache.create(
             self._model.config,
-            prompt.input_ids.size(0),
+            rows,
             max_length,
             dtype=weight.dtype,
             device=weight.device,

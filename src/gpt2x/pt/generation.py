@@ -34,6 +34,7 @@ from gpt2x.pt.engine import TorchEngine
 from gpt2x.pt.interop.foreign_cache import as_cache
 from gpt2x.pt.interop.prepared import PreparationMixin, PreparedEngine
 from gpt2x.pt.ops import torch_ops
+from gpt2x.pt.processes import any_process_runs, is_synced
 from gpt2x.pt.static import StaticEngine, steps_of
 
 # From this many new tokens on, faster copies of the weights save more time than they take.
@@ -61,6 +62,8 @@ class TorchHost(Host):
         self._compile = compile
         self._prepares_itself = model._prepares_itself()
         self._copies: Copies = {}
+        self._contexts = 1  # how often a step runs the model
+        self.synced = False  # whether steps are those of all processes
 
     def argument_names(self) -> list[str]:
         names = super().argument_names()
@@ -140,8 +143,19 @@ class TorchHost(Host):
         name = self.model.base_model_prefix
         return view_of(self.model, _modules=self.model._modules | {name: part})
 
+    def loop_arguments(self, rows: int, static: StaticArguments) -> dict[str, Any]:
+        engine = TorchEngine(self.model, static)
+        arguments: dict[str, Any] = {}
+        if "logits_to_keep" in engine.options:
+            arguments["logits_to_keep"] = 1
+        if static.use_cache:
+            arguments["past_key_values"] = engine.cache_of(rows, static.slots)
+        return arguments
+
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
+        if self.synced:
+            any_process_runs(True, self.model.device)
         is_long = plan.max_length - plan.prompt_length >= _LONG
         with torch.no_grad(), copied_weights(is_long, self._copies):
             yield
@@ -149,6 +163,7 @@ class TorchHost(Host):
     def stepper(
         self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy]:
+        self._contexts = 2 if prompts.negative else 1
         if self._prepares_itself:
             if static.needs != Needs() or prompts.negative or prompts.assistant:
                 raise InvalidInputError(
@@ -202,6 +217,13 @@ class TorchHost(Host):
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:
         return extras
 
+    def finish(self) -> None:
+        """Run the model, if it is synced, until no process needs it any more."""
+        token = torch.zeros((1, 1), dtype=torch.int64, device=self.model.device)
+        while self.synced and any_process_runs(False, self.model.device):
+            for _ in range(self._contexts):
+                self.model(token, use_cache=False)
+
 
 class GenerationMixin(PreparationMixin, TransitionScores):
     """Gives a model with `lm_head` the method `generate`."""
@@ -245,14 +267,15 @@ class GenerationMixin(PreparationMixin, TransitionScores):
         **kwargs: Any,
     ) -> Any:
         """Continue the prompts."""
-        return generate(
-            self.generation_host(compile),
+        host = self.generation_host(compile)
+        host.synced = is_synced(self, synced_gpus)
+        result = generate(
+            host,
             kwargs=kwargs if inputs is None else {"inputs": inputs, **kwargs},
             generation_config=generation_config,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-            synced_gpus=synced_gpus,
             assistant_model=assistant_model,
             streamer=streamer,
             negative_prompt_ids=negative_prompt_ids,
@@ -267,6 +290,8 @@ class GenerationMixin(PreparationMixin, TransitionScores):
             grammar=grammar,
             batch_size=batch_size,
         )
+        host.finish()
+        return result
 
     @torch.no_grad()
     @documented(PREFILLING.format(more=""))

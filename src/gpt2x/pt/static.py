@@ -162,7 +162,7 @@ class StaticEngine(TorchEngine):
         return outputs, cache, {}
 
     def _new_cache(self, prompt: Prompt) -> KVCache:
-        return self._cache_of(prompt, int(prompt.length))
+        return self.cache_of(prompt.input_ids.size(0), int(prompt.length))
 
     def _own(self, cache: KVCache) -> KVCache:
         """Return the cache with S columns: at the first step, copied into buffers that are kept."""
