@@ -140,10 +140,9 @@ class StaticEngine(TorchEngine):
         # Only a text that has ended already stands at the end.
         starts = starts.clamp(max=self._slots - tokens.size(1))
         key = (self._key, self._shape(cache), cache.keys[0].dtype, tokens.device, tokens.size(1))
-        given = (tuple(self._columns), tuple(prompt.fixed))
+        fixed = ((name, getattr(value, "shape", None)) for name, value in prompt.fixed.items())
+        given = (tuple(self._columns), tuple(fixed))
         run = self._steps.step((key, given))
-        if tokens.is_cuda:  # memory of what the last step returned may be used again
-            torch.compiler.cudagraph_mark_step_begin()
         outputs = run(
             self._model,
             self._static.needs,
@@ -155,7 +154,7 @@ class StaticEngine(TorchEngine):
             starts.expand(tokens.size(0)).contiguous(),
             *(getattr(cache, part) for part in KVCache._parts),
         )
-        if tokens.is_cuda:
+        if tokens.is_cuda:  # the next run of a CUDA graph writes into what this one returned
             outputs = Outputs(*(x.clone() if isinstance(x, Tensor) else x for x in outputs))
         # Rows of their own lengths are never reordered, so nobody asks how long they are.
         cache.length = int(start) + tokens.size(1) if is_scalar(start) else self._slots
