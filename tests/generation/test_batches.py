@@ -39,7 +39,8 @@ class MarkovHost(NumpyHost):
 
 def write(host=None, *, batch_size=None, seed=3, **options):
     kwargs = {"input_ids": PROMPTS, **SAMPLING}
-    own = ("streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+    own = ("streamer", "custom_generate", "logits_processor", "stopping_criteria")
+    own += ("prefix_allowed_tokens_fn",)
     given = {name: options.pop(name) for name in own if name in options}
     host = host or MarkovHost()
     return generate(host, kwargs=kwargs | options, seed=seed, batch_size=batch_size, **given)
@@ -98,6 +99,8 @@ def test_bad_batch_sizes_are_refused():
             write(batch_size=batch_size)
     with pytest.raises(InvalidInputError, match=r"batch_size runs .* a streamer takes"):
         write(batch_size=2, streamer=print)
+    with pytest.raises(InvalidInputError, match="cannot be combined with custom_generate"):
+        write(batch_size=2, custom_generate=lambda *arguments, **options: None)
     with pytest.raises(InvalidInputError, match=r"Inside a tracer, .* leave batch_size out"):
         write(MarkovHost(is_traced=True, tracer="a tracer"), batch_size=2)
 

@@ -171,6 +171,15 @@ def test_the_flag_of_transformers_compiles_on_a_cpu_too(counter):
     assert counter.frame_count == 2  # for another config
 
 
+def test_parts_of_a_batch_share_one_compilation(counter):
+    model, ids = small(), random_ids(5, 4)
+    options = {"max_new_tokens": 4, "do_sample": True, "seed": 2}
+    compiled = {"compile": True, "compile_config": CompileConfig(backend=counter)}
+    found = model.generate(ids, batch_size=2, **options, **compiled)
+    assert counter.frame_count == 1
+    assert torch.equal(found, model.generate(ids, **options))
+
+
 def test_compile_is_a_flag():
     with pytest.raises(InvalidInputError, match="compile must be True, False or None; got 'yes'"):
         small().generate(random_ids(1, 4), compile="yes")

@@ -32,7 +32,7 @@ from gpt2x.models.checks import check_shape
 _BY_ROW = (MaxTimeCriteria, StopStringCriteria)
 
 
-def check_batch_size(host: Host, batch_size: Any, is_streamed: bool) -> None:
+def check_batch_size(host: Host, batch_size: Any, is_streamed: bool, is_custom: bool) -> None:
     """Raise if a call cannot be run in parts of `batch_size` prompts."""
     check_count("batch_size", batch_size, 1)
     if batch_size is None:
@@ -41,6 +41,11 @@ def check_batch_size(host: Host, batch_size: Any, is_streamed: bool) -> None:
         raise InvalidInputError(
             "batch_size runs some prompts after others, and a streamer takes each step of all "
             "prompts; leave one of them out, or call generate for a part of the prompts at a time."
+        )
+    if is_custom:
+        raise InvalidInputError(
+            "batch_size cannot be combined with custom_generate, whose function decodes all "
+            "prompts itself; leave one of them out."
         )
     if host.is_traced:
         raise InvalidInputError(
@@ -68,7 +73,7 @@ def split(host: Host, run: Run, batch_size: int | None) -> list[np.ndarray]:
     count = -(-batch // batch_size)
     size = -(-batch // count)
     parts = [np.arange(start, min(start + size, batch)) for start in range(0, batch, size)]
-    if host.widens:
+    if host.compiles_rows(run.plan.config):
         parts[-1] = np.minimum(parts[-1][0] + np.arange(size), batch - 1)
     return parts
 

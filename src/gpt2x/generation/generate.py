@@ -42,9 +42,9 @@ def generate(
     """
     streamer = as_streamer(streamer)
     loop = custom.loop_of(custom_generate)
+    batches.check_batch_size(host, batch_size, streamer is not None, loop is not None)
     if loop is not None:
         return _custom(host, loop, streamer, **arguments)
-    batches.check_batch_size(host, batch_size, streamer is not None)
     run = check(host, **arguments, is_streamed=streamer is not None)
     parts = batches.split(host, run, batch_size) if streamer is None else []
     if not parts:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
+from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation import results
 from gpt2x.generation.driver import CompiledStrategy
 from gpt2x.generation.engine import (
@@ -155,6 +156,10 @@ class Host(ABC):
     def of_rows(self, name: str, value: Any, batch: int) -> bool:
         """Return whether an argument of the model has a row for each of B prompts."""
         return is_encoders(name, value)
+
+    def compiles_rows(self, config: GenerationConfig) -> bool:
+        """Return whether a call is compiled for each number of rows."""
+        return self.widens
 
     def joined(self, results: list[Any], join: Callable[[Ops, list[Any]], Any]) -> Any:
         """Return the result of a call from those of its parts; see `batches.joined`."""

@@ -119,6 +119,9 @@ class TorchHost(Host):
         # Memory of tensors that are gone can be used again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
+    def compiles_rows(self, config: GenerationConfig) -> bool:
+        return self._is_static(config) and self._compilation(config) is not None
+
     def of_rows(self, name: str, value: Any, batch: int) -> bool:
         if self._prepares_itself:  # the model's own arguments have any names
             return isinstance(value, Tensor) and value.shape[:1] == (batch,)
