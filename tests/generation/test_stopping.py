@@ -9,6 +9,7 @@ import pytest
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import (
+    ConfidenceCriteria,
     EosTokenCriteria,
     MaxLengthCriteria,
     MaxTimeCriteria,
@@ -146,3 +147,10 @@ def test_a_limit_is_added_to_criteria_without_one():
 def test_criteria_that_cannot_be_met_are_refused(make):
     with pytest.raises(InvalidInputError):
         make()
+
+
+def test_a_token_that_was_unlikely_ends_its_row():
+    ids, scores = np.array([[5, 1], [5, 0]]), np.log([[0.7, 0.3], [0.7, 0.3]])
+    assert ConfidenceCriteria(0.5)(ids, (scores,)).tolist() == [True, False]
+    with pytest.raises(InvalidInputError, match="reads the scores of each step"):
+        ConfidenceCriteria(0.5)(ids, None)

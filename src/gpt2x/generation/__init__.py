@@ -19,6 +19,7 @@ from gpt2x.generation.beam_constraints import (
 from gpt2x.generation.outputs import (
     BeamSampleDecoderOnlyOutput,
     BeamSearchDecoderOnlyOutput,
+    ContrastiveSearchDecoderOnlyOutput,
     GenerateBeamDecoderOnlyOutput,
     GenerateDecoderOnlyOutput,
     GreedySearchDecoderOnlyOutput,
@@ -62,6 +63,7 @@ from gpt2x.generation.processors.warpers import (
 )
 from gpt2x.generation.processors.watermark import WatermarkLogitsProcessor
 from gpt2x.generation.stopping import (
+    ConfidenceCriteria,
     EosTokenCriteria,
     MaxLengthCriteria,
     MaxTimeCriteria,
@@ -79,16 +81,21 @@ from gpt2x.generation.streamers import (
 from gpt2x.generation.synthid import SynthIDTextWatermarkDetector
 from gpt2x.generation.watermarking import WatermarkDetector, WatermarkDetectorOutput
 
+#: transformers' name of the base class of processors for sampling.
+LogitsWarper = LogitsProcessor
+
 __all__ = [
     "GenerationConfig",
     "CompileConfig",
     "GenerateDecoderOnlyOutput",
     "GenerateBeamDecoderOnlyOutput",
     "GreedySearchDecoderOnlyOutput",
+    "ContrastiveSearchDecoderOnlyOutput",
     "SampleDecoderOnlyOutput",
     "BeamSearchDecoderOnlyOutput",
     "BeamSampleDecoderOnlyOutput",
     "LogitsProcessor",
+    "LogitsWarper",
     "LogitsProcessorList",
     "MinLengthLogitsProcessor",
     "MinNewTokensLengthLogitsProcessor",
@@ -132,6 +139,7 @@ __all__ = [
     "MaxTimeCriteria",
     "StopStringCriteria",
     "EosTokenCriteria",
+    "ConfidenceCriteria",
     "validate_stopping_criteria",
     "BaseStreamer",
     "TextStreamer",

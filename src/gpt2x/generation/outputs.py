@@ -57,6 +57,7 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
 
 # The names that transformers 4 had before these two.
 GreedySearchDecoderOnlyOutput = GenerateDecoderOnlyOutput
+ContrastiveSearchDecoderOnlyOutput = GenerateDecoderOnlyOutput
 SampleDecoderOnlyOutput = GenerateDecoderOnlyOutput
 BeamSearchDecoderOnlyOutput = GenerateBeamDecoderOnlyOutput
 BeamSampleDecoderOnlyOutput = GenerateBeamDecoderOnlyOutput

@@ -83,6 +83,27 @@ class EosTokenCriteria(StoppingCriteria):
         return ops.constant(np.isin(ops.to_numpy(input_ids[:, -1]), self.eos_token_id), "bool")
 
 
+class ConfidenceCriteria(StoppingCriteria):
+    """End a row whose last token had a probability below the threshold, by the scores of its step.
+
+    Assistants have `assistant_confidence_threshold` for this, inside the decoding step.
+    """
+
+    def __init__(self, assistant_confidence_threshold: float) -> None:
+        self.assistant_confidence_threshold = assistant_confidence_threshold
+
+    def __call__(self, input_ids: Array, scores: Any, **kwargs: Any) -> Array:
+        if not scores:
+            raise InvalidInputError(
+                "ConfidenceCriteria reads the scores of each step; call generate with "
+                "output_scores=True and return_dict_in_generate=True."
+            )
+        ops = ops_for(input_ids)
+        last = ops.cast(input_ids[:, -1:], "int")
+        probability = ops.exp(ops.take_along(ops.log_softmax(scores[-1]), last))[:, 0]
+        return probability < self.assistant_confidence_threshold
+
+
 class StopStringCriteria(StoppingCriteria):
     """End a row once its last token completes one of the given strings, with or without more text
     after it ("stop" ends at "st|op", "sto|pped" and "las|topper").
