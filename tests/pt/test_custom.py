@@ -48,7 +48,8 @@ def generate_together(rank: int, address: str, results) -> None:
 
 
 def test_processes_run_the_model_equally_often(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # imports PyTorch once, and no JAX
+    context.set_forkserver_preload(["gpt2x.pt"])
     results, address = context.Queue(), f"file://{tmp_path}/group"
     processes = [
         context.Process(target=generate_together, args=(rank, address, results)) for rank in (0, 1)
