@@ -22,3 +22,14 @@ def test_one_compilation_serves_other_values_and_lengths(strategy, model, compil
     for ids, options in others:
         model.generate(ids, **options)
     assert not compiled
+
+
+def test_functions_on_the_host_compile_nothing_again(model, compiled):
+    """Each call has a criterion and a watermark of its own; the model's calls stay the same."""
+    ids, options = next(calls("greedy"))
+    for key in (5, 6):
+        compiled.clear()
+        watermark = {"hashing_key": key, "context_width": 1}
+        criterion = [lambda ids, scores: False]
+        model.generate(ids, stopping_criteria=criterion, watermarking_config=watermark, **options)
+    assert not compiled

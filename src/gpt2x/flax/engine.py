@@ -242,7 +242,7 @@ class CompiledEngine:
 
     def __init__(self, model: Any, static: StaticArguments) -> None:
         self._model = model
-        self._static = static
+        self._static = static.of_model
 
     def prefill(self, prompt: Prompt) -> tuple[Outputs, Any, Extras]:
         """Run the prompts; see `ModelEngine`."""

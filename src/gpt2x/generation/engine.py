@@ -105,6 +105,9 @@ class Prompts(NamedTuple):
         return Prompts(*made)
 
 
+_NO_STRATEGY = Strategy(capacity=0, steps=0)
+
+
 class StaticArguments(NamedTuple):
     """The parameters that shape a computation, besides its arrays' shapes; hashable.
 
@@ -144,6 +147,11 @@ class StaticArguments(NamedTuple):
             returns_more and bool(config.output_attentions),
             returns_more and bool(config.output_hidden_states),
         )
+
+    @property
+    def of_model(self) -> StaticArguments:
+        """Those of a call of the model alone, the same whatever functions the strategy calls."""
+        return self._replace(strategy=_NO_STRATEGY)
 
     @property
     def negative(self) -> StaticArguments:

@@ -211,6 +211,8 @@ def make_prompt(
         if not reads_past:
             _check_can_run_again(past, given)
             past, start = None, 0
+    if mask is None and host.buckets and not host.is_traced:
+        mask = ops.full((batch, length), 1, "int")  # one computation, with padding or without
     if mask is not None:
         given["attention_mask"] = mask
     for name in ("position_ids", "token_type_ids"):

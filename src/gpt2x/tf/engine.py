@@ -255,6 +255,7 @@ class TracedEngine:
         key: Hashable,
         jit_compile: bool,
     ) -> None:
+        static = static.of_model
         engine = TensorFlowEngine(model, static)
         key = (key, static, model is owner)
         self.prefill = traced(owner, ("prefill", key), engine.prefill, jit_compile)

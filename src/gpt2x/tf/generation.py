@@ -141,7 +141,12 @@ class TensorFlowHost(Host):
         self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
         key, jit_compile, strategy = self._key(static, prompts), self._jit_compile, static.strategy
-        make = functools.partial(TracedEngine, owner=self.model, key=key, jit_compile=jit_compile)
+        make = functools.partial(
+            TracedEngine,
+            owner=self.model,
+            key=self._key(static.of_model, prompts),
+            jit_compile=jit_compile,
+        )
         engine = assemble(OPS, make, self.models, static, prompts, self.keep)
         if strategy.host:
             return engine, strategy
@@ -211,7 +216,7 @@ class GenerationMixin(TransitionScores):
         """Continue the prompts.
 
         An eager call traces the whole loop once, for any batch and prompt, and again if its form
-        changes: for a longer text (in powers of two), another strategy or processor, or a mask.
+        changes: for a longer text (in powers of two), another strategy or other processors.
         Other settings (temperature, seed ...) are values. Inside `tf.function`, with or without
         `jit_compile=True`, it becomes part of the graph: the result then has all `max_length`
         columns, ids are not checked, and options that need the host (streamers, stopping criteria,
