@@ -1,8 +1,11 @@
-"""Calls of `generate` that one compilation serves: of a strategy, a batch size and a bucket."""
+"""Calls of `generate` that one compilation serves: of a strategy, a batch size and a bucket; and
+how often XLA compiles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,4 +61,40 @@ def calls(strategy: str) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     for change, width, new in zip([{}, *changes], (5, 1, 9, 8), (4, 7, 5, 6), strict=True):
         ids = rng.integers(0, 50, (1, width)).astype(np.int32)
         common = {"eos_token_id": 60, "pad_token_id": 59, "max_new_tokens": new}
+        if width == 8:  # one of them with padding
+            common["attention_mask"] = (np.arange(width) > 2)[None].astype(np.int32)
         yield ids, {**common, **options, **change}
+
+
+class Compilations:
+    """Counts of the computations that XLA has compiled: by JAX itself, and of TensorFlow's graphs.
+
+    Args:
+        folder: where XLA dumps the modules of TensorFlow; `flags` makes it do so.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counts = {"flax": 0, "tf": 0}
+
+    @staticmethod
+    def flags(folder: Path) -> str:
+        """Return what `XLA_FLAGS` must hold before TensorFlow is imported."""
+        return f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=inference"
+
+    def listen(self) -> None:
+        """Count what JAX compiles from now on."""
+        import jax
+
+        def count(name: str, duration: float, **_: Any) -> None:
+            self._counts["flax"] += name == "/jax/core/compile/backend_compile_duration"
+
+        jax.monitoring.register_event_duration_secs_listener(count)
+
+    def take(self) -> dict[str, int]:
+        """Return how many there were since the last time, for each backend."""
+        for file in filter(Path.is_file, self._folder.iterdir()):
+            self._counts["tf"] += file.name.endswith("before_optimizations.txt")
+            file.unlink()
+        counts, self._counts = self._counts, {"flax": 0, "tf": 0}
+        return counts

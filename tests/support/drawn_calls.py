@@ -1,4 +1,8 @@
-"""Calls of `generate` drawn at random: a function of a seed and a number, for every backend.
+"""Calls of `generate` drawn at random: a function of a seed and two numbers, for every backend.
+
+The first number is that of a *form*: all that shapes a computation, such as the strategy, the
+processors, the batch size and the buckets of the lengths. The second is that of a call of the form,
+which draws the values: lengths, padding, ids, temperatures, seeds. One compilation serves a form.
 
 B prompts, T columns.
 """
@@ -11,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: Calls that follow one another and share what shapes a computation, so that compilers run once.
-GROUP = 4
 #: Ids of the text of prompts; those of `parity_models.TINY` behind them are special.
 TEXT_IDS = 58
 PAD = 58
@@ -27,8 +29,7 @@ class Call:
         the call adds the assistant.
     arrays: the prompts int [B, T], with what belongs to them; each has B rows.
     rows: rows of the computation for each prompt; returned: texts for each prompt.
-    jit_compile: whether TensorFlow is asked to compile it with XLA, too.
-    stepwise: whether it is run step by step, too, where it is usually fused.
+    cached: columns of the prompts that are computed before, as a prompt cache.
     """
 
     strategy: str
@@ -36,8 +37,7 @@ class Call:
     arrays: dict[str, np.ndarray]
     rows: int
     returned: int
-    jit_compile: bool
-    stepwise: bool
+    cached: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -64,7 +64,13 @@ class Call:
         if "seed" in options:
             first = prompt * self.rows
             options["seed"] = [(options["seed"], first + row) for row in range(self.rows)]
-        return replace(self, arrays=arrays, options=options)
+        cached = max(self.cached - padding, 0)
+        return replace(self, arrays=arrays, options=options, cached=cached)
+
+    def prefix(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the columns that are computed before."""
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return {name: self.arrays[name][:, : self.cached] for name in names if name in self.arrays}
 
     def without_drafts(self) -> Call | None:
         """Return the call that writes the same texts without drafts; None if this one has none."""
@@ -76,7 +82,7 @@ class Call:
 
 
 class _Draw(NamedTuple):
-    """shape: draws what shapes a computation, the same for a group of calls; value: the rest."""
+    """shape: draws what shapes a computation, the same for a form; value: the rest."""
 
     shape: np.random.Generator
     value: np.random.Generator
@@ -99,9 +105,15 @@ class _Draw(NamedTuple):
         return self.value.choice(TEXT_IDS, count, replace=False).tolist()
 
     def sequences(self, most: int, longest: int) -> list[list[int]]:
-        """Draw up to `most` sequences of ids."""
+        """Draw up to `most` different sequences of ids."""
         lengths = [self.size(1, longest) for _ in range(self.size(1, most))]
-        return [self.tokens(length) for length in lengths]
+        sequences: list[list[int]] = []
+        for length in lengths:
+            tokens = self.tokens(length)
+            while tokens in sequences:
+                tokens = self.tokens(length)
+            sequences.append(tokens)
+        return sequences
 
 
 _Option = Callable[[_Draw], Any]
@@ -111,7 +123,7 @@ _PROCESSORS: dict[str, tuple[float, _Option]] = {
     "guidance_scale": (0.15, lambda draw: draw.uniform(0.3, 2.5)),
     "sequence_bias": (
         0.1,
-        lambda draw: [[ids, draw.uniform(-6, 6)] for ids in _distinct(draw.sequences(3, 3))],
+        lambda draw: [[ids, draw.uniform(-6, 6)] for ids in draw.sequences(3, 3)],
     ),
     "encoder_repetition_penalty": (0.1, lambda draw: draw.uniform(0.7, 1.6)),
     "repetition_penalty": (0.25, lambda draw: draw.uniform(0.8, 1.8)),
@@ -148,10 +160,6 @@ _WARPERS: dict[str, tuple[float, _Option]] = {
     "epsilon_cutoff": (0.15, lambda draw: draw.uniform(0.001, 0.02)),
     "eta_cutoff": (0.15, lambda draw: draw.uniform(0.001, 0.02)),
 }
-
-
-def _distinct(sequences: list[list[int]]) -> list[list[int]]:
-    return list(map(list, dict.fromkeys(map(tuple, sequences))))
 
 
 def _greedy(draw: _Draw) -> dict[str, Any]:
@@ -257,53 +265,74 @@ _DRAFTS = frozenset(
 _CACHED = _DRAFTING | {"contrastive"}
 
 
-def drawn_call(seed: int, number: int) -> Call:
-    """Return a call of the series of a seed."""
-    group = number // GROUP
-    draw = _Draw(np.random.default_rng([seed, group]), np.random.default_rng([seed, group, number]))
-    strategy = list(STRATEGIES)[group % len(STRATEGIES)]
+def drawn_call(seed: int, form: int, number: int) -> Call:
+    """Return a call of a form, of the series of a seed."""
+    draw = _Draw(np.random.default_rng([seed, form]), np.random.default_rng([seed, form, number]))
+    strategy = list(STRATEGIES)[form % len(STRATEGIES)]
     options = STRATEGIES[strategy](draw) | _some(_PROCESSORS, draw)
-    arrays = _prompts(draw)
-    options |= _lengths(draw, arrays["input_ids"].shape[1])
-    if draw.chance(0.1) and strategy not in _CACHED:
+    sizes = _SIZES[int(draw.shape.choice(len(_SIZES), p=(0.7, 0.15, 0.15)))]
+    width, new = draw.number(*sizes.width), draw.number(*sizes.new)
+    is_cached = draw.chance(0.15) and strategy != "contrastive"
+    width = max(width, 2) if is_cached else width
+    arrays = _prompts(draw, width, is_cached)
+    options |= _lengths(draw, width, new)
+    _spare_eos(draw, options)
+    if draw.chance(0.1) and strategy not in _CACHED and not is_cached:
         options["use_cache"] = False
     if options.get("do_sample"):
         options["seed"] = int(draw.value.integers(2**63))
     if "guidance_scale" in options and draw.chance(0.6):
-        arrays |= _negative_prompts(draw, arrays["input_ids"].shape[0])
+        arrays |= _negative_prompts(
+            draw, arrays["input_ids"].shape[0], draw.number(*sizes.negative)
+        )
+    cached = _cached(draw, arrays) if is_cached else 0
     returned = options.get("num_return_sequences", 1)
-    jit_compile, stepwise = draw.chance(0.2), draw.chance(0.2)
-    rows = options.get("num_beams", returned)
-    return Call(strategy, options, arrays, rows, returned, jit_compile, stepwise)
+    return Call(strategy, options, arrays, options.get("num_beams", returned), returned, cached)
+
+
+class _Sizes(NamedTuple):
+    """The least and the most columns of a form, which have the same buckets."""
+
+    width: tuple[int, int]  # of prompts
+    new: tuple[int, int]  # of new tokens
+    negative: tuple[int, int]  # of negative prompts
+
+
+_SIZES = (
+    _Sizes((1, 9), (2, 7), (1, 6)),  # all within 16
+    _Sizes((4, 14), (13, 16), (4, 6)),  # texts of up to 32
+    _Sizes((17, 24), (2, 8), (1, 6)),  # and prompts too
+)
 
 
 def _some(options: dict[str, tuple[float, _Option]], draw: _Draw) -> dict[str, Any]:
     return {name: make(draw) for name, (often, make) in options.items() if draw.chance(often)}
 
 
-def _prompts(draw: _Draw) -> dict[str, np.ndarray]:
-    """Draw prompts of 1 to 9 columns, or 10 to 20, with padding at their left."""
+def _prompts(draw: _Draw, width: int, is_cached: bool) -> dict[str, np.ndarray]:
+    """Draw prompts with padding, most of them at their left.
+
+    is_cached: whether their first columns are computed before: each needs text there, and behind.
+    """
     batch = draw.size(1, 3)
-    least, most = (10, 20) if draw.chance(0.2) else (1, 9)
-    width = draw.number(least, most)
     arrays = {"input_ids": draw.value.integers(0, TEXT_IDS, (batch, width))}
     if draw.chance(0.2):
         arrays["token_type_ids"] = draw.value.integers(0, TEXT_IDS, (batch, width))
     if draw.chance(0.7):
-        lengths = draw.value.integers(1, width + 1, batch)
+        lengths = draw.value.integers(1 + is_cached, width + 1, batch)
         arrays["attention_mask"] = (np.arange(width) >= width - lengths[:, None]).astype(np.int64)
-        if draw.chance(0.15):  # padding at the right, which is moved
+        if draw.value.random() < 0.15 and not is_cached:  # padding at the right, which is moved
             arrays = {name: array[:, ::-1].copy() for name, array in arrays.items()}
         arrays["input_ids"][arrays["attention_mask"] == 0] = PAD
     return arrays
 
 
-def _lengths(draw: _Draw, width: int) -> dict[str, Any]:
+def _lengths(draw: _Draw, width: int, new: int) -> dict[str, Any]:
     """Draw how long texts may and must be, and the tokens that end them."""
-    new = draw.number(2, 7 if width < 10 else 12)
     eos = draw.tokens(draw.size(1, 4))
     options: dict[str, Any] = {"pad_token_id": PAD, "eos_token_id": eos}
-    options |= {"max_length": width + new} if draw.chance(0.3) else {"max_new_tokens": new}
+    is_total = draw.value.random() < 0.3
+    options |= {"max_length": width + new} if is_total else {"max_new_tokens": new}
     if draw.chance(0.15):
         options["min_new_tokens"] = draw.number(1, new)
     elif draw.chance(0.15):
@@ -311,11 +340,25 @@ def _lengths(draw: _Draw, width: int) -> dict[str, Any]:
     return options
 
 
-def _negative_prompts(draw: _Draw, batch: int) -> dict[str, np.ndarray]:
-    width = draw.number(1, 6)
+def _spare_eos(draw: _Draw, options: dict[str, Any]) -> None:
+    """Replace bad words that are an eos: these are not banned, so that the shapes would differ."""
+    words = options.get("bad_words_ids", [])
+    for place, word in enumerate(words):
+        while len(word) == 1 and (word[0] in options["eos_token_id"] or word in words[:place]):
+            word = words[place] = draw.tokens(1)
+
+
+def _negative_prompts(draw: _Draw, batch: int, width: int) -> dict[str, np.ndarray]:
     arrays = {"negative_prompt_ids": draw.value.integers(0, TEXT_IDS, (batch, width))}
     if draw.chance(0.5):
         lengths = draw.value.integers(1, width + 1, batch)
         mask = (np.arange(width) >= width - lengths[:, None]).astype(np.int64)
         arrays["negative_prompt_attention_mask"] = mask
     return arrays
+
+
+def _cached(draw: _Draw, arrays: dict[str, np.ndarray]) -> int:
+    """Draw how many columns a cache holds, so that every row has text in them and behind them."""
+    width = arrays["input_ids"].shape[1]
+    padding = int((arrays["attention_mask"] == 0).sum(1).max()) if "attention_mask" in arrays else 0
+    return draw.number(padding + 1, width - 1)

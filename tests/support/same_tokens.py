@@ -5,6 +5,7 @@ R texts, L columns.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,21 +58,31 @@ class Models:
 
     Args:
         folder: where they are saved.
-        names: of the backends besides PyTorch.
+        runs: names of `RUNS`, in which calls are run besides PyTorch.
+
+    Attributes:
+        others: the models of the other backends.
     """
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, folder: Path, runs: list[str]) -> None:
         folders = folder / "model", folder / "assistant"
         self.reference = Pair(
             save_reference(Head.LM, folders[0]).requires_grad_(False),
             save_reference(Head.LM, folders[1], n_layer=1).requires_grad_(False),
         )
+        self.runs = [name for name in runs if name != "pt"]
         self.others = {
             name: Pair(*(_load(name, folder) for folder in folders))
-            for name in names
-            if name != "pt"
+            for name in dict.fromkeys(name.split("-")[0] for name in self.runs)
         }
         self._moved: list[Pair] = []
+
+    def forget(self) -> None:
+        """Drop what was compiled for former calls."""
+        if "tf" in self.others:
+            self.others["tf"].model._functions.clear()
+        if "flax" in self.others:
+            sys.modules["jax"].clear_caches()
 
     def moved(self) -> Iterator[Pair]:
         """Yield PyTorch models whose weights are moved by `TIE` of themselves."""
@@ -113,23 +124,21 @@ def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]
     plain = call.without_drafts()
     if plain is not None:
         yield "pt without drafts", partial(_outcome, run_pt, models.reference, plain)
-    for name, pair in models.others.items():
-        yield name, partial(_outcome, run, pair, call)
-        if name == "tf" and call.jit_compile:
-            yield "tf XLA", partial(_outcome, run, pair, call, jit_compile=True)
-        if name == "flax" and call.stepwise:
-            yield "flax stepwise", partial(_outcome, run, pair, call, trace=False)
+    for name in models.runs:
+        yield name, partial(_outcome, RUNS[name], models.others[name.split("-")[0]], call)
 
 
 def run_pt(pair: Pair, call: Call, **options: Any) -> np.ndarray:
     """Return the texts that a PyTorch model writes: int [R, L]."""
-    return pair.model.generate(**tensors(call.arrays), **pair.options(call), **options).numpy()
+    past = _past(pair, call, tensors)
+    given = {**tensors(call.arrays), **past, **pair.options(call), **options}
+    return pair.model.generate(**given).numpy()
 
 
 def run_pt_fused(pair: Pair, call: Call) -> np.ndarray:
     """Return the same, with the whole loop in one function, as compilers see it."""
     host = pair.model.generation_host()
-    options = {**tensors(call.arrays), **pair.options(call)}
+    options = {**tensors(call.arrays), **_past(pair, call, tensors), **pair.options(call)}
     own = ("seed", "assistant_model", "negative_prompt_ids", "negative_prompt_attention_mask")
     given = {name: options.pop(name) for name in own if name in options}
     prepared = prepare(host, kwargs=options, **given)
@@ -141,7 +150,33 @@ def run_pt_fused(pair: Pair, call: Call) -> np.ndarray:
 
 def run(pair: Pair, call: Call, **options: Any) -> np.ndarray:
     """Return what another backend's model writes."""
-    return np.asarray(pair.model.generate(**call.arrays, **pair.options(call), **options))
+    past = _past(pair, call, dict)
+    return np.asarray(pair.model.generate(**call.arrays, **past, **pair.options(call), **options))
+
+
+def run_tf_eager(pair: Pair, call: Call) -> np.ndarray:
+    """Return what a TensorFlow model writes if its functions run op by op."""
+    from support.tf_models import uncompiled
+
+    with uncompiled():
+        return run(pair, call)
+
+
+#: The ways to run a call besides PyTorch: the backend, and how it runs the loop.
+RUNS: dict[str, Callable[[Pair, Call], np.ndarray]] = {
+    "tf": run,
+    "tf-xla": partial(run, jit_compile=True),
+    "tf-eager": run_tf_eager,
+    "flax": run,
+    "flax-stepwise": partial(run, trace=False),
+}
+
+
+def _past(pair: Pair, call: Call, convert: Callable[..., Any]) -> dict[str, Any]:
+    """Return the prompt cache of a call as an argument of `generate`, if it has one."""
+    if not call.cached:
+        return {}
+    return {"past_key_values": pair.model.prefill(**convert(call.prefix()))}
 
 
 def _outcome(run: Callable[..., np.ndarray], *arguments: Any, **options: Any) -> Any:
