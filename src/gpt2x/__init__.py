@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names below
         GPT2LMHeadModel,
         GPT2Model,
         GPT2PreTrainedModel,
+        UnbatchedClassifierFreeGuidanceLogitsProcessor,
     )
     from gpt2x.tf import (
         AdamWeightDecay,
@@ -81,6 +82,7 @@ _CORE_MODULES: dict[str, tuple[str, ...]] = {
     "gpt2x.tokenization": ("GPT2Tokenizer", "GPT2TokenizerFast", "AddedToken", "BatchEncoding"),
     "gpt2x.generation": (
         "GenerationConfig",
+        "GenerationMode",
         "CompileConfig",
         "GenerateDecoderOnlyOutput",
         "GenerateBeamDecoderOnlyOutput",
@@ -174,6 +176,7 @@ _MODEL_CLASSES = (
 # Which backend defines each of the other names.
 _BACKEND_NAMES: dict[str, str] = {
     **{"GPT2" + name: "pt" for name in _MODEL_CLASSES},
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "pt",
     **{"TFGPT2" + name: "tf" for name in (*_MODEL_CLASSES, "MainLayer", "Tokenizer")},
     **dict.fromkeys(
         (

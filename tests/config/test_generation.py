@@ -10,7 +10,12 @@ from gpt2x.config import GPT2Config
 from gpt2x.config import generation as config_module
 from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import CheckpointError, InvalidInputError
-from gpt2x.generation import DisjunctiveConstraint, GenerationConfig, PhrasalConstraint
+from gpt2x.generation import (
+    DisjunctiveConstraint,
+    GenerationConfig,
+    GenerationMode,
+    PhrasalConstraint,
+)
 from gpt2x.generation.plan import resolve_config
 
 # The file that comes with the hub's gpt2, and one as transformers 5 writes it.
@@ -90,7 +95,9 @@ def test_values_that_cannot_be_used_are_refused(fields, message):
     ],
 )
 def test_the_mode_is_named_as_in_transformers(fields, mode):
-    assert GenerationConfig(**fields).get_generation_mode() == mode
+    found = GenerationConfig(**fields).get_generation_mode()
+    assert found == mode
+    assert found is GenerationMode(mode)
 
 
 def test_validate_strictly_names_fields_without_effect():

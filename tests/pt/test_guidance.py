@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpt2x import UnbatchedClassifierFreeGuidanceLogitsProcessor
 from gpt2x.errors import InvalidInputError
 from support.contract.backend import random_ids
 from support.pt_models import tiny_model
@@ -44,6 +45,18 @@ def test_a_padded_row_gives_what_it_gives_alone(model, options):
 def test_one_negative_prompt_serves_all_rows(model):
     each = write(model, negative=NEGATIVE[1:].expand(2, -1))
     torch.testing.assert_close(write(model, negative=NEGATIVE[1:]), each)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("negative", [NEGATIVE, None])
+def test_the_processor_of_own_loops_does_the_same(model, negative, use_cache):
+    mask = None if negative is None else NEGATIVE_MASK
+    guide = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.8, model, negative, mask, use_cache)
+    found = model.generate(IDS, max_new_tokens=8, pad_token_id=0, logits_processor=[guide])
+    expected = write(model, negative=negative, negative_prompt_attention_mask=mask)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(InvalidInputError, match="guidance_scale"):
+        UnbatchedClassifierFreeGuidanceLogitsProcessor("2", model)
 
 
 def test_scales_of_one_and_of_none(model):

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gpt2x.config.base import TRANSFORMERS_VERSION, JSONConfig
@@ -30,6 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gpt2x.generation.config")
 
 GENERATION_CONFIG_NAME = "generation_config.json"
+
+
+class GenerationMode(StrEnum):
+    """The strategies that a config can ask for, by transformers' names."""
+
+    CONTRASTIVE_SEARCH = "contrastive_search"
+    GREEDY_SEARCH = "greedy_search"
+    SAMPLE = "sample"
+    ASSISTED_GENERATION = "assisted_generation"
+    DOLA_GENERATION = "dola_generation"
+    BEAM_SEARCH = "beam_search"
+    BEAM_SAMPLE = "beam_sample"
+    CONSTRAINED_BEAM_SEARCH = "constrained_beam_search"
+    GROUP_BEAM_SEARCH = "group_beam_search"
 
 
 class GenerationConfig(JSONConfig):
@@ -126,22 +141,22 @@ class GenerationConfig(JSONConfig):
             _log_once(logging.WARNING, f"These options of generation have no effect: {names}.")
             _log_once(logging.INFO, "; ".join(reasons.values()))
 
-    def get_generation_mode(self, assistant_model: Any = None) -> str:
-        """Return transformers' name of the strategy of these fields."""
+    def get_generation_mode(self, assistant_model: Any = None) -> GenerationMode:
+        """Return the strategy of these fields."""
         if self.constraints is not None or self.force_words_ids is not None:
-            return "constrained_beam_search"
+            return GenerationMode.CONSTRAINED_BEAM_SEARCH
         if self.num_beams > 1:
             if self.num_beam_groups > 1:
-                return "group_beam_search"
-            return "beam_sample" if self.do_sample else "beam_search"
+                return GenerationMode.GROUP_BEAM_SEARCH
+            return GenerationMode.BEAM_SAMPLE if self.do_sample else GenerationMode.BEAM_SEARCH
         if not self.do_sample and (self.penalty_alpha or 0) > 0 and (self.top_k or 0) > 1:
-            return "contrastive_search"
+            return GenerationMode.CONTRASTIVE_SEARCH
         assistants = (assistant_model, self.prompt_lookup_num_tokens, self.assistant_early_exit)
         if any(assistant is not None for assistant in assistants):
-            return "assisted_generation"
+            return GenerationMode.ASSISTED_GENERATION
         if self.dola_layers is not None:
-            return "dola_generation"
-        return "sample" if self.do_sample else "greedy_search"
+            return GenerationMode.DOLA_GENERATION
+        return GenerationMode.SAMPLE if self.do_sample else GenerationMode.GREEDY_SEARCH
 
     # --- reading ---
 

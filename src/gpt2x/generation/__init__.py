@@ -8,7 +8,7 @@ turn, fused into one computation or step by step. A *plan* (`plan.py`) is what t
 """
 
 from gpt2x.config.compilation import CompileConfig
-from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.generation import GenerationConfig, GenerationMode
 from gpt2x.config.watermarking import SynthIDTextWatermarkingConfig, WatermarkingConfig
 from gpt2x.generation.beam_constraints import (
     Constraint,
@@ -86,6 +86,7 @@ LogitsWarper = LogitsProcessor
 
 __all__ = [
     "GenerationConfig",
+    "GenerationMode",
     "CompileConfig",
     "GenerateDecoderOnlyOutput",
     "GenerateBeamDecoderOnlyOutput",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.generation import GenerationConfig, GenerationMode
 from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation.strategies import Assisted, Confidence, Greedy, PromptLookup, Strategy
@@ -55,7 +55,8 @@ def check_drafts(config: GenerationConfig, assistant: GenerationConfig | None) -
         "num_beams > 1, whose beams change places": config.num_beams > 1,
         "use_cache=False, since it takes wrong drafts back from the cache": not config.use_cache,
         "contrastive search or DoLa (penalty_alpha, dola_layers), which choose in another way": (
-            config.get_generation_mode() == "contrastive_search" or config.dola_layers is not None
+            config.get_generation_mode() == GenerationMode.CONTRASTIVE_SEARCH
+            or config.dola_layers is not None
         ),
     }
     for reason, is_given in refused.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2x.config.generation import GenerationConfig
+from gpt2x.config.generation import GenerationConfig, GenerationMode
 from gpt2x.config.generation_fields import DEFAULTS, UNUSED_ARGUMENTS
 from gpt2x.errors import InvalidInputError, unknown_arguments
 from gpt2x.generation.drafts import check_drafts, confidence, with_drafts
@@ -271,13 +271,13 @@ def _sizes(max_length: Any, prompt_length: Any, limit: int, buckets: bool) -> di
 
 def _check_strategy(
     config: GenerationConfig, vocab_size: int, assistant: GenerationConfig | None
-) -> str:
+) -> GenerationMode:
     """Check the options of all strategies; return the mode that they choose."""
     check_groups(config)
     constraints_of(config, vocab_size)
     check_drafts(config, assistant)
     mode = config.get_generation_mode()
-    if mode == "contrastive_search":
+    if mode == GenerationMode.CONTRASTIVE_SEARCH:
         check_contrastive(config, vocab_size)
     _check_dola(config, mode)
     return mode
@@ -359,12 +359,12 @@ def _strategy(
             "num_return_sequences": config.num_return_sequences,
             "early_stopping": config.early_stopping,
         }
-        if config.get_generation_mode() == "constrained_beam_search":
+        if config.get_generation_mode() == GenerationMode.CONSTRAINED_BEAM_SEARCH:
             return ConstrainedBeamSearch(**common)
         if config.num_beam_groups > 1:
             return GroupBeamSearch(num_beam_groups=config.num_beam_groups, **common)
         return BeamSearch(do_sample=config.do_sample, **common)
-    if config.get_generation_mode() == "contrastive_search":
+    if config.get_generation_mode() == GenerationMode.CONTRASTIVE_SEARCH:
         return ContrastiveSearch(width=config.top_k, **common)
     chooser: Greedy
     if config.do_sample:
@@ -387,9 +387,9 @@ def pad_token(config: GenerationConfig) -> int | None:
     return next(iter([*pads, *eos_tokens(config)]), None)
 
 
-def _check_dola(config: GenerationConfig, mode: str) -> None:
+def _check_dola(config: GenerationConfig, mode: GenerationMode) -> None:
     """Raise if DoLa is asked for with a strategy that it cannot change."""
-    if config.dola_layers is not None and mode != "dola_generation":
+    if config.dola_layers is not None and mode != GenerationMode.DOLA_GENERATION:
         raise InvalidInputError(
             "dola_layers works with greedy search and sampling only, and the other options ask for "
             f"{mode.replace('_', ' ')}; leave one of them out."

@@ -15,6 +15,7 @@ from gpt2x.pt.heads import (
     GPT2ForTokenClassification,
     GPT2LMHeadModel,
 )
+from gpt2x.pt.interop.guidance import UnbatchedClassifierFreeGuidanceLogitsProcessor
 from gpt2x.pt.model import GPT2Model
 from gpt2x.pt.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -38,6 +39,7 @@ __all__ = [
     "GenerationMixin",
     "KVCache",
     "register_attention",
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor",
     "ModelOutput",
     "BaseModelOutputWithPastAndCrossAttentions",
     "CausalLMOutputWithCrossAttentions",
