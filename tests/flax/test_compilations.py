@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from gpt2x.generation.generate import steps
 from support.compilations import STRATEGIES, calls
 from support.flax_models import tiny_model
 
@@ -33,3 +35,17 @@ def test_functions_on_the_host_compile_nothing_again(model, compiled):
         criterion = [lambda ids, scores: False]
         model.generate(ids, stopping_criteria=criterion, watermarking_config=watermark, **options)
     assert not compiled
+
+
+def test_one_compilation_serves_chunks_of_every_size(model, compiled, monkeypatch):
+    monkeypatch.setattr("gpt2x.generation.generate.QUICK", np.inf)
+    (ids, options), *others = calls("sampling")
+    model.generate(ids, **options)
+    compiled.clear()
+    model.generate(ids, streamer=print, **options)
+    assert len(compiled) == 1  # of the loop without the prompts
+    for chunk, (ids, options) in zip((1, 2, 8), others, strict=True):
+        seed = options.pop("seed", None)
+        kwargs = {"input_ids": ids, **options}
+        assert len([*steps(model.generation_host(), chunk=chunk, seed=seed, kwargs=kwargs)])
+    assert len(compiled) == 1

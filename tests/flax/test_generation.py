@@ -14,7 +14,8 @@ import pytest
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax import FlaxGPT2DoubleHeadsModel, KVCache
 from gpt2x.flax.outputs import FlaxGenerateBeamDecoderOnlyOutput, FlaxGenerateDecoderOnlyOutput
-from support.flax_models import golden_model, random_ids, tiny_model
+from support.contract.streaming import PROMPTS, StreamingContract
+from support.flax_models import BACKEND, golden_model, random_ids, tiny_model
 from support.golden_data import load_case
 from support.recorder import Recorder
 
@@ -280,6 +281,16 @@ def test_users_functions_are_called_as_in_transformers(model):
         IDS, max_new_tokens=3, prefix_allowed_tokens_fn=lambda row, ids: [row + 10]
     )
     np.testing.assert_array_equal(allowed[:, 5:], [[10] * 3, [11] * 3, [12] * 3])
+
+
+class TestStreaming(StreamingContract):
+    backend = BACKEND
+
+    def test_a_cache_that_was_given_is_not_donated(self, model):
+        cache = model.prefill(PROMPTS[:, :3])
+        tokens = [[*self.steps(model, chunk=4, past_key_values=cache)] for _ in range(2)]
+        np.testing.assert_array_equal(*tokens)
+        assert np.isfinite(cache[0][0]).all()
 
 
 def test_a_streamer_gets_numpy_arrays(model):

@@ -50,6 +50,8 @@ class MeaningEngine:
     def reorder(self, cache: Any, parents: Any) -> Any:
         return self.ops.take(cache, parents)
 
+    expand = reorder
+
 
 def search(prompt: np.ndarray = PROMPT, mask: np.ndarray | None = None, **options: Any) -> Any:
     return decode(

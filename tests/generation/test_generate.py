@@ -50,6 +50,42 @@ def test_steps_yield_tokens_before_the_model_computes_on_them_and_return_the_res
     np.testing.assert_array_equal(result, generate(host_of(), kwargs=kwargs))
 
 
+@pytest.mark.parametrize(
+    ("quick", "options", "calls"),
+    [
+        (np.inf, {"chunk": 4}, [1, 2, 4, 4, 8, 8, 8, 8]),
+        (np.inf, {"chunk": 2}, [1, 2, 4, 4, 6, 6, 8, 8]),
+        (np.inf, {"chunk": 4, "fuses": False}, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (-np.inf, {"chunk": 4}, [1, 2, 3, 4, 5, 6, 7, 8]),
+    ],
+    ids=["chunks grow", "a bound", "stepwise", "slow"],
+)
+def test_chunks_are_yielded_before_the_model_computes_the_next(quick, options, calls, monkeypatch):
+    monkeypatch.setattr("gpt2x.generation.generate.QUICK", quick)
+    chunk = options.pop("chunk")
+    host = host_of(["the cat sat here"], **options)
+    kwargs = {"input_ids": PROMPT[:1], "max_new_tokens": 8}
+    found = [
+        (read([tokens])[0], host.engine.calls) for tokens in steps(host, chunk=chunk, kwargs=kwargs)
+    ]
+    assert "".join(text for text, _ in found) == " cat sat"
+    assert [count for _, count in found] == calls
+
+
+def test_chunks_end_where_the_text_does(monkeypatch):
+    monkeypatch.setattr("gpt2x.generation.generate.QUICK", np.inf)
+    host = host_of(["a dog$"])
+    kwargs = {"input_ids": PROMPT[1:], "max_new_tokens": 20}
+    assert read([np.concatenate([*steps(host, chunk=8, kwargs=kwargs)])]) == ["og$"]
+    assert host.engine.calls == 3
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, None])
+def test_a_chunk_has_at_least_a_token(chunk):
+    with pytest.raises(InvalidInputError, match="chunk must be an integer of at least 1"):
+        steps(host_of(), chunk=chunk, kwargs={"input_ids": PROMPT})
+
+
 def test_a_streamer_gets_the_prompts_then_each_step():
     class Log(list):
         put = list.append

@@ -33,7 +33,7 @@ class ConstantEngine:
         logits = np.broadcast_to(self.logits, (self.rows, self.logits.size))
         return Outputs(self.ops.constant(np.ascontiguousarray(logits), "float")), ()
 
-    def reorder(self, cache, parents):
+    def expand(self, cache, origins):
         return cache
 
 

@@ -19,8 +19,9 @@ from gpt2x.generation import (
     TextStreamer,
 )
 from gpt2x.pt.cache import KVCache
+from support.contract.streaming import StreamingContract
 from support.golden_data import case_names, load_case
-from support.pt_models import golden_model, random_ids, tensors, tiny_model
+from support.pt_models import BACKEND, golden_model, random_ids, tensors, tiny_model
 from support.recorder import Recorder
 
 GROUPS = (
@@ -327,6 +328,10 @@ def test_tokens_are_streamed_as_they_are_chosen():
     text = model.generate(ids, max_new_tokens=4, streamer=lambda tokens: log.append(tokens[0]))
     new = text[0, 3:].tolist()
     assert log == ["step", new[0], "step", new[1], "step", new[2], "step", new[3]]
+
+
+class TestStreaming(StreamingContract):
+    backend = BACKEND
 
 
 def test_a_streamer_gets_tensors_on_the_cpu():

@@ -42,7 +42,9 @@ def decode(
     settings = plan.settings(ops, ops.constant(prompt, "int"), device_mask, keys)
     engine = engine_of(ops)
     if stepwise or on_tokens is not None:
-        for carry in driver.steps(ops, plan.strategy, engine, settings):
+        loop, carry = driver.StepLoop(ops, plan.strategy, engine, settings), None
+        while carry is None or carry.state.running:
+            carry = loop.run(carry)
             if on_tokens is not None:
                 on_tokens(carry.request.tokens[:, 0])
     else:

@@ -72,6 +72,8 @@ class SpellingEngine:
     def reorder(self, cache: Any, parents: Any) -> Any:
         return self.ops.take(cache, parents)
 
+    expand = reorder
+
 
 class MarkovEngine:
     """A random language: the next token depends on the last one and on the sum of those before.
@@ -115,6 +117,8 @@ class MarkovEngine:
 
     def reorder(self, cache: Any, parents: Any) -> Any:
         return self.ops.take(cache, parents)
+
+    expand = reorder
 
     def log_probability(self, prompt: list[int], continuation: list[int]) -> float:
         """Return the log-probability of a continuation, computed plainly in float64."""

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from gpt2x.generation import GenerationConfig
+from gpt2x.generation.driver import Loop
 from gpt2x.generation.engine import (
     DriverEngine,
     Extras,
+    FusedLoop,
     Prompt,
     Prompts,
     StaticArguments,
     assemble,
-    fused,
 )
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
@@ -85,11 +86,8 @@ class NumpyHost(Host):
     def _engine(self, model: Any, static: StaticArguments) -> NumpyHost:
         return self
 
-    def run_fused(
-        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
-    ) -> tuple[Any, Any]:
-        make = self._engine
-        return fused(NUMPY_OPS, make, self.models, static, prompts, settings, returns_cache)
+    def fused(self, static: StaticArguments, prompts: Prompts, settings: Settings) -> Loop:
+        return FusedLoop(NUMPY_OPS, self._engine, self.models, static, prompts, settings)
 
     def stepper(
         self, plan: Plan, static: StaticArguments, prompts: Prompts

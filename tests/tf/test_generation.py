@@ -13,9 +13,10 @@ import tensorflow as tf
 from gpt2x.errors import InvalidInputError
 from gpt2x.tf import KVCache, TFGPT2DoubleHeadsModel
 from gpt2x.tf.outputs import TFGenerateBeamDecoderOnlyOutput, TFGenerateDecoderOnlyOutput
+from support.contract.streaming import StreamingContract
 from support.golden_data import load_case
 from support.recorder import Recorder
-from support.tf_models import golden_model, random_ids, tiny_model
+from support.tf_models import BACKEND, golden_model, random_ids, tiny_model
 
 CASES = [
     "plain/greedy/plain",
@@ -279,6 +280,10 @@ def test_users_functions_are_called_as_in_transformers(model):
         IDS, max_new_tokens=3, prefix_allowed_tokens_fn=lambda row, ids: [row + 10]
     )
     np.testing.assert_array_equal(allowed[:, 5:], [[10] * 3, [11] * 3, [12] * 3])
+
+
+class TestStreaming(StreamingContract):
+    backend = BACKEND
 
 
 def test_a_streamer_gets_numpy_arrays(model):

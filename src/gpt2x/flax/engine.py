@@ -19,19 +19,21 @@ from flax import nnx
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.cpu.products import attention_dtype
 from gpt2x.flax.ops import JAX_OPS as OPS
-from gpt2x.generation.driver import CompiledStrategy
+from gpt2x.generation.driver import Carry, CompiledStrategy, Loop
 from gpt2x.generation.engine import (
     Extras,
+    FusedLoop,
     Prompt,
     Prompts,
     StaticArguments,
     embedded,
     extras_of,
-    fused,
     placed,
 )
 from gpt2x.generation.ops import is_scalar
 from gpt2x.generation.strategies import Outputs, Settings, Strategy
+
+_END = np.iinfo(np.int32).max  # columns that no text has
 
 
 class JaxEngine:
@@ -189,18 +191,37 @@ def in_compute_dtype(model: Any) -> Any:
     return jax.tree.map(cast, model, is_leaf=lambda node: isinstance(node, nnx.Param))
 
 
-@partial(jax.jit, static_argnames=("static", "returns_cache"))
-def run_fused(
+@partial(jax.jit, static_argnames="static", donate_argnames="carry")
+def run_loop(
     models: tuple[Any, ...],
     prompts: Prompts,
     settings: Settings,
+    carry: Carry | None,
+    until: int,
     *,
     static: StaticArguments,
-    returns_cache: bool,
-) -> tuple[Any, Any]:
-    """Decode in one loop that ends as soon as every row has; return the last state and cache."""
+) -> Carry:
+    """Run `FusedLoop.run`."""
     models = tuple(map(in_compute_dtype, models))
-    return fused(OPS, JaxEngine, models, static, prompts, settings, returns_cache)
+    return FusedLoop(OPS, JaxEngine, models, static, prompts, settings).run(carry, until)
+
+
+class CompiledLoop(Loop):
+    """The loop of a call, as `driver.Loop`: a computation with the prompts, and one without.
+
+    Each is compiled once, whatever is asked for. A carry is donated: its cache stays where it is.
+    """
+
+    def __init__(
+        self, models: tuple[Any, ...], static: StaticArguments, prompts: Prompts, settings: Settings
+    ) -> None:
+        self._arguments = models, prompts, settings
+        self._static = static
+
+    def run(self, carry: Carry | None = None, until: int | None = None) -> Carry:
+        """Take steps; see `driver.Loop`."""
+        end = np.int32(_END if until is None else until)
+        return run_loop(*self._arguments, carry, end, static=self._static)
 
 
 @partial(jax.jit, static_argnames="static")

@@ -18,13 +18,20 @@ from flax import nnx
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.flax.cache import KVCache
-from gpt2x.flax.engine import CompiledEngine, compiled_strategy, run_fused
+from gpt2x.flax.engine import CompiledEngine, CompiledLoop, JaxEngine, compiled_strategy
 from gpt2x.flax.ops import JAX_OPS
 from gpt2x.flax.outputs import FlaxGeneratedTokens, generation_output
 from gpt2x.generation import random, results
 from gpt2x.generation.documentation import GENERATING, HEALING
-from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import DriverEngine, Extras, Prompts, StaticArguments, assemble
+from gpt2x.generation.driver import CompiledStrategy, Loop
+from gpt2x.generation.engine import (
+    DriverEngine,
+    Extras,
+    FusedLoop,
+    Prompts,
+    StaticArguments,
+    assemble,
+)
 from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.numpy_ops import NUMPY_OPS
@@ -141,10 +148,10 @@ class JaxHost(Host):
         part = view_of(body, h=nnx.List(list(body.h)[:count]))
         return view_of(self.model, **{self.model.base_model_prefix: part})
 
-    def run_fused(
-        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
-    ) -> tuple[Any, Any]:
-        return run_fused(self.models, prompts, settings, static=static, returns_cache=returns_cache)
+    def fused(self, static: StaticArguments, prompts: Prompts, settings: Settings) -> Loop:
+        if self.is_traced:
+            return FusedLoop(self.ops, JaxEngine, self.models, static, prompts, settings)
+        return CompiledLoop(self.models, static, prompts, settings)
 
     def stepper(
         self, plan: Plan, static: StaticArguments, prompts: Prompts

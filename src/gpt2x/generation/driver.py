@@ -1,20 +1,19 @@
-"""The loop of decoding, which runs in two ways.
+"""The loop of decoding. It returns at the end or, for streaming, when enough tokens are final.
 
-*Fused*: `fused` is one computation of prefill, all steps and their stop condition, which a backend
-may compile as a whole (`lax.while_loop`, `tf.while_loop`; in PyTorch a Python loop).
+*Fused*, it is one computation, with the prompts and the first step or without them. A backend may
+compile it as a whole (`lax.while_loop`, `tf.while_loop`).
 
-*Stepwise*: `steps` returns to the host after every step, for streaming (a token is needed before
-the next but one is computed) and for functions of concrete arrays (stopping criteria, grammars).
-The model's part of a step may still be compiled, and so may the strategy's, unless `Strategy.host`.
+*Stepwise*, it returns to the host after every step: in PyTorch, and for functions of concrete arrays (stopping
+criteria, grammars). The model's part of a step may still be compiled, and so may the strategy's,
+unless `Strategy.host`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.strategies import Needs, Outputs, Request, Settings, Strategy
 
 Cache = Any
@@ -37,17 +36,51 @@ class Engine(Protocol):
         """Run tokens by the assistant; return the logits of the last, and the cache with them."""
         ...
 
+    def expand(self, cache: Cache, origins: Array) -> Cache:
+        """Run R rows from here on, of which row r continues prompt origins[r], int [R].
+
+        Returns their cache.
+        """
+        ...
+
     def reorder(self, cache: Cache, parents: Array) -> Cache:
-        """Return the cache whose row r continues row parents[r], int [R]; R may differ from B."""
+        """Return the cache whose row r continues row parents[r], int [R]."""
+        ...
+
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return what `Loop.records` returns."""
         ...
 
 
 class Carry(NamedTuple):
-    """The values that a step passes to the next."""
+    """The values that a step passes to the next.
+
+    settled: the columns of every row's text that are final.
+    """
 
     state: Any
     request: Request
     cache: Cache
+    settled: int | Scalar
+
+
+class Loop:
+    """The loop of a call, on the host or compiled."""
+
+    def run(self, carry: Carry | None = None, until: int | None = None) -> Carry:
+        """Take the first step, or go on from `carry`, which is used up.
+
+        until: the columns to be settled at the return, as far as the text goes; None for all of it.
+            A loop on the host returns after every step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override run")
+
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return the outputs of the model beside logits that the result has, by name.
+
+        length: the columns of the text, for all rows or int [R].
+        """
+        return {}
 
 
 class CompiledStrategy(NamedTuple):
@@ -70,6 +103,9 @@ class CompiledStrategy(NamedTuple):
     def needs(self) -> Needs:
         return self.strategy.needs
 
+    def settled(self, ops: Ops, state: Any) -> int | Scalar:
+        return self.strategy.settled(ops, state)
+
     def draft_request(self, ops: Ops, state: Any) -> Request:
         return self.strategy.draft_request(ops, state)
 
@@ -83,12 +119,16 @@ def start(
     """Run each prompt once, copy it for each of its rows, and take the first step."""
     outputs, cache = engine.prefill()
     if strategy.rows_per_prompt > 1:
-        rows = ops.shape(settings.prompt)[0]
-        origins = ops.arange(rows) // strategy.rows_per_prompt
-        outputs, cache = outputs.taken(ops, origins), engine.reorder(cache, origins)
+        origins = row_origins(ops, strategy, settings)
+        outputs, cache = outputs.taken(ops, origins), engine.expand(cache, origins)
     state = strategy.init(ops, settings, ops.shape(outputs.logits)[-1])
     state, request = strategy.step(ops, state, outputs, settings)
-    return Carry(state, request, cache)
+    return Carry(state, request, cache, strategy.settled(ops, state))
+
+
+def row_origins(ops: Ops, strategy: Strategy | CompiledStrategy, settings: Settings) -> Array:
+    """Return the prompt of each row, int [R]."""
+    return ops.arange(ops.shape(settings.prompt)[0]) // strategy.rows_per_prompt
 
 
 def advance(
@@ -103,7 +143,7 @@ def advance(
 
     loop: `Ops.while_loop`, or `host_loop`, for the steps of an assistant.
     """
-    state, request, cache = carry
+    state, request, cache, _ = carry
     if strategy.reorders:
         cache = engine.reorder(cache, request.parents)
     if strategy.needs.drafts:
@@ -117,7 +157,7 @@ def advance(
         request = strategy.request(ops, state)
     outputs, cache = engine.decode(request, cache)
     state, request = strategy.step(ops, state, outputs, settings)
-    return Carry(state, request, cache)
+    return Carry(state, request, cache, strategy.settled(ops, state))
 
 
 def host_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
@@ -127,30 +167,45 @@ def host_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], state
     return state
 
 
-def fused(ops: Ops, strategy: Strategy, engine: Engine, settings: Settings) -> Carry:
-    """Decode to the end in one loop."""
+def fused(
+    ops: Ops,
+    strategy: Strategy,
+    engine: Engine,
+    settings: Settings,
+    carry: Carry | None = None,
+    until: int | Scalar | None = None,
+) -> Carry:
+    """Take steps in one loop; see `Loop.run`."""
+    carry = start(ops, strategy, engine, settings) if carry is None else carry
+
+    def goes_on(carry: Carry) -> bool | Scalar:
+        running = carry.state.running
+        return running if until is None else running & (carry.settled < until)
+
     return ops.while_loop(
-        lambda carry: carry.state.running,
+        goes_on,
         lambda carry: advance(ops, strategy, engine, settings, carry, ops.while_loop),
-        start(ops, strategy, engine, settings),
+        carry,
     )
 
 
-def steps(
-    ops: Ops,
-    strategy: Strategy | CompiledStrategy,
-    engine: Engine,
-    settings: Settings,
-    running: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Iterator[Carry]:
-    """Decode step by step: yield each before the model computes on its tokens.
+class StepLoop(Loop):
+    """The loop that returns to the host after every step."""
 
-    Each step runs in a context of `running`; the code between steps does not.
-    """
-    with running():
-        carry = start(ops, strategy, engine, settings)
-    yield carry
-    while bool(carry.state.running):
-        with running():
-            carry = advance(ops, strategy, engine, settings, carry, host_loop)
-        yield carry
+    def __init__(
+        self,
+        ops: Ops,
+        strategy: Strategy | CompiledStrategy,
+        engine: Engine,
+        settings: Settings,
+    ) -> None:
+        self._parts = ops, strategy, engine, settings
+        self._engine = engine
+
+    def run(self, carry: Carry | None = None, until: int | None = None) -> Carry:
+        """Take a step; see `Loop`."""
+        return start(*self._parts) if carry is None else advance(*self._parts, carry, host_loop)
+
+    def records(self, length: int | Scalar | Array) -> dict[str, Any]:
+        """Return the outputs of the engine's calls; see `Loop`."""
+        return self._engine.records(length)

@@ -7,6 +7,7 @@ columns that it is padded to, S slots of the cache, V vocabulary, E n_embd.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -310,7 +311,6 @@ class PromptedEngine:
         self._static = static
         self._prompt = prompt
         self._keep = keep
-        self._is_expanded = static.strategy.rows_per_prompt == 1
         self._calls: list[Call] = []
 
     def prefill(self) -> tuple[Outputs, Any]:
@@ -341,28 +341,22 @@ class PromptedEngine:
         """Raise: there is no assistant."""
         raise NotImplementedError("only an AssistedEngine has an assistant")
 
+    def expand(self, cache: Any, origins: Array) -> Any:
+        """Run the rows of the text from here on; see `driver.Engine`."""
+        self._prompt = self._prompt.with_rows(lambda x: self._ops.take(x, origins))
+        self._calls = [
+            call._replace(extras=self._expanded(call.extras, origins)) for call in self._calls
+        ]
+        return self.reorder(cache, origins)
+
     def reorder(self, cache: Any, parents: Array) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
-        if not self._is_expanded:  # at first prompts become rows; later rows change places
-            self._is_expanded = True
-            self._prompt = self._prompt.with_rows(lambda x: self._ops.take(x, parents))
-            self._calls = [
-                call._replace(extras=self._expanded(call.extras, parents)) for call in self._calls
-            ]
         is_cache = self._static.use_cache
         return cache.reorder(parents) if is_cache else self._ops.take(cache, parents)
 
-    def past(self, cache: Any, length: Any) -> Any:
-        """Return the model's cache after the last step; what is right in all rows has `length`.
-
-        Args:
-            cache: of the last step.
-            length: the columns of the text that every row has run, or None for all in the cache.
-        """
-        return cache if length is None else cache.at(length + self._prompt.embeds_only)
-
     def records(self, length: int | Scalar | Array) -> dict[str, Any]:
         """Return the outputs of `StaticArguments.records`: of each step one array per layer.
+
 
         Args:
             length: the columns of the text, for all rows or int [R].
@@ -432,13 +426,13 @@ class GuidedEngine:
         """Raise: there is no assistant."""
         return self._main.assist(request, cache)
 
+    def expand(self, cache: Any, origins: Array) -> Any:
+        """Run the rows of the text in both; see `driver.Engine`."""
+        return self._main.expand(cache[0], origins), self._negative.expand(cache[1], origins)
+
     def reorder(self, cache: Any, parents: Array) -> Any:
         """Let row r continue row parents[r] in both; see `driver.Engine`."""
         return self._main.reorder(cache[0], parents), self._negative.reorder(cache[1], parents)
-
-    def past(self, cache: Any, length: Any) -> Any:
-        """Return the cache of the prompts' context; see `PromptedEngine.past`."""
-        return self._main.past(cache[0], length)
 
     def records(self, length: int | Scalar | Array) -> dict[str, Any]:
         """Return the outputs of the prompts' context; see `PromptedEngine.records`."""
@@ -468,13 +462,13 @@ class AssistedEngine:
         outputs, other = self._assistant.decode(request, cache[1])
         return outputs, (cache[0], other)
 
+    def expand(self, cache: Any, origins: Array) -> Any:
+        """Run the rows of the text in both; see `driver.Engine`."""
+        return self._main.expand(cache[0], origins), self._assistant.expand(cache[1], origins)
+
     def reorder(self, cache: Any, parents: Array) -> Any:
         """Let row r continue row parents[r] in both; see `driver.Engine`."""
         return self._main.reorder(cache[0], parents), self._assistant.reorder(cache[1], parents)
-
-    def past(self, cache: Any, length: Any) -> Any:
-        """Return the model's own cache; see `PromptedEngine.past`."""
-        return self._main.past(cache[0], length)
 
     def records(self, length: int | Scalar | Array) -> dict[str, Any]:
         """Return the model's own outputs; see `PromptedEngine.records`."""
@@ -520,26 +514,51 @@ def assemble(
     return engine
 
 
-def past_of(ops: Ops, static: StaticArguments, engine: DriverEngine, carry: driver.Carry) -> Any:
-    """Return the cache for the result of `generate`, after the last step."""
+def past_of(ops: Ops, static: StaticArguments, prompts: Prompts, carry: driver.Carry) -> Any:
+    """Return the model's cache after the last step, for the result of `generate`."""
+    cache = carry.cache
+    for other in (prompts.negative, prompts.assistant):
+        cache = cache[0] if other else cache
     if static.needs.columns == 1:
-        return engine.past(carry.cache, None)
+        return cache
     length = carry.state.length
     if not is_scalar(length):
         length = -ops.max(-length, axis=0)  # rows differ: what all of them have run
-    return engine.past(carry.cache, length - 1)
+    return cache.at(length - 1 + prompts.main.embeds_only)
 
 
-def fused(
-    ops: Ops,
-    make: Callable[[Any, StaticArguments], ModelEngine],
-    models: tuple[Any, ...],
-    static: StaticArguments,
-    prompts: Prompts,
-    settings: Settings,
-    returns_cache: bool,
-) -> tuple[Any, Any]:
-    """Decode in one loop; return the last state, and the cache (or ()). See `assemble`."""
-    engine = assemble(ops, make, models, static, prompts)
-    carry = driver.fused(ops, static.strategy, engine, settings)
-    return carry.state, past_of(ops, static, engine, carry) if returns_cache else ()
+class FusedLoop(driver.Loop):
+    """The loop of a call for a compiler, as `driver.Loop`: `run` is a pure function.
+
+    Args:
+        ops, make, models, static, prompts: see `assemble`.
+        settings: of the call.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        make: Callable[[Any, StaticArguments], ModelEngine],
+        models: tuple[Any, ...],
+        static: StaticArguments,
+        prompts: Prompts,
+        settings: Settings,
+    ) -> None:
+        self._ops = ops
+        self._strategy = static.strategy
+        self._assemble = partial(assemble, ops, make, models, static)
+        self._prompts = prompts
+        self._settings = settings
+
+    def run(
+        self, carry: driver.Carry | None = None, until: int | Scalar | None = None
+    ) -> driver.Carry:
+        """Take steps; see `driver.Loop`."""
+        ops, strategy, settings, prompts = self._ops, self._strategy, self._settings, self._prompts
+        if carry is not None and strategy.rows_per_prompt > 1:
+            origins = driver.row_origins(ops, strategy, settings)
+            prompts = prompts.map(
+                lambda prompt: prompt.with_rows(lambda array: ops.take(array, origins))
+            )
+        engine = self._assemble(prompts)
+        return driver.fused(ops, strategy, engine, settings, carry, until)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation import batches, custom, driver
+from gpt2x.generation import batches, custom
 from gpt2x.generation.assistance import assistant_prompt, find_assistant
+from gpt2x.generation.driver import Carry, Loop, StepLoop
 from gpt2x.generation.engine import Prompts, StaticArguments, past_of
 from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.guidance import negative_prompt
 from gpt2x.generation.healing import NextLogits, check_tokenizer, heal, heal_each
 from gpt2x.generation.host import Host, widened
 from gpt2x.generation.lengths import bucket, smaller
-from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.ops import Array
 from gpt2x.generation.plan import Plan, make_plan, resolve_config
 from gpt2x.generation.prompt import make_prompt, read_prompt, refuse_arguments
 from gpt2x.generation.registry import ops_for
@@ -25,6 +27,14 @@ from gpt2x.generation.run import Run, placed
 from gpt2x.generation.strategies import Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
 from gpt2x.models.checks import check_ids, check_shape
+
+# A reader does not see whether text comes 50 times or more often in a second. So tokens of fast
+# models are computed together, up to this many, until that takes longer. Each call of a compiled
+# loop costs 1 to 3 ms beside the model. For a model of two small layers, streaming token by token
+# therefore took 6 to 14 times as long as one call for the whole text, in chunks of up to 8 tokens
+# 2 to 3 times, and little less in larger ones; for GPT-2 124M on a CPU, the sizes do not differ.
+CHUNK = 16
+QUICK = 0.02  # seconds
 
 
 def generate(
@@ -46,11 +56,13 @@ def generate(
     if loop is not None:
         return _custom(host, loop, streamer, **arguments)
     run = check(host, **arguments, is_streamed=streamer is not None)
-    parts = batches.split(host, run, batch_size) if streamer is None else []
+    if streamer is not None:
+        return _stream(host, placed(host, run), streamer)
+    parts = batches.split(host, run, batch_size)
     if not parts:
-        return _result(host, placed(host, run), streamer)
+        return _whole(host, placed(host, run))
     # One after the other: a part's own copy of a past is gone before the next is made.
-    results = [_result(host, placed(host, batches.part(host, run, prompts))) for prompts in parts]
+    results = [_whole(host, placed(host, batches.part(host, run, prompts))) for prompts in parts]
     return batches.joined(host, run, parts, results)
 
 
@@ -78,61 +90,88 @@ def _custom(
     return custom.run_loop(host, run, loop, own)
 
 
-def _result(host: Host, run: Run, streamer: BaseStreamer | None = None) -> Any:
-    """Run all steps; return the result."""
-    if run.is_stepwise:
-        return _stream(host, run, streamer)
-    with host.running(run.plan):
-        state, cache = host.run_fused(run.static, run.prompts, run.settings, run.returns_cache)
-    past = cache if run.returns_cache else None
-    return host.result(run.plan, run.settings, state, past_key_values=past)
+def _whole(host: Host, run: Run) -> Any:
+    """Run the loop to the end; return the result."""
+    loop, carry = _loop(host, run), None
+    while carry is None or (run.is_stepwise and bool(carry.state.running)):
+        with host.running(run.plan):
+            carry = loop.run(carry)
+    return _result(host, run, loop, carry)
 
 
-def steps(host: Host, **arguments: Any) -> Generator[Array, None, Any]:
-    """Continue the prompts step by step: yield the tokens of each, int [R], as they are chosen.
+def steps(host: Host, *, chunk: int = 1, **arguments: Any) -> Generator[Array, None, Any]:
+    """Continue the prompts step by step: yield the tokens of each, int [R], as streamers get them.
 
-    Each is yielded before the model computes on it. The arguments are those of `prepare`, which
-    checks them before this function returns. The generator returns the result of `generate`.
+    Each is yielded before the model computes on it. With a larger `chunk`, a compiled loop computes
+    up to so many tokens of each row at once, and they are yielded before the next ones are
+    computed; for `generate(streamer=...)` it is `CHUNK`. The first token is always computed alone,
+    and the next chunks grow as long as they are quick. Where steps must return to the host (in
+    PyTorch, and for functions of users, criteria and grammars) `chunk` has no effect.
+
+    The other arguments are those of `prepare`, which checks them before this function returns. The
+    generator returns the result of `generate`; it may be closed at any step.
     """
-    return _steps(host, prepare(host, **arguments, is_streamed=True))
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise InvalidInputError(f"chunk must be an integer of at least 1; got {chunk!r}.")
+    return _steps(host, prepare(host, **arguments, is_streamed=True), chunk)
 
 
-def _steps(host: Host, run: Run, *, shows: bool = True) -> Generator[Array, None, Any]:
-    """Run all steps; yield the tokens, int [R], if `shows`: else nobody reads them."""
+def _steps(host: Host, run: Run, chunk: int = CHUNK) -> Generator[Array, None, Any]:
+    """Run the loop in chunks; yield the tokens of each step, on the host, int [R]."""
+    loop, shown = _loop(host, run), run.plan.prompt_length
+    for carry in _chunks(host, run, loop, chunk):
+        settled = int(carry.settled)
+        if settled > shown:
+            tokens = host.to_host(carry.state.tokens)  # at once: a chunk waits for the device once
+            for column in range(shown, settled):
+                yield tokens[:, [column]][:, 0]  # a copy
+            shown = settled
+    return _result(host, run, loop, carry)
+
+
+def _chunks(host: Host, run: Run, loop: Loop, chunk: int) -> Iterator[Carry]:
+    """Run the loop in chunks of up to `chunk` tokens; yield after each.
+
+    A chunk has twice the tokens of the last if that was quick, else half of them. The chunks, but
+    not the code between them, run in a context of `host.running`.
+    """
+    carry, until, count = None, 0, 1
+    while carry is None or bool(carry.state.running):
+        began = time.perf_counter()
+        with host.running(run.plan):
+            carry = loop.run(carry, until)
+            settled = int(carry.settled)  # waits for the device
+        is_quick = time.perf_counter() - began < QUICK
+        yield carry
+        until, count = settled + count, min(2 * count, chunk) if is_quick else max(count // 2, 1)
+
+
+def _loop(host: Host, run: Run) -> Loop:
+    """Return the loop of a call: on the host, or fused."""
+    if not run.is_stepwise:
+        return host.fused(run.static, run.prompts, run.settings)
     engine, strategy = host.stepper(run.plan, run.static, run.prompts)
-    ops, shown = host.ops, run.plan.prompt_length
-    for carry in driver.steps(ops, strategy, engine, run.settings, lambda: host.running(run.plan)):
-        if not shows:
-            continue
-        settled = int(run.plan.strategy.settled(ops, carry.state))
-        for column in range(shown, settled):
-            yield _column(ops, carry.state.tokens, column)
-        shown = max(shown, settled)
-    records = engine.records(carry.state.length)
-    past = past_of(ops, run.static, engine, carry) if run.returns_cache else None
+    return StepLoop(host.ops, strategy, engine, run.settings)
+
+
+def _result(host: Host, run: Run, loop: Loop, carry: Carry) -> Any:
+    """Return the result of `generate` after the last step."""
+    records = loop.records(carry.state.length)
+    past = past_of(host.ops, run.static, run.prompts, carry) if run.returns_cache else None
     return host.result(run.plan, run.settings, carry.state, **records, past_key_values=past)
 
 
-def _column(ops: Ops, tokens: Array, column: int) -> Array:
-    """Return a column of tokens [R, L]: int [R]. A slice would be compiled for each column."""
-    index = ops.constant([[column]] * ops.shape(tokens)[0], "int")
-    return ops.take_along(tokens, index)[:, 0]
-
-
-def _stream(host: Host, run: Run, streamer: BaseStreamer | None) -> Any:
-    """Run all steps, pass their tokens to a streamer if there is one, and return the result."""
-    if streamer is not None:
-        streamer.put(host.to_host(host.to_device(run.input_ids)))
-    tokens = _steps(host, run, shows=streamer is not None)
+def _stream(host: Host, run: Run, streamer: BaseStreamer) -> Any:
+    """Pass the tokens to a streamer, and return the result."""
+    streamer.put(host.to_host(host.to_device(run.input_ids)))
+    tokens = _steps(host, run)
     while True:
         try:
             chosen = next(tokens)
         except StopIteration as end:
-            if streamer is not None:
-                streamer.end()
+            streamer.end()
             return end.value
-        if streamer is not None:
-            streamer.put(host.to_host(chosen))
+        streamer.put(chosen)
 
 
 def prepare(host: Host, **arguments: Any) -> Run:
@@ -222,8 +261,8 @@ def check(
     assisted = assistant_prompt(host, plan, input_ids, mask, arguments)
     others = [given or ((), 0) for given in (negative, assisted)]
     static = StaticArguments.of(plan, slots, (others[0][1], others[1][1]))
-    is_stepwise = bool(is_streamed or plan.strategy.host or static.records or not host.fuses)
-    _check_steps(host, plan, is_streamed, is_stepwise)
+    is_stepwise = bool(plan.strategy.host or static.records or not host.fuses)
+    _check_steps(host, plan, is_streamed, is_streamed or is_stepwise)
     # A seed is checked even where nothing is drawn.
     keys = host.keys(seed, plan.rows) if plan.samples or seed is not None else ()
     settings = _settings(host, plan, slots, input_ids, mask, keys if plan.samples else ())
@@ -236,11 +275,11 @@ def check(
     return Run(plan, static, settings, prompts, input_ids, is_stepwise, returns_cache)
 
 
-def _check_steps(host: Host, plan: Plan, is_streamed: bool, is_stepwise: bool) -> None:
+def _check_steps(host: Host, plan: Plan, is_streamed: bool, returns: bool) -> None:
     """Raise if steps must return to the host and cannot."""
     if is_streamed and plan.strategy.unstreamable is not None:
         raise InvalidInputError(plan.strategy.unstreamable)
-    if is_stepwise and host.is_traced:
+    if returns and host.is_traced:
         raise InvalidInputError(
             f"Inside {host.tracer}, generate cannot return to the host after each step, as "
             "streamers, stopping criteria, prefix_allowed_tokens_fn, grammars, watermarks, "

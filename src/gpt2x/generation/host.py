@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation import results
-from gpt2x.generation.driver import CompiledStrategy
+from gpt2x.generation.driver import CompiledStrategy, Loop
 from gpt2x.generation.engine import (
     DriverEngine,
     Extras,
@@ -189,17 +189,15 @@ class Host(ABC):
         """Return a context for the loop, or for each of its steps."""
         return nullcontext()
 
-    def run_fused(
-        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
-    ) -> tuple[Any, Any]:
-        """Decode in one loop, compiled if possible; see `engine.fused`."""
-        raise NotImplementedError(f"{type(self).__name__} must override run_fused if it fuses")
+    def fused(self, static: StaticArguments, prompts: Prompts, settings: Settings) -> Loop:
+        """Return the loop as computations, compiled if possible; see `engine.FusedLoop`."""
+        raise NotImplementedError(f"{type(self).__name__} must override fused if it fuses")
 
     @abstractmethod
     def stepper(
         self, plan: Plan, static: StaticArguments, prompts: Prompts
     ) -> tuple[DriverEngine, Strategy | CompiledStrategy]:
-        """Return model and strategy for `driver.steps`, each compiled if possible."""
+        """Return model and strategy for a loop on the host, each compiled if possible."""
 
     def keep(self, extras: Extras, count: int, columns: int) -> Extras:
         """Return the extras of a call for its `count` tokens, without padding."""

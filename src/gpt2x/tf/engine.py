@@ -11,15 +11,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from gpt2x.generation.driver import CompiledStrategy
+from gpt2x.generation.driver import Carry, CompiledStrategy, Loop
 from gpt2x.generation.engine import (
     Extras,
+    FusedLoop,
     Prompt,
     Prompts,
     StaticArguments,
     embedded,
     extras_of,
-    fused,
     placed,
 )
 from gpt2x.generation.ops import Ops, is_scalar
@@ -183,22 +183,58 @@ class TracedFunctions:
         self._functions.clear()
 
 
-def trace_fused(
-    models: tuple[Any, ...],
-    static: StaticArguments,
-    returns_cache: bool,
-    jit_compile: bool,
-    *arguments: Any,
-) -> Any:
-    """Trace a loop for any batch and width; `arguments` are the prompts and the settings."""
+class TracedLoop(Loop):
+    """The loop of a call, as `driver.Loop`: a function with the prompts, and one without.
 
-    def decode(prompts: Prompts, settings: Settings) -> tuple[Any, Any]:
-        return fused(OPS, TensorFlowEngine, models, static, prompts, settings, returns_cache)
+    Args:
+        models, static, prompts, settings: of the call.
+        owner: holds the functions: the model that generates.
+        key: all that shapes them, except their arguments' sizes.
+        jit_compile: whether XLA compiles them.
+    """
 
-    function = tf.function(decode, autograph=False, jit_compile=jit_compile)
-    # Once for every batch and prompt: later, more special calls use this trace too.
-    function.get_concrete_function(*_of_any_size(*arguments))
-    return function
+    def __init__(
+        self,
+        models: tuple[Any, ...],
+        static: StaticArguments,
+        prompts: Prompts,
+        settings: Settings,
+        *,
+        owner: Any,
+        key: Hashable,
+        jit_compile: bool,
+    ) -> None:
+        self._call = models, static, jit_compile
+        self._arguments = prompts, settings
+        self._functions = owner._functions
+        self._key = key
+
+    def run(self, carry: Carry | None = None, until: int | None = None) -> Carry:
+        """Take steps; see `driver.Loop`."""
+        end = tf.constant(tf.int32.max if until is None else until, tf.int32)
+        first, spec = self._functions.get(("loop", self._key), self._trace)
+        if carry is None:
+            return first(*self._arguments, end)
+        later, _ = self._functions.get(("later", self._key), lambda: self._trace(spec))
+        return later(*self._arguments, end, carry)
+
+    def _trace(self, *carry: Carry) -> tuple[Any, Carry]:
+        """Return a function for any batch, prompt and `until`, and the specs of what it returns.
+
+        carry: the specs of a carry, if the function takes one.
+        """
+        models, static, jit_compile = self._call
+
+        def decode(
+            prompts: Prompts, settings: Settings, until: tf.Tensor, carry: Carry | None = None
+        ) -> Carry:
+            loop = FusedLoop(OPS, TensorFlowEngine, models, static, prompts, settings)
+            return loop.run(carry, until)
+
+        function = tf.function(decode, autograph=False, jit_compile=jit_compile)
+        # Once for all sizes: later, more special calls use this trace too.
+        specs = (*_of_any_size(*self._arguments), tf.TensorSpec((), tf.int32), *carry)
+        return function, function.get_concrete_function(*specs).structured_outputs
 
 
 def _of_any_size(prompts: Prompts, settings: Settings) -> tuple[Prompts, Settings]:

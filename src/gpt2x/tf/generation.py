@@ -16,8 +16,8 @@ import tensorflow as tf
 from gpt2x.config.generation import GenerationConfig
 from gpt2x.generation import random
 from gpt2x.generation.documentation import GENERATING, HEALING
-from gpt2x.generation.driver import CompiledStrategy
-from gpt2x.generation.engine import DriverEngine, Prompts, StaticArguments, assemble, fused
+from gpt2x.generation.driver import CompiledStrategy, Loop
+from gpt2x.generation.engine import DriverEngine, FusedLoop, Prompts, StaticArguments, assemble
 from gpt2x.generation.generate import generate, heal_tokens
 from gpt2x.generation.host import Host
 from gpt2x.generation.plan import Plan
@@ -33,7 +33,7 @@ from gpt2x.tf.engine import (
     TensorFlowEngine,
     TracedEngine,
     TracedFunctions,
-    trace_fused,
+    TracedLoop,
     traced_strategy,
 )
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
@@ -126,16 +126,18 @@ class TensorFlowHost(Host):
         # The same object every time, since the assistant is part of the key of a trace.
         return self.model._functions.get(("early exit", count), make)
 
-    def run_fused(
-        self, static: StaticArguments, prompts: Prompts, settings: Settings, returns_cache: bool
-    ) -> tuple[Any, Any]:
+    def fused(self, static: StaticArguments, prompts: Prompts, settings: Settings) -> Loop:
         if self.is_traced or tf.config.functions_run_eagerly():
-            make = TensorFlowEngine
-            return fused(OPS, make, self.models, static, prompts, settings, returns_cache)
-        key = ("fused", returns_cache, self._key(static, prompts))
-        arguments = (self.models, static, returns_cache, self._jit_compile, prompts, settings)
-        run = self.model._functions.get(key, lambda: trace_fused(*arguments))
-        return run(prompts, settings)
+            return FusedLoop(OPS, TensorFlowEngine, self.models, static, prompts, settings)
+        return TracedLoop(
+            self.models,
+            static,
+            prompts,
+            settings,
+            owner=self.model,
+            key=self._key(static, prompts),
+            jit_compile=self._jit_compile,
+        )
 
     def stepper(
         self, plan: Plan, static: StaticArguments, prompts: Prompts

@@ -175,11 +175,12 @@ class PreparedEngine(PromptedEngine):
         self._text = torch.cat([self._text, request.tokens], dim=1)
         return Outputs(self._step()), self._kwargs.get("past_key_values")
 
+    def expand(self, cache: Any, origins: Tensor) -> Any:
+        """Return the cache as it is: the prompts' rows are repeated already."""
+        return cache
+
     def reorder(self, cache: Any, parents: Tensor) -> Any:
         """Let row r continue row parents[r]; see `driver.Engine`."""
-        if not self._is_expanded:
-            self._is_expanded = True  # the prompts' rows are repeated already
-            return cache
         self._text = self._text[parents]
         return cache if cache is None else cache.reorder(parents)
 
