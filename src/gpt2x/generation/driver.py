@@ -3,9 +3,9 @@
 *Fused*, it is one computation, with the prompts and the first step or without them. A backend may
 compile it as a whole (`lax.while_loop`, `tf.while_loop`).
 
-*Stepwise*, it returns to the host after every step: in PyTorch, and for functions of concrete arrays (stopping
-criteria, grammars). The model's part of a step may still be compiled, and so may the strategy's,
-unless `Strategy.host`.
+*Stepwise*, it returns to the host after every step: in PyTorch, and for functions of concrete
+arrays (stopping criteria, grammars). The model's part of a step may still be compiled, and so may
+the strategy's, unless `Strategy.host`.
 """
 
 from __future__ import annotations

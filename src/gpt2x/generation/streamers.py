@@ -1,8 +1,9 @@
-"""Streamers: receive each token of `generate` as soon as it is chosen.
+"""Streamers: receive the tokens of `generate` while it runs.
 
 `generate(streamer=...)` calls `put` with the prompts (int [B, T]), then with the new token of each
-row (int [R]), and `end` when it is done. A plain function is called with the new tokens only. Token
-n arrives before the model computes token n + 2.
+row (int [R]), and `end` when it is done. A plain function is called with the new tokens only. The
+first token arrives before the model computes on it. So does every token in PyTorch; compiled loops
+may compute a few tokens together, within 1/50 second or so, and pass them on before the next ones.
 
 B prompts, R rows of text (B x returned sequences), T columns of the prompts.
 """
