@@ -1,12 +1,12 @@
 """What streaming costs in TensorFlow and Flax: against one call for the whole text, in one run.
 
-    python benchmarks/streaming.py                          # GPT-2 124M
-    python benchmarks/streaming.py --layers 2 --width 64    # where the model costs little
+    python benchmarks/streaming.py    # GPT-2 124M
+    python benchmarks/streaming.py --layers 2 --width 64 --vocabulary 1000    # a tiny model
 
 Random weights, a prompt of 16 tokens, 32 new ones, greedily; everything is compiled before. The
 ways take turns, and the best turn of each counts. Printed are ratios to the call without streaming,
 of processor time and of wall-clock time, and the part of that call's time after which the first
-token comes. "chunks of n" are at most as long as that; what takes longer than `QUICK` does not grow.
+token comes. "chunks of n" have up to n tokens, as long as they are quick (`QUICK`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def compare(backend: str, config: GPT2Config, chunks: list[int], rounds: int) ->
 
     def streamed(chunk: int) -> float:
         kwargs = {"input_ids": ids, "max_new_tokens": NEW}
-        return [time.perf_counter() for _ in steps(host(), chunk=chunk, kwargs=kwargs)][0]
+        first, *_ = [time.perf_counter() for _ in steps(host(), chunk=chunk, kwargs=kwargs)]
+        return first
 
     ways: dict[str, Callable[[], float]] = {"whole": whole}
     ways |= {f"chunks of {chunk}": lambda chunk=chunk: streamed(chunk) for chunk in chunks}
@@ -90,10 +91,12 @@ def main() -> None:
     parser.add_argument("--backend", choices=BUILDERS, action="append")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     config = GPT2Config(
+        vocab_size=arguments.vocabulary,
         n_layer=arguments.layers,
         n_embd=arguments.width,
         n_head=max(arguments.width // 64, 1),

@@ -28,13 +28,13 @@ from gpt2x.generation.strategies import Settings
 from gpt2x.generation.streamers import BaseStreamer, as_streamer
 from gpt2x.models.checks import check_ids, check_shape
 
-# A reader does not see whether text comes 50 times or more often in a second. So tokens of fast
-# models are computed together, up to this many, until that takes longer. Each call of a compiled
-# loop costs 1 to 3 ms beside the model. For a model of two small layers, streaming token by token
-# therefore took 6 to 14 times as long as one call for the whole text, in chunks of up to 8 tokens
-# 2 to 3 times, and little less in larger ones; for GPT-2 124M on a CPU, the sizes do not differ.
+# The most tokens of a chunk. A call of a compiled loop costs 1 to 3 ms beside the model: token by
+# token, a tiny model streams 7 to 19 times as slowly as it writes the whole text in one call; in
+# chunks of up to 16, 2 to 3 times; larger ones save little more (`benchmarks/streaming.py`). A
+# reader does not see whether text comes 50 times or more often in a second, so chunks grow no
+# further once they take that long. For GPT-2 124M on a CPU that is a single token.
 CHUNK = 16
-QUICK = 0.02  # seconds
+QUICK = 1 / 50  # seconds
 
 
 def generate(
