@@ -56,6 +56,6 @@ def test_processes_run_the_model_equally_often(tmp_path):
     ]
     for process in processes:
         process.start()
-    assert sorted(results.get(timeout=60) for _ in processes) == [(0, 5, 7), (1, 9, 7)]
+    assert sorted(results.get(timeout=600) for _ in processes) == [(0, 5, 7), (1, 9, 7)]
     for process in processes:
         process.join()

@@ -285,6 +285,11 @@ def test_users_functions_are_called_as_in_transformers(model):
 class TestStreaming(StreamingContract):
     backend = BACKEND
 
+    def test_chunks_of_xla(self, model):
+        host = model.generation_host(jit_compile=True)
+        tokens = np.stack([*self.steps(model, chunk=4, host=host)], axis=1)
+        np.testing.assert_array_equal(tokens, np.stack([*self.steps(model, chunk=4)], axis=1))
+
 
 def test_a_streamer_gets_numpy_arrays(model):
     streamer = Recorder()

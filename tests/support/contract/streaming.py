@@ -34,9 +34,10 @@ class StreamingContract:
         monkeypatch.setattr(recipe, "QUICK", np.inf)  # chunks grow on any machine
         return self.backend.model(n_layer=1, eos_token_id=None)
 
-    def steps(self, model: Any, chunk: int, **options: Any) -> Any:
+    def steps(self, model: Any, chunk: int, host: Any = None, **options: Any) -> Any:
         kwargs = {"input_ids": self.backend.tensor(PROMPTS), **OPTIONS, **options}
-        return recipe.steps(model.generation_host(), chunk=chunk, seed=3, kwargs=kwargs)
+        host = model.generation_host() if host is None else host
+        return recipe.steps(host, chunk=chunk, seed=3, kwargs=kwargs)
 
     def test_chunks_have_the_tokens_and_the_result_of_the_text(self, model):
         whole = model.generate(self.backend.tensor(PROMPTS), seed=3, **OPTIONS)
