@@ -85,11 +85,11 @@ class TensorFlowEngine:
     ) -> tuple[Outputs, Any, Extras]:
         """Run columns from `start` on; return the outputs of the one at `last`."""
         (tensor,) = inputs.values()
-        rows, count = OPS.shape(tensor)[:2]
+        count = OPS.shape(tensor)[1]
         arguments = dict(prompt.fixed)
         for name, column in prompt.columns.items():
             if name != "attention_mask":
-                arguments[name] = tf.slice(column, [0, start], [rows, count])
+                arguments[name] = tf.gather(column, start + tf.range(count), axis=1)
             elif isinstance(start, int):
                 arguments[name] = column[:, : start + count]
             else:  # the model masks unfilled columns

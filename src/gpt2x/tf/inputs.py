@@ -68,11 +68,11 @@ def positions(
     if attention_mask is None or attention_mask.shape.rank == 4:
         return (past_length + tf.range(T))[None]
     attended = tf.cumsum(tf.cast(tf.cast(attention_mask, tf.bool), tf.int32), axis=-1)  # [B, S]
-    B = shape_of(attended)[0]
-    in_all = tf.slice(attended, [0, past_length + T - 1], [B, 1])
+    # Not `tf.slice`: XLA compiles that for each place.
+    columns = past_length + tf.range(T)
+    in_all = tf.gather(attended, past_length + T - 1, axis=1)[:, None]  # [B, 1]
     is_last = tf.cast(attended == in_all, tf.int32)
     last = tf.argmax(is_last, axis=-1, output_type=tf.int32)[:, None]  # [B, 1]
-    window = tf.slice(attended, [0, past_length], [B, T])
-    columns = past_length + tf.range(T)
+    window = tf.gather(attended, columns, axis=1)  # [B, T]
     # Padding behind the last attended token continues its position, as in transformers.
     return tf.maximum(window - 1, 0) + tf.maximum(columns - last, 0)
