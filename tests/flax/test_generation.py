@@ -113,7 +113,7 @@ def test_the_same_texts_traced_untraced_and_inside_jit(options, model):
 
 
 def test_one_compilation_serves_a_bucket(model, compiled):
-    options = {**SAMPLING, "max_new_tokens": 4}
+    options = {**SAMPLING, "min_p": 0.01, "max_new_tokens": 4}  # no other test compiles this
     model.generate(IDS, **options)
     assert compiled
     compiled.clear()

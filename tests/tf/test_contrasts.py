@@ -57,7 +57,7 @@ def test_one_trace_serves_every_alpha_and_prompt(model):
         model.generate(
             IDS[:2, :width], penalty_alpha=alpha, top_k=4, max_new_tokens=6, pad_token_id=60
         )
-    (run,) = model._functions._functions.values()
+    ((run, _),) = model._functions._functions.values()
     assert run.experimental_get_tracing_count() == 1
 
 
