@@ -42,7 +42,9 @@ BESIDES = {
     ("flax", "outputs", "GenerateBeamDecoderOnlyOutput"): "transformers named it by framework",
     ("flax", "outputs", "GeneratedTokens"): "transformers' Flax models return an object",
     ("tf", "engine", "TracedFunctions"): "tf.function keeps its traces",
+    ("tf", "engine", "TracedLoop"): "the loop is compiled",
     ("tf", "engine", "TracedEngine"): "steps are compiled one by one",
+    ("flax", "engine", "CompiledLoop"): "the loop is compiled",
     ("flax", "engine", "CompiledEngine"): "steps are compiled one by one",
 }
 

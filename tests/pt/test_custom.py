@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 
 import torch
-from torch import distributed
 
 from support.contract.custom import CustomContract
-from support.pt_models import BACKEND, untrained_model
+from support.processes import generate_together
+from support.pt_models import BACKEND
 
 
 def search(
@@ -36,15 +36,6 @@ class TestCustom(CustomContract):
         for options in ({}, {"eos_token_id": ends, "do_sample": True, "top_k": 1}):
             plain = self.write(model, **options)
             assert torch.equal(self.write(model, custom_generate=search, **options), plain)
-
-
-def generate_together(rank: int, address: str, results) -> None:
-    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    model, calls = untrained_model(eos_token_id=None), []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    text = model.generate(torch.tensor([[5, 6]]), max_new_tokens=3 + 4 * rank, synced_gpus=True)
-    results.put((rank, text.size(1), len(calls)))
-    distributed.destroy_process_group()
 
 
 def test_processes_run_the_model_equally_often(tmp_path):
