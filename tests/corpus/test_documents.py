@@ -46,6 +46,7 @@ def csv_text(delimiter):
     [
         ("a.jsonl", json_lines(RECORDS)),
         ("a.json", json.dumps(RECORDS, indent=2)),
+        ("b.json", "\n \n" + json.dumps(RECORDS)),
         ("a.csv", csv_text(",")),
         ("a.tsv", csv_text("\t")),
         ("marked.csv", "\ufeff" + csv_text(",")),

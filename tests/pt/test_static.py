@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import CompileConfig, GenerationConfig
 from gpt2x.pt import static
-from support.pt_models import random_ids, tiny_model
+from support.pt_models import assert_as_close_as, random_ids, tiny_model
 
 EAGER = CompileConfig(fullgraph=True, backend="eager")
 COMPILED = {"compile": True, "compile_config": EAGER}
@@ -65,7 +65,7 @@ def test_half_precision():
     found = model.generate(ids, **options, **COMPILED)
     assert found.logits[0].dtype == torch.float32
     assert found.past_key_values.keys[0].dtype == torch.bfloat16
-    torch.testing.assert_close(found.logits[1], expected.logits[1], rtol=0.02, atol=0.1)
+    assert_as_close_as(torch.bfloat16, found.logits[1], expected.logits[1])
 
 
 def test_the_cache_that_is_returned_belongs_to_the_caller():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -107,7 +108,9 @@ def evaluate(
     report_skipped(skipped)
     about = {"task": task, "model": model or "embedded", "backend": backend}
     if as_json:
-        typer.echo(json.dumps(about | found))
+        # JSON has no infinity.
+        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        typer.echo(json.dumps(about | finite))
     else:
         _print(found)
 

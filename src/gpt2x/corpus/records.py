@@ -145,12 +145,14 @@ def decoded(
 
 def _read_json(source: Source, name: str) -> Iterator[Record]:
     """Yield the objects of JSON lines, or those of one array."""
+    is_first = True
     with source.opened(name) as file:
         for number, line in decoded(source, name, file):
-            if number == 1 and line.lstrip().startswith("["):
+            if is_first and line.lstrip().startswith("["):
                 yield from _read_array(source, name, line.encode() + file.read())
                 return
             if line.strip():
+                is_first = False
                 place = Place(name, number)
                 try:
                     value = json.loads(line)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2x.corpus import Piece
 from gpt2x.errors import DataError, InvalidInputError, check_count
-from gpt2x.evaluation.scoring import Row, Scorer
+from gpt2x.evaluation.scoring import Row, Scorer, exp
 
 
 def perplexity(
@@ -41,13 +41,16 @@ def perplexity(
 
     Returns:
         `loss` (nats a token), `perplexity` (exp of it), `bits_per_byte` (of UTF-8),
-        `word_perplexity` (words are what white space divides), and the counts of scored `tokens`,
+        `word_perplexity` (words are what white space divides; infinite where
+        few do), and the counts of scored `tokens`,
         and of `bytes`, `words` and `documents`.
 
     Raises:
         InvalidInputError: for a stride or window that cannot be used.
         DataError: if there is no token to score.
     """
+    if isinstance(texts, str):
+        raise InvalidInputError("texts is one string; pass a list of documents.")
     scorer = Scorer(model, batch_size)
     check_count("window", window, 2)
     check_count("stride", stride, 1)
@@ -77,9 +80,9 @@ def perplexity(
         raise DataError("The texts hold no token to score.")
     return {
         "loss": total / tokens,
-        "perplexity": math.exp(total / tokens),
+        "perplexity": exp(total / tokens),
         "bits_per_byte": total / math.log(2) / counts.bytes,
-        "word_perplexity": math.exp(total / max(1, counts.words)),
+        "word_perplexity": exp(total / max(1, counts.words)),
         "tokens": tokens,
         "bytes": counts.bytes,
         "words": counts.words,

@@ -72,18 +72,20 @@ class Scorer:
     def scores(self, rows: Iterable[Row]) -> Iterator[Scores]:
         """Yield the scores of each row, in order."""
         batch: list[Row] = []
+        longest = 0
         for row in rows:
-            if batch and self._is_full([*batch, row]):
+            longest = max(longest, len(row.ids))
+            if batch and self._is_full(len(batch) + 1, longest):
                 yield from self._score(batch)
-                batch = []
+                batch, longest = [], len(row.ids)
             batch.append(row)
         if batch:
             yield from self._score(batch)
 
-    def _is_full(self, rows: list[Row]) -> bool:
+    def _is_full(self, rows: int, longest: int) -> bool:
         if self._batch_size is not None:
-            return len(rows) > self._batch_size
-        return len(rows) * max(len(row.ids) for row in rows) > _TOKENS
+            return rows > self._batch_size
+        return rows * longest > _TOKENS
 
     def _score(self, rows: list[Row]) -> Iterator[Scores]:
         longest = max(len(row.ids) - 1 for row in rows)
@@ -126,3 +128,9 @@ class Scorer:
             best = ops.to_numpy(ops.argmax(kept)) == target
             found.append((ops.to_numpy(scores)[:count, 0].astype(np.float64), best[:count]))
         return Scores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def exp(value: float) -> float:
+    """Return e to the power of a number, infinity where that is too large for a float."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,7 +12,7 @@ import numpy as np
 from gpt2x.corpus import Record
 from gpt2x.corpus.records import OnBad, raised
 from gpt2x.errors import DataError
-from gpt2x.evaluation.scoring import Row, Scorer, Scores
+from gpt2x.evaluation.scoring import Row, Scorer, Scores, exp
 
 T = TypeVar("T")
 
@@ -61,7 +60,7 @@ def last_word(
         losses.append(-row.log_probabilities.sum())
     return {
         "accuracy": float(np.mean(correct)),
-        "perplexity": math.exp(float(np.mean(losses))),
+        "perplexity": exp(float(np.mean(losses))),
         "examples": len(correct),
     }
 

@@ -83,7 +83,7 @@ def _of_column(
     pieces = []
     for row, call in enumerate(owners):
         array = call.extras[name][layer][row : row + 1]
-        token = min(max(column - int(call.starts[row]), 0), call.width - 1)  # type: ignore[index]
+        token = min(max(column - int(np.asarray(call.starts)[row]), 0), call.width - 1)
         here = slice(token, token + 1)
         piece = array[:, here] if name == "hidden_states" else array[:, :, here, : column + 1]
         pieces.append(piece if column < lengths[row] - 1 else piece * 0)

@@ -91,6 +91,12 @@ class EvaluationContract:
             "documents": 2,
         }
 
+    def test_a_text_of_one_long_word(self):
+        found = perplexity(self.model, TOKENIZER, ["日" * 60])
+        assert found["words"] == 1
+        assert found["word_perplexity"] == math.inf
+        assert math.isfinite(found["perplexity"])
+
     def test_last_words(self):
         context = "And God said, Let there"
         ids = TOKENIZER.encode(context)
@@ -152,6 +158,8 @@ class EvaluationContract:
         ):
             with pytest.raises(InvalidInputError, match=words):
                 perplexity(model, TOKENIZER, TEXTS, **options)
+        with pytest.raises(InvalidInputError, match="texts is one string"):
+            perplexity(model, TOKENIZER, TEXTS[0])
         with pytest.raises(InvalidInputError, match="no language-model head"):
             Scorer(self.backend.model("Model"))
         with pytest.raises(DataError, match="no token"):
