@@ -227,6 +227,23 @@ def test_what_the_prompt_contains_counts_but_its_padding_does_not():
     assert contains(padded[0, 4:].tolist(), [7, 8])
 
 
+def test_a_prompt_whose_beams_all_stop_ends_whatever_the_others_of_its_batch_do():
+    options = {"eos_token_id": 8, "force_words_ids": [[7], [8, 8]], "num_beams": 2}
+    options |= {"num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
+    together = search(**options)
+    lengths = []
+    for row in range(3):
+        alone = search(PROMPTS[row : row + 1], **options)
+        rows, width = slice(2 * row, 2 * row + 2), alone.sequences.shape[1]
+        lengths.append(width)
+        np.testing.assert_array_equal(together.sequences[rows, :width], alone.sequences)
+        assert (together.sequences[rows, width:] == 11).all()
+        np.testing.assert_allclose(
+            together.sequences_scores[rows], alone.sequences_scores, rtol=1e-6
+        )
+    assert min(lengths) < max(lengths) == together.sequences.shape[1] < 11
+
+
 def test_other_phrases_of_the_same_size_use_the_same_computation():
     first, second = (automaton([PhrasalConstraint(ids)]) for ids in ([1, 2, 3], [4, 5, 6]))
     assert [np.shape(value) for value in first] == [np.shape(value) for value in second]

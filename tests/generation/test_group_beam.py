@@ -84,6 +84,26 @@ def test_texts_that_a_criterion_ends_get_an_eos_if_there_is_room():
     assert full_length.shape == (18, 9)
 
 
+def test_a_criterion_ends_each_prompt_of_a_batch_as_it_does_alone():
+    def stops(ids, scores):
+        return ids.shape[1] > 3 + ids[:, 0]  # at another step for each prompt
+
+    options = {
+        "num_return_sequences": 6,
+        "suppress_tokens": [0],
+        "plan_options": {"stopping_criteria": stops},
+    }
+    together = search(**options)
+    for row in range(3):
+        alone = search(PROMPTS[row : row + 1], **options)
+        width = alone.shape[1]
+        assert width == 5 + PROMPTS[row, 0]
+        assert (alone[:, -1] == 0).all()
+        rows = together[6 * row : 6 * row + 6]
+        np.testing.assert_array_equal(rows[:, :width], alone)
+        assert (rows[:, width:] == 5).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

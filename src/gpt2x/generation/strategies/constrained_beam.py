@@ -70,6 +70,11 @@ class ConstrainedBeamSearch(HypothesisBeams):
         before = Progress(*(ops.take(part, beams.rows) for part in progress))
         return added(ops, settings.own, before, beams.tokens)
 
+    @property
+    def may_stop(self) -> bool:
+        # A phrase may hold an eos.
+        return super().may_stop or self.num_eos > 0
+
     def may_end(self, ops: Ops, progress: Any) -> Array | bool:
         return (progress.node == 0) & ops.all(progress.places < 0, axis=-1)
 

@@ -21,7 +21,7 @@ from gpt2x.generation.strategies.base import Outputs, Request, Settings, Strateg
 from gpt2x.generation.strategies.beam import LOST
 
 NEG_INF = float("-inf")
-# Below every score, and above the -inf of what is no hypothesis.
+# Below every score, and above the -inf of what is not a hypothesis.
 LOWEST = -1.0e30
 
 
@@ -32,7 +32,7 @@ class Hypotheses(NamedTuple):
     ranks: Array  # float [P, g]: length-normalised scores
     origins: Array  # int [P, g, N]: at each step, the row that the text came from; -1 after it
     exists: Array  # bool [P, g]
-    is_open: Array  # bool [P, g]: whether it is a beam that had not ended
+    is_closed: Array  # bool [P, g]: whether it had not ended, and an eos was added
 
 
 class HypothesesState(NamedTuple):
@@ -105,6 +105,11 @@ class HypothesisBeams(Strategy):
         """Return the progress of the next beams."""
         return ()
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether a step may stop all beams of a prompt; those that do not end replace others."""
+        return bool(self.criteria)
+
     def may_end(self, ops: Ops, progress: Any) -> Array | bool:
         """Return whether the text of each row may end: bool [R], or True for all."""
         return True
@@ -141,7 +146,7 @@ class HypothesisBeams(Strategy):
                 ranks=ops.full((groups, size), NEG_INF, "float"),
                 origins=ops.full((groups, size, self.steps), -1, "int"),
                 exists=none,
-                is_open=none,
+                is_closed=none,
             ),
             done=ops.full((groups,), False, "bool"),
             progress=self.progress(ops, settings),
@@ -176,14 +181,10 @@ class HypothesisBeams(Strategy):
         )
         length = state.length + 1
         tokens = ops.write(ops.take(state.open_tokens, beams.rows), state.length, beams.tokens, 1)
-        stopped = self.is_eos(ops, beams.tokens[:, None], settings)[:, 0]
-        if self.criteria:
-            text = tokens[:, :length]
-            stopped = stopped | self.stopped_by_criteria(ops, text, kept_scores, step + 1)
         generated = ops.cast(length - settings.prompt_length, "float")
         origins = ops.take(state.open_origins, beams.rows)
         state = HypothesesState(
-            running=ops.any(~done) & (length < settings.max_length) & ops.any(~stopped),
+            running=state.running,
             length=length,
             open_tokens=tokens,
             open_scores=beams.scores,
@@ -195,7 +196,13 @@ class HypothesisBeams(Strategy):
             scores=kept_scores,
             logits=kept_logits,
         )
-        return state, Request(beams.tokens[:, None], length - 1, beams.rows)
+        if self.may_stop:
+            state = self._end_stopped(ops, state, beams, settings)
+        running = ops.any(~state.done) & (length < settings.max_length)
+        return (
+            state._replace(running=running),
+            Request(beams.tokens[:, None], length - 1, beams.rows),
+        )
 
     def _continue(
         self,
@@ -274,7 +281,7 @@ class HypothesisBeams(Strategy):
                 axis=2,
             ),
             exists=self._ending(ops, state, ends, rows) & ~state.done[:, None],
-            is_open=ops.full(ops.shape(rows), False, "bool"),
+            is_closed=ops.full(ops.shape(rows), False, "bool"),
         )
         hypotheses = merged(ops, state.hypotheses, new)
         attainable = ranks[:, 0]
@@ -298,22 +305,38 @@ class HypothesisBeams(Strategy):
         joined = ops.concat([part[:, None, :] for part in parts], axis=1)
         return ops.reshape(joined, (-1, ops.shape(parts[0])[1]))
 
-    # ---- the result ---------------------------------------------------------------------------
+    def _end_stopped(
+        self, ops: Ops, state: HypothesesState, beams: Beams, settings: Settings
+    ) -> HypothesesState:
+        """Make hypotheses of the beams of prompts whose beams have all stopped."""
+        stopped = self.is_eos(ops, beams.tokens[:, None], settings)[:, 0]
+        if self.criteria:
+            step = state.length - settings.prompt_length
+            text = state.open_tokens[:, : state.length]
+            stopped = stopped | self.stopped_by_criteria(ops, text, state.scores, step)
+        stopped = ops.all(ops.reshape(stopped, (-1, self.num_beams)), axis=-1)  # [B]
+        groups = ops.shape(state.done)[0]
+        stopped = ops.take(stopped, ops.arange(groups) // self.num_beam_groups)  # [P]
 
-    def _best(self, ops: Ops, state: HypothesesState, open_tokens: Array) -> Hypotheses:
-        """Return the hypotheses to return, [B, n], when the loop has ended."""
-        groups, size = ops.shape(state.hypotheses.ranks)
-        open_ones = Hypotheses(
-            tokens=ops.reshape(open_tokens, (groups, size, self.capacity)),
-            ranks=ops.reshape(state.open_ranks, (groups, size)),
-            origins=ops.reshape(state.open_origins, (groups, size, self.steps)),
-            exists=self._accepted(ops, state) & ~state.done[:, None],
-            is_open=ops.full((groups, size), True, "bool"),
+        opened = self._open_beams(ops, state, self._closed(ops, state, settings), stopped)
+        if self.num_eos > 0:
+            is_closed = opened.exists & (state.length < settings.max_length)
+            opened = opened._replace(is_closed=is_closed)
+        hypotheses = merged(ops, state.hypotheses, opened)
+        return state._replace(hypotheses=hypotheses, done=state.done | stopped)
+
+    def _open_beams(
+        self, ops: Ops, state: HypothesesState, tokens: Array, groups: Array
+    ) -> Hypotheses:
+        """Return the open beams, of tokens int [R, L], as hypotheses of some groups: bool [P]."""
+        shape = ops.shape(state.hypotheses.ranks)
+        return Hypotheses(
+            tokens=ops.reshape(tokens, (*shape, self.capacity)),
+            ranks=ops.reshape(state.open_ranks, shape),
+            origins=ops.reshape(state.open_origins, (*shape, self.steps)),
+            exists=self._accepted(ops, state) & (groups & ~state.done)[:, None],
+            is_closed=ops.full(shape, False, "bool"),
         )
-        found = merged(ops, state.hypotheses, open_ones)
-        if self.num_beam_groups > 1:
-            found = Hypotheses(*(self._of_prompts(ops, part) for part in found))
-        return picked(ops, found, self.num_return_sequences)
 
     def _accepted(self, ops: Ops, state: HypothesesState) -> Array:
         """Return which open beams may be returned: bool [P, g].
@@ -328,12 +351,6 @@ class HypothesisBeams(Strategy):
         count = ops.sum(ops.cast(allowed, "int"), axis=-1)[:, None]
         return allowed | (count < self.num_return_sequences)
 
-    def _of_prompts(self, ops: Ops, part: Array) -> Array:
-        """Bring [P, g, ...] to [B, K, ...], the last group first: of equal texts, its counts."""
-        shape = ops.shape(part)
-        part = ops.reshape(part, (-1, self.num_beam_groups, *shape[1:]))
-        return ops.concat([part[:, group] for group in reversed(range(self.num_beam_groups))], 1)
-
     def _closed(self, ops: Ops, state: HypothesesState, settings: Settings) -> Array:
         """Return the open texts, ended by an eos where a criterion left room for one."""
         if self.num_eos == 0:
@@ -342,24 +359,38 @@ class HypothesisBeams(Strategy):
         here = (columns == state.length) & (columns < settings.max_length)
         return ops.where(here, settings.eos[0], state.open_tokens)
 
+    # ---- the result ---------------------------------------------------------------------------
+
+    def _best(self, ops: Ops, state: HypothesesState) -> Hypotheses:
+        """Return the hypotheses to return, [B, n], when the loop has ended."""
+        opened = self._open_beams(ops, state, state.open_tokens, state.done | True)
+        found = merged(ops, state.hypotheses, opened)
+        if self.num_beam_groups > 1:
+            found = Hypotheses(*(self._of_prompts(ops, part) for part in found))
+        return picked(ops, found, self.num_return_sequences)
+
+    def _of_prompts(self, ops: Ops, part: Array) -> Array:
+        """Bring [P, g, ...] to [B, K, ...], the last group first: of equal texts, its counts."""
+        shape = ops.shape(part)
+        part = ops.reshape(part, (-1, self.num_beam_groups, *shape[1:]))
+        return ops.concat([part[:, group] for group in reversed(range(self.num_beam_groups))], 1)
+
     def settled(self, ops: Ops, state: HypothesesState) -> int:
         return 0  # any column may still change
 
     def sequences(self, ops: Ops, state: HypothesesState, settings: Settings) -> Array:
-        best = self._best(ops, state, self._closed(ops, state, settings))
+        best = self._best(ops, state)
         return ops.reshape(best.tokens, (-1, self.capacity))
 
     def generated(self, ops: Ops, state: HypothesesState, settings: Settings) -> int:
-        best = self._best(ops, state, state.open_tokens)
+        best = self._best(ops, state)
         lengths = (ops.to_numpy(best.origins) >= 0).sum(axis=-1)
-        if self.num_eos > 0 and int(state.length) < int(settings.max_length):
-            lengths = lengths + ops.to_numpy(best.is_open)
-        return int(lengths.max())
+        return int((lengths + ops.to_numpy(best.is_closed)).max())
 
     def output_fields(self, ops: Ops, state: HypothesesState, generated: int) -> dict[str, Any]:
         if not self.keep_scores:
             return {}
-        best = self._best(ops, state, state.open_tokens)
+        best = self._best(ops, state)
         return {
             "beam_indices": ops.reshape(best.origins, (-1, self.steps))[:, :generated],
             "sequences_scores": ops.reshape(best.ranks, (-1,)),
