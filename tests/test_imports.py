@@ -22,7 +22,7 @@ PACKAGE = Path(gpt2x.__file__).parent
 LINES = """
 __main__
 cli publishing integrations
-pipelines evaluation
+pipelines evaluation train
 pt tf flax
 generation
 models
