@@ -58,7 +58,7 @@ class JaxEngine:
             return self._run_text(prompt, text, prompt.length)
         if prompt.has_past:
             start = prompt.past.offset
-            # At a column of each row: what does not fit is dropped there, and does not move back.
+            # At a column of each row: padding that does not fit is dropped there.
             cache = prompt.past.at(jnp.full(prompt.input_ids.shape[0], start))
         else:
             rows = prompt.input_ids.shape[0]
@@ -101,7 +101,9 @@ class JaxEngine:
             if name == "attention_mask":  # the model masks unfilled columns
                 arguments[name] = column
             else:
-                arguments[name] = lax.dynamic_slice_in_dim(column, start, count, axis=1)
+                # Behind a past, padding may stand beyond the last column.
+                places = start + jnp.arange(count)
+                arguments[name] = jnp.take(column, places, axis=1, mode="clip")
         row = last
         if count != 1 and self._keeps_logits:
             arguments["logits_to_keep"], row = jnp.reshape(last, (1,)), 0

@@ -115,10 +115,7 @@ class Host(ABC):
         They are padded if sizes are rounded up.
         """
         rest = array[:, start:] if not isinstance(start, int) or start > 0 else array
-        if not self.widens:
-            return rest
-        # The new columns must fit behind the cached ones: writes beyond the end would move back.
-        return widened(rest, min(bucket(rest.shape[1], slots), slots - start))
+        return widened(rest, bucket(rest.shape[1], slots)) if self.widens else rest
 
     @abstractmethod
     def to_device(self, value: Any) -> Any:

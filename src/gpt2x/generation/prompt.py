@@ -223,6 +223,10 @@ def make_prompt(
         for name in ("attention_mask", "position_ids", "token_type_ids")
         if name in given
     }
+    if past is not None and host.widens:
+        # New columns may be padded beyond the last slot, where the model counts no positions.
+        positions = np.maximum((columns["attention_mask"] != 0).cumsum(axis=-1) - 1, 0)
+        columns.setdefault("position_ids", positions)
     return Prompt(
         input_ids=host.to_run(input_ids, start, slots),
         inputs_embeds=() if embeds is None else host.to_run(embeds, start, slots),

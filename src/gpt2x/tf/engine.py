@@ -89,7 +89,9 @@ class TensorFlowEngine:
         arguments = dict(prompt.fixed)
         for name, column in prompt.columns.items():
             if name != "attention_mask":
-                arguments[name] = tf.gather(column, start + tf.range(count), axis=1)
+                # Behind a past, padding may stand beyond the last column.
+                places = tf.minimum(start + tf.range(count), OPS.shape(column)[1] - 1)
+                arguments[name] = tf.gather(column, places, axis=1)
             elif isinstance(start, int):
                 arguments[name] = column[:, : start + count]
             else:  # the model masks unfilled columns
