@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-_PEFT = "adapters are PEFT's: wrap a PyTorch model with peft.get_peft_model"
+_ONE_ADAPTER = "a model has one adapter, see docs/adapters.md; peft.get_peft_model manages several"
 _DEVICES = "GPT-2 fits on one device"
 _DECODING = "generate does all decoding, see docs/generation.md"
 _MASKS = "the model takes masks as they are, see docs/compatibility.md"
@@ -23,8 +23,8 @@ _RESIZE = "a GPT-2 cannot learn positions after the fact; set n_positions before
 MODEL: dict[str, str] = {
     "prune_heads": "silence heads with head_mask; checkpoints that were pruned load",
     **dict.fromkeys(("parallelize", "deparallelize", "tensor_parallel"), _DEVICES),
-    **dict.fromkeys(("add_adapter", "load_adapter", "set_adapter", "delete_adapter"), _PEFT),
-    **dict.fromkeys(("enable_adapters", "disable_adapters", "active_adapters"), _PEFT),
+    **dict.fromkeys(("set_adapter", "delete_adapter", "active_adapters"), _ONE_ADAPTER),
+    **dict.fromkeys(("enable_adapters", "disable_adapters"), _ONE_ADAPTER),
     **dict.fromkeys(("to_bettertransformer", "reverse_bettertransformer", "kernelize"), _FUSED),
     **dict.fromkeys(("generate_batch", "init_continuous_batching"), _DECODING),
     **dict.fromkeys(("greedy_search", "sample", "beam_search", "contrastive_search"), _DECODING),
@@ -44,7 +44,7 @@ MODEL: dict[str, str] = {
     ),
     "add_model_tags": "write them into the folder's README.md, the model card",
     "load_custom_generate": _CODE,
-    "get_adapter_state_dict": _PEFT,
+    "get_adapter_state_dict": "save_adapter writes it",
     "use_kernels": _FUSED,
 }
 

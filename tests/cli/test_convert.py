@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from gpt2x import backends, cli
@@ -48,6 +50,30 @@ def test_convert_takes_its_options(tmp_path):
     )
     difference = output.rpartition("Largest difference: ")[2].split()[0]
     assert 0 < float(difference) < 0.02
+
+
+def test_an_adapter_is_merged(tmp_path):
+    adapter = GOLDEN / "lora" / "language_model"
+    succeed("convert", GOLDEN / "plain", tmp_path / "new", "--verify", "--merge-adapter", adapter)
+    with (
+        open_checkpoint(GOLDEN / "plain") as old,
+        open_checkpoint(tmp_path / "new") as new,
+        safe_open(adapter / "adapter_model.safetensors", "np") as factors,
+    ):
+        layer = "h.1.mlp.c_proj"
+        a, b = (
+            factors.get_tensor(f"base_model.model.transformer.{layer}.lora_{part}.weight")
+            for part in "AB"
+        )
+        expected = old[f"{layer}.weight"].read() + 3 / 4**0.5 * (b @ a).T
+        np.testing.assert_allclose(new[f"{layer}.weight"].read(), expected, rtol=1e-5, atol=1e-6)
+        saved = factors.get_tensor("base_model.model.transformer.ln_f.weight")
+        np.testing.assert_array_equal(new["ln_f.weight"].read(), saved)
+        np.testing.assert_array_equal(new["wte.weight"].read(), old["wte.weight"].read())
+    done = run("convert", GOLDEN / "untied", tmp_path / "x", "--merge-adapter", adapter)
+    assert done.exit_code == 1
+    assert "does not fit the model" in done.output
+    assert not (tmp_path / "x").exists()
 
 
 def test_dry_run_prints_the_plan(tmp_path):

@@ -6,12 +6,13 @@
 >>> convert("ckpt.pt", "new-folder")  # doctest: +SKIP
 
 `open_checkpoint` opens the weights at a path; `open_source` opens a path or a model of the hub,
-with its config and tokenizer.
+with its config and tokenizer; `open_adapter` opens a LoRA adapter.
 
 Each format is one module of `gpt2x.formats`. Only two formats, which a framework's own library
 writes, need a framework.
 """
 
+from gpt2x.checkpoint.adapter import open_adapter
 from gpt2x.checkpoint.conversion import convert
 from gpt2x.checkpoint.source import describe, open_source
 from gpt2x.formats.base import Checkpoint
@@ -28,6 +29,7 @@ __all__ = [
     "LazyTensor",
     "open_checkpoint",
     "open_source",
+    "open_adapter",
     "describe",
     "convert",
 ]

@@ -6,11 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2x.checkpoint.adapter import Adapter, open_adapter
 from gpt2x.checkpoint.source import Source, open_source
 from gpt2x.checkpoint.verify import Difference, largest_difference
 from gpt2x.checkpoint.writing import WeightsPlan, plan_weights
@@ -95,6 +96,7 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     verify: bool = False,
+    merge_adapter: Adapter | str | Path | None = None,
     progress: Progress = lambda nbytes: None,
     **where: Any,
 ) -> Conversion:
@@ -115,6 +117,8 @@ def convert(
         dry_run: plan, check and return, but write nothing.
         verify: read the result back and compare it with the source, before it replaces the
             destination.
+        merge_adapter: a LoRA adapter to add to the weights: a folder, a name on the hub, or an
+            `Adapter` of `open_adapter`.
         progress: called with each tensor's bytes once they are written.
         **where: further arguments of `open_source`.
 
@@ -126,10 +130,22 @@ def convert(
     """
     opening = nullcontext(source) if isinstance(source, Source) else open_source(source, **where)
     with opening as opened:
-        made = _plan(opened, Path(destination).expanduser(), to, dtype, max_shard_size, overwrite)
-        if not dry_run:
-            _write(opened, made, overwrite, verify, progress)
+        path = Path(destination).expanduser()
+        with _opened_adapter(merge_adapter, opened, where) as adapter:
+            made = _plan(opened, path, to, dtype, max_shard_size, overwrite, adapter)
+            if not dry_run:
+                _write(opened, made, overwrite, verify, progress)
     return made
+
+
+def _opened_adapter(
+    adapter: Adapter | str | Path | None, source: Source, where: Mapping[str, Any]
+) -> AbstractContextManager[Adapter | None]:
+    if adapter is None or isinstance(adapter, Adapter):
+        return nullcontext(adapter)
+    # The rest of `where` says where the model is.
+    shared = {n: where[n] for n in ("cache_dir", "token", "local_files_only") if n in where}
+    return open_adapter(adapter, source.config, source.head, **shared)
 
 
 def _plan(
@@ -139,12 +155,15 @@ def _plan(
     dtype: str | None,
     max_shard_size: int | str | None,
     overwrite: bool,
+    adapter: Adapter | None,
 ) -> Conversion:
     target = _target(destination, to)
     if dtype is not None:
         check_choice("dtype", dtype, target.dtypes)
     _check_destination(destination, target, overwrite)
     tensors = _planned_tensors(source)
+    if adapter is not None:
+        tensors = {name: adapter.merged(name, tensor) for name, tensor in tensors.items()}
     target.check(source.config, tensors)
     stored = target.stored(tensors, dtype)
     plan = Conversion(

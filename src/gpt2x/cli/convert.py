@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +47,10 @@ def convert(
             show_default="5GB, or none where a format is one file",
         ),
     ] = None,
+    merge_adapter: Annotated[
+        str | None,
+        typer.Option(help="Add a LoRA adapter to the weights: a folder, or a name on the hub."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read the result back and compare every tensor.")
@@ -61,7 +66,7 @@ def convert(
 ) -> None:
     """Write a model in another format, with its config and tokenizer."""
     from gpt2x.checkpoint import convert as convert_checkpoint
-    from gpt2x.checkpoint import open_source
+    from gpt2x.checkpoint import open_adapter, open_source
 
     console = Console(markup=False, highlight=False)
     write = partial(
@@ -73,7 +78,11 @@ def convert(
         overwrite=overwrite,
     )
     where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
-    with open_source(source, format=format, n_head=n_head, **where) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_source(source, format=format, n_head=n_head, **where))
+        if merge_adapter is not None:
+            adapter = open_adapter(merge_adapter, opened.config, opened.head, token=token)
+            write = partial(write, merge_adapter=stack.enter_context(adapter))
         plan = write(opened, dry_run=True)
         if dry_run:
             _print_plan(console, plan)

@@ -53,7 +53,9 @@ Raises:
 
 #: The same of `save_pretrained`.
 SAVING = """
-The folder appears whole or not at all, and any backend reads it too.
+The folder appears whole or not at all, and any backend reads it too. Of a model with an adapter
+(`add_adapter`) only the adapter is written, in PEFT's files, as transformers does: call
+`merge_adapter` first to write a whole model.
 
 Args:
     save_directory: the folder; it is made if it does not exist.

@@ -39,6 +39,7 @@ from gpt2x.pt.cpu.linear import linear
 from gpt2x.pt.inputs import Inputs, check_inputs, is_counting_on, positions, rows, visible
 from gpt2x.pt.interop.foreign_cache import append, as_cache, is_foreign
 from gpt2x.pt.interop.recognition import Recognised
+from gpt2x.pt.lora import LowRank
 from gpt2x.pt.outputs import BaseModelOutputWithPastAndCrossAttentions
 from gpt2x.pt.pretrained import GPT2PreTrainedModel
 
@@ -59,6 +60,7 @@ class Conv1D(Recognised):
         self.weight = nn.Parameter(torch.empty(nx, nf))
         self.bias = nn.Parameter(torch.empty(nf))
         self.adds_to_residual = adds_to_residual
+        self.lora: LowRank | None = None
 
     @property
     def nx(self) -> int:
@@ -72,7 +74,8 @@ class Conv1D(Recognised):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., nx] to [..., nf]."""
-        return linear(x, self.weight.t(), self.bias)
+        out = linear(x, self.weight.t(), self.bias)
+        return out if self.lora is None else out + self.lora(x)
 
     def extra_repr(self) -> str:
         n_in, n_out = self.weight.shape

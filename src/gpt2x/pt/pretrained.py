@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gpt2x.checkpoint.adapter import write_adapter
 from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError
 from gpt2x.generation import GenerationConfig
@@ -25,6 +26,7 @@ from gpt2x.pt.checkpointing import CheckpointingMixin
 from gpt2x.pt.interop.counting import CountingMixin
 from gpt2x.pt.interop.recognition import Recognised
 from gpt2x.pt.interop.state_dict import StateDictMixin
+from gpt2x.pt.lora import LoraMixin
 from gpt2x.storage.publishing import push_folder
 from gpt2x.unavailable import MODEL, explain
 from gpt2x.weights.lazy import LazyTensor
@@ -36,7 +38,7 @@ _ANY_DEVICE = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class GPT2PreTrainedModel(
-    PretrainedMixin, StateDictMixin, CheckpointingMixin, CountingMixin, Recognised
+    PretrainedMixin, LoraMixin, StateDictMixin, CheckpointingMixin, CountingMixin, Recognised
 ):
     """Base of the models: configuration, weights, embeddings.
 
@@ -282,7 +284,27 @@ class GPT2PreTrainedModel(
         self._check_push_options(push_options)
         if not is_main_process:
             return
-        tensors = _canonical(self.state_dict() if state_dict is None else state_dict)
+        state = self.state_dict() if state_dict is None else state_dict
+        if self._adapter is None:
+            self._save_model(
+                save_directory,
+                state,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+                variant=variant,
+            )
+        else:
+            write_adapter(save_directory, self._adapter_in(state), self.head)
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
+
+    def _save_model(
+        self,
+        save_directory: str | os.PathLike[str],
+        state_dict: Mapping[str, Tensor],
+        **options: Any,
+    ) -> None:
+        tensors = _canonical(state_dict)
         # What a class of a user's own adds keeps its name.
         own = {name: tensors.pop(key) for name, key in self._find_added(tensors).items()}
         if self.config.tie_word_embeddings:
@@ -291,15 +313,11 @@ class GPT2PreTrainedModel(
         self._save_folder(
             save_directory,
             tensors,
-            max_shard_size=max_shard_size,
-            safe_serialization=safe_serialization,
-            variant=variant,
             others=own,
             prefix=self.base_model is not self,
             architecture=type(self).__name__ if own else None,
+            **options,
         )
-        if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
 
     # --- the model's parts ---
 

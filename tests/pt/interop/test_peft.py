@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gpt2x import pt
+from gpt2x.errors import InvalidInputError
 from gpt2x.pt.cache import KVCache
 from support.pt_models import TINY, tiny_config
 
@@ -136,6 +137,28 @@ def test_saved_adapters_load_into_both(name, tmp_path):
     for model in pair():
         loaded = peft.PeftModel.from_pretrained(model, tmp_path).eval()
         torch.testing.assert_close(loaded(IDS).logits, ours(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["attention", "projections", "modules_to_save"])
+def test_adapters_of_the_models_own_are_those_of_peft(name, tmp_path):
+    kind, options = ALL[name]
+    config, model = getattr(peft, kind)(**options), pair()[1]
+    model.add_adapter(config, seed=3)
+    expected = model(IDS).logits
+    assert (expected - pair()[1](IDS).logits).abs().max() > 0.1
+    model.save_pretrained(tmp_path)
+    for other in pair():
+        loaded = peft.PeftModel.from_pretrained(other, tmp_path).eval()
+        torch.testing.assert_close(loaded(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+        merged = loaded.merge_and_unload()(IDS).logits
+        torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_prompt_tuning_is_refused_by_the_models_own_adapters(tmp_path):
+    _, ours = adapted("prompt")
+    ours.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="peft_type is 'PROMPT_TUNING'"):
+        pair()[1].load_adapter(tmp_path)
 
 
 def test_gradient_checkpointing_reaches_the_adapters():
