@@ -170,3 +170,17 @@ def test_pieces_have_the_tokens_of_the_document(tmp_path_factory, tokenizer, tex
         assert piece.place.number == 1 + "".join(p.text for p in pieces[:number]).count("\n")
     ids = [token for piece in pieces for token in tokenizer.encode(piece.text)]
     assert ids == tokenizer.encode(text)
+
+
+def test_a_long_record_or_line_is_divided_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "PIECE", 8)
+    long = "some words, and then more of them"
+    path = written(tmp_path, "a.jsonl", json_lines([{"text": "short"}, {"text": long}]))
+    lines = written(tmp_path, "a.txt", f"short\n{long}\n")
+    for name, options in ((path, {}), (lines, {"file_format": "lines"})):
+        first, *pieces = read_documents([name], **options)
+        assert (first.text, first.ends) == ("short", True)
+        assert "".join(piece.text for piece in pieces) == long
+        assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert {piece.place.number for piece in pieces} == {2}
+        assert max(len(piece.text) for piece in pieces) <= 8

@@ -15,6 +15,7 @@ from gpt2x.corpus.records import (
     UTF8_MARK,
     OnBad,
     Place,
+    Record,
     Source,
     decoded,
     raised,
@@ -78,16 +79,27 @@ def read_documents(
     return (piece for name, kind in found for piece in readers[kind](source, name))
 
 
-def _read_column(kind: str, column: str, source: Source, name: str) -> Iterator[Piece]:
-    """Yield the text of each record that has any."""
-    for record in RECORD_FORMATS[kind](source._replace(column=column), name):
+def record_documents(records: Iterable[Record], column: str, on_bad: OnBad) -> Iterator[Piece]:
+    """Yield the text of each record that has any.
+
+    Args:
+        records: in order.
+        column: that has the text.
+        on_bad: is called with the error of each record that has no such column of text.
+    """
+    for record in records:
         try:
             text = record.text(column)
         except DataError as error:
-            source.on_bad(error)
+            on_bad(error)
             continue
         if text:
-            yield Piece(text, record.place, ends=True)
+            yield from _divided(text, record.place)
+
+
+def _read_column(kind: str, column: str, source: Source, name: str) -> Iterator[Piece]:
+    records = RECORD_FORMATS[kind](source._replace(column=column), name)
+    return record_documents(records, column, source.on_bad)
 
 
 def _read_text(source: Source, name: str) -> Iterator[Piece]:
@@ -110,7 +122,16 @@ def _read_lines(source: Source, name: str) -> Iterator[Piece]:
     with source.opened(name) as file:
         for number, line in decoded(source, name, file):
             if text := line.strip("\r\n"):
-                yield Piece(text, Place(name, number), ends=True)
+                yield from _divided(text, Place(name, number))
+
+
+def _divided(text: str, place: Place) -> Iterator[Piece]:
+    """Yield a document in pieces."""
+    begin = 0
+    while len(text) - begin > PIECE and (found := _DIVISIBLE.match(text, begin, begin + PIECE)):
+        yield Piece(found[0], place, ends=False)
+        begin = found.end()
+    yield Piece(text[begin:], place, ends=True)
 
 
 def _texts(source: Source, name: str, file: BinaryIO) -> Iterator[tuple[int, str]]:
