@@ -26,6 +26,10 @@ class DataError(ValueError):
     """A record or file of training data that cannot be used."""
 
 
+class TrainingError(RuntimeError):
+    """Training that cannot go on."""
+
+
 class MissingBackendError(ImportError):
     """A framework, or a library of an extra, that is not installed."""
 

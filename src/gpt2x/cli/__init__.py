@@ -26,6 +26,7 @@ from gpt2x.errors import (
     DataError,
     InvalidInputError,
     MissingBackendError,
+    TrainingError,
     WeightsError,
 )
 
@@ -37,6 +38,7 @@ _EXPECTED = (
     DataError,
     CheckpointError,
     WeightsError,
+    TrainingError,
     MissingBackendError,
     OSError,
 )

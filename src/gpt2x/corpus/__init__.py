@@ -2,12 +2,13 @@
 
 from gpt2x.corpus.documents import FILE_FORMATS, Piece, read_documents, record_documents
 from gpt2x.corpus.files import STDIN, find_files, total_size
-from gpt2x.corpus.records import RECORD_FORMATS, Place, Record, read_records
+from gpt2x.corpus.records import RECORD_FORMATS, OnBad, Place, Record, read_records
 
 __all__ = [
     "FILE_FORMATS",
     "RECORD_FORMATS",
     "STDIN",
+    "OnBad",
     "Piece",
     "Place",
     "Record",

@@ -1,1 +1,5 @@
-"""Training: one loop over a small engine for each framework, and the data that it reads."""
+"""Training, fine-tuning: one loop over a small engine for each framework."""
+
+from gpt2x.train.run import train
+
+__all__ = ["train"]

@@ -104,7 +104,7 @@ class Spelling:
     def spell(self, name: str, *, prefix: bool = True) -> str:
         """Translate a canonical name; `prefix` puts the body under ``transformer``, as in heads."""
         *modules, parameter = name.split(".")
-        leaf, _ = self.leaves[_kind(name), parameter]
+        leaf, _ = self.leaves[kind_of(name), parameter]
         body = self.separator.join([*modules, leaf])
         if modules[0] == "h":
             layer = self.layer.format(modules[1])
@@ -131,7 +131,7 @@ class Spelling:
 
     def layout(self, name: str) -> Layout:
         """Return the layout in which this backend stores a parameter, by its canonical name."""
-        _, layout = self.leaves[_kind(name), name.rpartition(".")[2]]
+        _, layout = self.leaves[kind_of(name), name.rpartition(".")[2]]
         return layout
 
 
@@ -174,7 +174,11 @@ FLAX = Spelling(
 )
 
 
-def _kind(name: str) -> Kind:
+def kind_of(name: str) -> Kind:
+    """Return the kind of module of a parameter, by its canonical name.
+
+    Raises InvalidInputError for a name that no GPT-2 parameter has.
+    """
     modules = name.split(".")[:-1]
     kind = KIND_OF_MODULE.get(modules[-1]) if modules else None
     if kind is None:

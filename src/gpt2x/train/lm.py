@@ -1,0 +1,179 @@
+"""Language modelling: to train a model from scratch on texts, or to fine-tune one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2x.config import GPT2Config
+from gpt2x.corpus import OnBad
+from gpt2x.data import EMBEDDED_MODEL
+from gpt2x.errors import InvalidInputError, check_count
+from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.tokenization import GPT2TokenizerFast
+from gpt2x.train.arguments import TrainingArguments, argument
+from gpt2x.train.data import Blocks, Documents, TokenCorpus, prepare
+from gpt2x.train.engine import Inputs
+from gpt2x.train.feed import Rows
+from gpt2x.train.initial import write_initial
+from gpt2x.train.job import Data, load_model
+from gpt2x.weights.table import Head
+
+#: Tokens of a row by default, if the model can read as many.
+MOST_TOKENS = 1024
+
+
+@dataclass(kw_only=True)
+class LMArguments(TrainingArguments):
+    """What training a language model takes besides."""
+
+    text_column: str = argument("text", "The field or column of the text.")
+    config_overrides: str | None = argument(
+        None, "Train a new model of this shape, such as n_layer=2,n_embd=64,n_head=4."
+    )
+    block_size: int | None = argument(
+        None, "Tokens of a row; by default what the model can read, at most 1,024."
+    )
+    packing: bool = argument(
+        True, "Join documents by the end-of-text token and cut rows; else one document a row."
+    )
+    validation_split_percentage: int = argument(
+        0, "Share of the training data to evaluate with, if there is no validation file."
+    )
+    sample_prompt: str | None = argument(
+        None, "At each evaluation show how the model continues this."
+    )
+    tokens_dir: str | None = argument(
+        None, "Folder for the tokens of the data; by default tokens in the output folder."
+    )
+    preprocessing_num_workers: int | None = argument(
+        None, "Processes that tokenize; by default one for each core."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("block_size", self.block_size, 2)
+        check_count("preprocessing_num_workers", self.preprocessing_num_workers, 1)
+        self._check_range("validation_split_percentage", 0, 99)
+        if self.config_overrides is not None and self.model_name_or_path is not None:
+            raise InvalidInputError(
+                "Pass model_name_or_path to fine-tune a model or config_overrides for a new one, "
+                "not both."
+            )
+
+
+class LMTask:
+    """The task of language modelling; see `gpt2x.train.loop.Task`."""
+
+    needs_logits = False
+
+    def __init__(self, tokenizer: Any, prompt: str | None, backend: str) -> None:
+        self._tokenizer, self._prompt = tokenizer, prompt
+        self._tensors = {"pt": "pt", "tf": "tf", "flax": "jax"}[backend]
+
+    def labels(self, inputs: Inputs) -> np.ndarray:
+        # The first token of a row has nothing before it.
+        return (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(axis=1)
+
+    def metrics(
+        self, loss: float, predictions: list[tuple[Inputs, np.ndarray]]
+    ) -> dict[str, float]:
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        return {"eval_loss": loss, "perplexity": perplexity}
+
+    def sample(self, model: Any) -> str | None:
+        if self._prompt is None:
+            return None
+        prompt = self._tokenizer(self._prompt, return_tensors=self._tensors)
+        options = {"do_sample": True, "seed": 0, "max_new_tokens": 60}
+        options |= {"pad_token_id": self._tokenizer.eos_token_id}
+        (tokens,) = model.generate(**prompt, **options)
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self._tokenizer.save_pretrained(folder)
+
+
+def config_of(overrides: str, tokenizer: Any) -> GPT2Config:
+    """Return the config of a new model: GPT-2's, with the overrides and the tokenizer's tokens.
+
+    Raises InvalidInputError for a field that a config does not have, or a value of another type.
+    """
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config.update_from_string(overrides)
+    return GPT2Config(**config.to_dict())
+
+
+class LMJob:
+    """Language modelling, for `gpt2x.train.run`; see `gpt2x.train.job.Job`."""
+
+    def __init__(self, arguments: LMArguments, backend: str, resumed: Path | None) -> None:
+        self._arguments = arguments
+        model = arguments.model_name_or_path or EMBEDDED_MODEL
+        name = resumed or arguments.tokenizer_name or model
+        self.tokenizer = GPT2TokenizerFast.from_pretrained(name)
+        self.task = LMTask(self.tokenizer, arguments.sample_prompt, backend)
+        self._start = resumed or model
+        self._is_new = arguments.config_overrides is not None and resumed is None
+
+    def start(self, folder: Path) -> str | Path:
+        if not self._is_new:
+            return self._start
+        config = config_of(self._arguments.config_overrides, self.tokenizer)
+        write_initial(folder, config, Head.LM, self._arguments.seed)
+        return folder
+
+    def load(self, backend: str, start: str | Path) -> Any:
+        model = load_model(backend, Head.LM, start)
+        # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
+        if len(self.tokenizer) > model.config.vocab_size:
+            model.resize_token_embeddings(len(self.tokenizer))
+        return model
+
+    def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
+        arguments = self._arguments
+        size = self._block_size(config)
+        tokens = Path(arguments.tokens_dir or Path(arguments.output_dir, "tokens"))
+        read = partial(
+            prepare,
+            tokenizer=self.tokenizer,
+            folder=tokens,
+            text_column=arguments.text_column,
+            processes=arguments.preprocessing_num_workers,
+            on_bad=on_bad,
+        )
+        train: TokenCorpus = read(arguments.train_file)
+        validation: TokenCorpus | None = None
+        if arguments.validation_file:
+            validation = read(arguments.validation_file)
+        elif arguments.validation_split_percentage:
+            train, validation = train.split(arguments.validation_split_percentage)
+        settings = {"block_size": size, "packing": arguments.packing, "tokens": len(train)}
+        rows = partial(self._rows, size=size)
+        return Data(rows(train), None if validation is None else rows(validation), settings)
+
+    def _rows(self, corpus: TokenCorpus, size: int) -> Rows:
+        if self._arguments.packing:
+            return Blocks(corpus, size)
+        return Documents(corpus, size, self.tokenizer.eos_token_id)
+
+    def _block_size(self, config: GPT2Config) -> int:
+        """Return how many tokens a row has.
+
+        Raises InvalidInputError if the model cannot read as many.
+        """
+        size = self._arguments.block_size or min(config.n_positions, MOST_TOKENS)
+        if size > config.n_positions:
+            raise InvalidInputError(
+                f"block_size is {size}; this model reads at most {config.n_positions} tokens."
+            )
+        return size

@@ -1,0 +1,237 @@
+"""`train`: a run, from its arguments to the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpt2x import backends
+from gpt2x.errors import DataError, InvalidInputError, check_choice, listed
+from gpt2x.storage.atomic import atomic_file, atomic_folder, check_folder
+from gpt2x.storage.publishing import push_folder
+from gpt2x.train import checkpoints, log
+from gpt2x.train.arguments import TrainingArguments
+from gpt2x.train.card import training_card
+from gpt2x.train.checkpoints import Progress
+from gpt2x.train.engine import Engine, EngineOptions, OptimizerSettings
+from gpt2x.train.feed import ShuffledFeed, StreamedFeed
+from gpt2x.train.job import Data, Job
+from gpt2x.train.lm import LMArguments, LMJob
+from gpt2x.train.loop import Loop, Reporter
+
+TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
+
+
+class Kind(NamedTuple):
+    """A kind of training: its arguments, and what makes its job."""
+
+    arguments: type[TrainingArguments]
+    job: type[Job]
+
+
+TASKS: dict[str, Kind] = {"lm": Kind(LMArguments, LMJob)}
+
+
+def train(task: str = "lm", *, reporter: Reporter | None = None, **arguments: Any) -> dict[str, Any]:
+    """Train a model as the command ``gpt2x train TASK`` does.
+
+    Args:
+        task: lm.
+        reporter: hears of each step, of lines of the log and of samples.
+        arguments: the command's flags by their names, such as `train_file` and `output_dir`.
+
+    Returns:
+        What train_results.json and eval_results.json hold: `train_loss`, `steps`, `eval_loss` ...
+
+    Raises:
+        InvalidInputError: before anything is computed, for an argument that cannot be used.
+        DataError: for a record or file that cannot be used; it names the file and the line.
+        TrainingError: if a loss is not finite.
+
+    >>> train(train_file="poems.txt", output_dir="poet", max_steps=100)  # doctest: +SKIP
+    """
+    check_choice("task", task, TASKS)
+    kind = TASKS[task]
+    return _Run(kind, kind.arguments.of(arguments), reporter or Reporter()).results()
+
+
+class _Run:
+    """A run: it finds where to go on, brings the parts together, and leaves the results."""
+
+    def __init__(self, kind: Kind, arguments: TrainingArguments, reporter: Reporter) -> None:
+        self._arguments, self._reporter = arguments, reporter
+        self._output_dir = Path(arguments.output_dir)
+        self._backend = arguments.backend or backends.default()
+        self._training = backends.load(self._backend, "Training", "training")
+        self._skipped: list[DataError] = []
+        self._checkpoint = self._find_checkpoint()
+        self._job = kind.job(arguments, self._backend, self._checkpoint)
+
+    def _find_checkpoint(self) -> Path | None:
+        """Return the checkpoint to go on from.
+
+        Raises InvalidInputError if an earlier run in the folder would be overwritten.
+        """
+        check_folder(self._output_dir)
+        found = checkpoints.found(self._output_dir)
+        if self._arguments.overwrite_output_dir:
+            for path in found.values():
+                shutil.rmtree(path)
+            return None
+        if found and not self._arguments.resume:
+            raise InvalidInputError(
+                f"{str(self._output_dir)!r} holds a run, with {listed(p.name for p in found.values())}. "
+                "Pass resume to go on with it, overwrite_output_dir to begin anew, or another folder."
+            )
+        return [*found.values()][-1] if found else None
+
+    def results(self) -> dict[str, Any]:
+        """Train; write and return the results."""
+        engine = self._make_engine()
+        data = self._job.data(engine.model.config, self._on_bad)
+        loop = self._make_loop(engine, data)
+        loop.run()
+        return self._finish(loop)
+
+    def _on_bad(self, error: DataError) -> None:
+        if not self._arguments.skip_bad_records:
+            raise error
+        self._skipped.append(error)
+
+    def _make_engine(self) -> Engine:
+        a = self._arguments
+        settings = OptimizerSettings(
+            a.adam_beta1, a.adam_beta2, a.adam_epsilon, a.weight_decay, a.max_grad_norm
+        )
+        options = EngineOptions(a.bf16, a.gradient_checkpointing)
+        with tempfile.TemporaryDirectory() as folder:
+            start = self._job.start(Path(folder))
+            load = partial(self._job.load, self._backend, start)
+            engine: Engine = self._training.Engine(load, settings, options)
+        if self._checkpoint is not None:
+            done = checkpoints.read_progress(self._checkpoint).step
+            engine.restore(checkpoints.read_moments(self._checkpoint), done)
+        return engine
+
+    def _make_loop(self, engine: Engine, data: Data) -> Loop:
+        """Return the loop over the data.
+
+        Raises InvalidInputError if there is too little of it, or it is not that of the checkpoint.
+        """
+        a, world = self._arguments, engine.world
+        size = a.per_device_train_batch_size * a.gradient_accumulation_steps
+        size *= world.devices * world.processes
+        progress = Progress()
+        if self._checkpoint is not None:
+            progress = checkpoints.read_progress(self._checkpoint)
+        settings = {"seed": a.seed, **data.settings}
+        _check_settings(progress.settings or settings, settings)
+        progress.settings = settings
+        if a.early_stopping_patience is not None and data.validation is None:
+            raise InvalidInputError("early_stopping_patience needs data to evaluate with.")
+        if data.validation is not None and len(data.validation) == 0:
+            raise InvalidInputError("The validation data is too short for a single row.")
+        feed, steps = self._feed(data, size)
+        return Loop(
+            arguments=a,
+            steps=steps,
+            engine=engine,
+            task=self._job.task,
+            feed=feed,
+            validation=data.validation,
+            progress=progress,
+            reporter=self._reporter,
+        )
+
+    def _feed(self, data: Data, size: int) -> tuple[ShuffledFeed | StreamedFeed, int]:
+        """Return the rows of each step, of this size, and the number of steps."""
+        a = self._arguments
+        if not hasattr(data.train, "rows"):
+            if a.max_steps < 1:
+                raise InvalidInputError("Data that is streamed has no known length: pass max_steps.")
+            return StreamedFeed(data.train, size), a.max_steps
+        if len(data.train) == 0:
+            raise InvalidInputError(
+                "The training data is too short for a single row; a smaller block_size may help."
+            )
+        steps = math.ceil(len(data.train) * a.num_train_epochs / size)
+        return ShuffledFeed(data.train, a.seed, size), a.max_steps if a.max_steps > 0 else steps
+
+    # --- what is left behind ---
+
+    def _finish(self, loop: Loop) -> dict[str, Any]:
+        """Write the model and the results, after the last checkpoint."""
+        progress, path = loop.progress, self._output_dir
+        results: dict[str, Any] = {
+            "epoch": loop.epoch,
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "train_loss": progress.loss_sum / max(1, progress.step),
+            "train_runtime": progress.seconds,
+            "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
+            "bad_records": len(self._skipped),
+        }
+        if loop.engine.world.rank != 0:
+            return results
+        is_best = self._arguments.early_stopping_patience is not None
+        step = progress.best_step if is_best else progress.step
+        evaluated = next(
+            (
+                line
+                for line in reversed(log.read(path / log.LOG))
+                if line["step"] == step and "eval_loss" in line
+            ),
+            {},
+        )
+        every = {**results, **evaluated}
+        with atomic_folder(path) as folder:
+            _copy_model(checkpoints.path_of(path, step), folder)
+            _write_json(folder / TRAIN_RESULTS, results)
+            if evaluated:
+                _write_json(folder / EVAL_RESULTS, evaluated)
+            card = training_card(self._output_dir.resolve().name, asdict(self._arguments), every, folder)
+            (folder / "README.md").write_text(card, "utf-8")
+        if self._arguments.push_to_hub:
+            self._push()
+        return every
+
+    def _push(self) -> None:
+        """Upload the model's files, without the checkpoints and logs of the run."""
+        a = self._arguments
+        name = a.hub_model_id or self._output_dir.resolve().name
+        with tempfile.TemporaryDirectory() as folder:
+            for file in self._output_dir.iterdir():
+                if file.is_file() and not file.name.startswith("."):
+                    shutil.copy(file, folder)
+            push_folder(folder, name, token=a.hub_token)
+
+
+def _check_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError if a run would go on with other data or rows."""
+    changed = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise InvalidInputError(
+            f"The run cannot go on as it began: {'; '.join(changed)}. Pass what it began with, or "
+            "start another run from the checkpoint's folder as model_name_or_path."
+        )
+
+
+def _copy_model(checkpoint: Path, folder: Path) -> None:
+    for file in checkpoint.iterdir():
+        if file.is_file() and file.name not in checkpoints.OWN_FILES and file.name[0] != ".":
+            shutil.copy(file, folder)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(content), indent=2) + "\n", "utf-8")
