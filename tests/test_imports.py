@@ -24,6 +24,7 @@ __main__
 cli publishing integrations
 pipelines evaluation train
 pt tf flax
+train
 generation
 models
 checkpoint

@@ -6,10 +6,13 @@ script `run_clm.py`.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 from gpt2x.errors import InvalidInputError, check_choice, check_count, unknown_arguments
@@ -17,9 +20,18 @@ from gpt2x.errors import InvalidInputError, check_choice, check_count, unknown_a
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "wsd")
 
 
-def argument(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of the arguments: its default, and what the command line's help says of it."""
-    return field(default=default, metadata={"help": help, **metadata})
+def _argument(default: Any, help: str, panel: str | None = None) -> Any:
+    """A field of the arguments: its default, and what the help says of it, in which panel."""
+    return field(default=default, metadata={"help": help, "panel": panel})
+
+
+# Panels of the help.
+_data = partial(_argument, panel="Data")
+_model = partial(_argument, panel="Model")
+_steps = partial(_argument, panel="Steps")
+_optimizer = partial(_argument, panel="Optimizer")
+_computation = partial(_argument, panel="Computation")
+_output = partial(_argument, panel="Log, evaluation and checkpoints")
 
 
 @dataclass(kw_only=True)
@@ -29,50 +41,50 @@ class TrainingArguments:
     Raises InvalidInputError for a value that cannot be used.
     """
 
-    output_dir: str = argument(MISSING, "Folder for the model, its checkpoints and logs.")
-    train_file: list[str] = argument(
+    output_dir: str = _argument(MISSING, "Folder for the model, its checkpoints and logs.")
+    train_file: list[str] = _data(
         (), "Training data: .txt, .jsonl, .csv, .parquet ..., patterns, - for standard input."
     )
-    validation_file: list[str] = argument((), "Validation data.")
-    model_name_or_path: str | None = argument(None, "Model to start from.")
-    tokenizer_name: str | None = argument(None, "Tokenizer, if it is not the model's.")
-    backend: str | None = argument(None, "pt, tf or flax; by default the one installed.")
+    validation_file: list[str] = _data((), "Validation data.")
+    model_name_or_path: str | None = _model(None, "Model to start from.")
+    tokenizer_name: str | None = _model(None, "Tokenizer, if it is not the model's.")
+    backend: str | None = _computation(None, "pt, tf or flax; by default the one installed.")
 
-    per_device_train_batch_size: int = argument(8, "Rows a device reads at once in training.")
-    per_device_eval_batch_size: int = argument(8, "Rows a device reads at once in evaluation.")
-    gradient_accumulation_steps: int = argument(1, "Batches whose gradients make one step.")
-    num_train_epochs: float = argument(3.0, "Passes over the training data.")
-    max_steps: int = argument(-1, "Optimizer steps in all; above 0 it replaces the epochs.")
+    per_device_train_batch_size: int = _steps(8, "Rows a device reads at once in training.")
+    per_device_eval_batch_size: int = _steps(8, "Rows a device reads at once in evaluation.")
+    gradient_accumulation_steps: int = _steps(1, "Batches whose gradients make one step.")
+    num_train_epochs: float = _steps(3.0, "Passes over the training data.")
+    max_steps: int = _steps(-1, "Optimizer steps in all; above 0 it replaces the epochs.")
 
-    learning_rate: float = argument(5e-5, "The learning rate at its highest.")
-    lr_scheduler_type: str = argument("linear", f"{', '.join(SCHEDULES)}.")
-    warmup_steps: int = argument(0, "Steps in which the learning rate rises from 0.")
-    warmup_ratio: float = argument(0.0, "The same as a share of all steps.")
-    min_lr_ratio: float = argument(0.0, "Share of the learning rate at which schedules end.")
-    decay_ratio: float = argument(0.1, "wsd: share of all steps in which the rate falls.")
-    weight_decay: float = argument(0.0, "Decay of matrices; vectors are not decayed.")
-    adam_beta1: float = argument(0.9, "Decay of AdamW's first moment.")
-    adam_beta2: float = argument(0.999, "Decay of AdamW's second moment.")
-    adam_epsilon: float = argument(1e-8, "Added to the root of the second moment.")
-    max_grad_norm: float = argument(1.0, "Largest norm of all gradients together; 0 for any.")
+    learning_rate: float = _optimizer(5e-5, "The learning rate at its highest.")
+    lr_scheduler_type: str = _optimizer("linear", f"{', '.join(SCHEDULES)}.")
+    warmup_steps: int = _optimizer(0, "Steps in which the learning rate rises from 0.")
+    warmup_ratio: float = _optimizer(0.0, "The same as a share of all steps.")
+    min_lr_ratio: float = _optimizer(0.0, "Share of the learning rate at which schedules end.")
+    decay_ratio: float = _optimizer(0.1, "wsd: share of all steps in which the rate falls.")
+    weight_decay: float = _optimizer(0.0, "Decay of matrices; vectors are not decayed.")
+    adam_beta1: float = _optimizer(0.9, "Decay of AdamW's first moment.")
+    adam_beta2: float = _optimizer(0.999, "Decay of AdamW's second moment.")
+    adam_epsilon: float = _optimizer(1e-8, "Added to the root of the second moment.")
+    max_grad_norm: float = _optimizer(1.0, "Largest norm of all gradients together; 0 for any.")
 
-    bf16: bool = argument(False, "Compute in bfloat16; weights stay in float32.")
-    gradient_checkpointing: bool = argument(False, "Compute blocks twice to save memory.")
-    seed: int = argument(42, "Of initial weights, of the order of the data and of dropout.")
+    bf16: bool = _computation(False, "Compute in bfloat16; weights stay in float32.")
+    gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
+    seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
 
-    logging_steps: int = argument(10, "Steps from one line of the log to the next.")
-    eval_steps: int | None = argument(None, "Steps between evaluations; by default at the end.")
-    save_steps: int = argument(500, "Steps from one checkpoint to the next.")
-    save_total_limit: int | None = argument(2, "How many checkpoints are kept, the newest.")
-    early_stopping_patience: int | None = argument(
+    logging_steps: int = _output(10, "Steps from one line of the log to the next.")
+    eval_steps: int | None = _output(None, "Steps between evaluations; by default at the end.")
+    save_steps: int = _output(500, "Steps from one checkpoint to the next.")
+    save_total_limit: int | None = _output(2, "How many checkpoints are kept, the newest.")
+    early_stopping_patience: int | None = _output(
         None, "Stop after this many evaluations without a better loss, and keep the best model."
     )
-    resume: bool = argument(False, "Go on from the newest checkpoint, if there is one.")
-    overwrite_output_dir: bool = argument(False, "Delete an earlier run in the folder.")
-    skip_bad_records: bool = argument(False, "Leave records out that cannot be used.")
-    push_to_hub: bool = argument(False, "Upload the model when it is done.")
-    hub_model_id: str | None = argument(None, "Its name on the hub, by default the folder's.")
-    hub_token: str | None = argument(None, "Access token of the hub.")
+    resume: bool = _output(False, "Go on from the newest checkpoint, if there is one.")
+    overwrite_output_dir: bool = _output(False, "Delete an earlier run in the folder.")
+    skip_bad_records: bool = _data(False, "Leave records out that cannot be used.")
+    push_to_hub: bool = _output(False, "Upload the model when it is done.")
+    hub_model_id: str | None = _output(None, "Its name on the hub, by default the folder's.")
+    hub_token: str | None = _output(None, "Access token of the hub.")
 
     def __post_init__(self) -> None:
         for name in ("train_file", "validation_file"):
@@ -123,6 +135,68 @@ class TrainingArguments:
             raise InvalidInputError(f"Training needs {' and '.join(missing)}.")
         return cls(**values)
 
+    @classmethod
+    def read(cls, path: str) -> dict[str, Any]:
+        """Return the values in a YAML or JSON file, of arguments or flags.
+
+        Raises InvalidInputError if it cannot be read, or does not hold names with values.
+        """
+        import yaml
+
+        try:
+            found = yaml.safe_load(Path(path).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InvalidInputError(f"Cannot read the config file {path!r}: {error}") from error
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise InvalidInputError(f"The config file {path!r} must hold names with values.")
+        return {name.replace("-", "_"): _number(value) for name, value in found.items()}
+
+
+def _number(value: Any) -> Any:
+    """Return a value of a YAML file, which takes 1e-4 for a string."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+@dataclass(kw_only=True)
+class LMArguments(TrainingArguments):
+    """What training a language model takes besides."""
+
+    text_column: str = _data("text", "The field or column of the text.")
+    config_overrides: str | None = _model(
+        None, "Train a new model of this shape, such as n_layer=2,n_embd=64,n_head=4."
+    )
+    block_size: int | None = _data(
+        None, "Tokens of a row; by default what the model can read, at most 1,024."
+    )
+    packing: bool = _data(
+        True, "Join documents by the end-of-text token and cut rows; else one document a row."
+    )
+    validation_split_percentage: int = _data(
+        0, "Share of the training data to evaluate with, if there is no validation file."
+    )
+    sample_prompt: str | None = _output(
+        None, "At each evaluation show how the model continues this."
+    )
+    tokens_dir: str | None = _data(
+        None, "Folder for the tokens of the data; by default tokens in the output folder."
+    )
+    preprocessing_num_workers: int | None = _data(
+        None, "Processes that tokenize; by default one for each core."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("block_size", self.block_size, 2)
+        check_count("preprocessing_num_workers", self.preprocessing_num_workers, 1)
+        self._check_range("validation_split_percentage", 0, 99)
+        if self.config_overrides is not None and self.model_name_or_path is not None:
+            raise InvalidInputError(
+                "Pass model_name_or_path to fine-tune a model or config_overrides for a new one, "
+                "not both."
+            )
+
 
 _POSITIVE = (
     "per_device_train_batch_size",
@@ -147,6 +221,6 @@ def _check_type(name: str, value: Any, wanted: Any) -> None:
     kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return
-    if isinstance(value, bool) and bool not in kinds or not isinstance(value, kinds):
+    if (isinstance(value, bool) and bool not in kinds) or not isinstance(value, kinds):
         names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
         raise InvalidInputError(f"{name} is {value!r}; it must be {names}.")

@@ -90,7 +90,9 @@ class ShuffledFeed:
         while True:
             indices = self._order(np.arange(seen, seen + self._size, dtype=np.int64))
             seen += self._size
-            yield Portion(self._rows.rows(indices), lambda i=indices: self._places(i), {"rows": seen})
+            yield Portion(
+                self._rows.rows(indices), lambda i=indices: self._places(i), {"rows": seen}
+            )
 
     def epoch(self, state: State) -> float:
         return int(state.get("rows", 0)) / len(self._rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 from gpt2x.config import GPT2Config
 from gpt2x.corpus import OnBad
 from gpt2x.data import EMBEDDED_MODEL
-from gpt2x.errors import InvalidInputError, check_count
+from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.tokenization import GPT2TokenizerFast
-from gpt2x.train.arguments import TrainingArguments, argument
+from gpt2x.train.arguments import LMArguments
 from gpt2x.train.data import Blocks, Documents, TokenCorpus, prepare
 from gpt2x.train.engine import Inputs
 from gpt2x.train.feed import Rows
@@ -26,45 +25,6 @@ from gpt2x.weights.table import Head
 
 #: Tokens of a row by default, if the model can read as many.
 MOST_TOKENS = 1024
-
-
-@dataclass(kw_only=True)
-class LMArguments(TrainingArguments):
-    """What training a language model takes besides."""
-
-    text_column: str = argument("text", "The field or column of the text.")
-    config_overrides: str | None = argument(
-        None, "Train a new model of this shape, such as n_layer=2,n_embd=64,n_head=4."
-    )
-    block_size: int | None = argument(
-        None, "Tokens of a row; by default what the model can read, at most 1,024."
-    )
-    packing: bool = argument(
-        True, "Join documents by the end-of-text token and cut rows; else one document a row."
-    )
-    validation_split_percentage: int = argument(
-        0, "Share of the training data to evaluate with, if there is no validation file."
-    )
-    sample_prompt: str | None = argument(
-        None, "At each evaluation show how the model continues this."
-    )
-    tokens_dir: str | None = argument(
-        None, "Folder for the tokens of the data; by default tokens in the output folder."
-    )
-    preprocessing_num_workers: int | None = argument(
-        None, "Processes that tokenize; by default one for each core."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("block_size", self.block_size, 2)
-        check_count("preprocessing_num_workers", self.preprocessing_num_workers, 1)
-        self._check_range("validation_split_percentage", 0, 99)
-        if self.config_overrides is not None and self.model_name_or_path is not None:
-            raise InvalidInputError(
-                "Pass model_name_or_path to fine-tune a model or config_overrides for a new one, "
-                "not both."
-            )
 
 
 class LMTask:

@@ -82,7 +82,9 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     for name, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="." if label[0] == "v" else "")
+            axes.plot(
+                *zip(*points, strict=True), label=label, marker="." if label[0] == "v" else ""
+            )
     if axes.lines:
         axes.legend()
     figure.savefig(path, dpi=120)

@@ -29,7 +29,9 @@ class Task(Protocol):
     def labels(self, inputs: Inputs) -> np.ndarray:
         """Return how many labels of each row count in the loss: int [rows]."""
 
-    def metrics(self, loss: float, predictions: list[tuple[Inputs, np.ndarray]]) -> dict[str, float]:
+    def metrics(
+        self, loss: float, predictions: list[tuple[Inputs, np.ndarray]]
+    ) -> dict[str, float]:
         """Return what an evaluation says: of its loss, and of the logits of each batch."""
 
     #: Whether `metrics` reads logits.

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpt2x import backends
 from gpt2x.errors import DataError, InvalidInputError, check_choice, listed
-from gpt2x.storage.atomic import atomic_file, atomic_folder, check_folder
+from gpt2x.storage.atomic import atomic_folder, check_folder
 from gpt2x.storage.publishing import push_folder
 from gpt2x.train import checkpoints, log
 from gpt2x.train.arguments import TrainingArguments
@@ -23,23 +23,15 @@ from gpt2x.train.checkpoints import Progress
 from gpt2x.train.engine import Engine, EngineOptions, OptimizerSettings
 from gpt2x.train.feed import ShuffledFeed, StreamedFeed
 from gpt2x.train.job import Data, Job
-from gpt2x.train.lm import LMArguments, LMJob
 from gpt2x.train.loop import Loop, Reporter
+from gpt2x.train.tasks import TASKS, Kind
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 
 
-class Kind(NamedTuple):
-    """A kind of training: its arguments, and what makes its job."""
-
-    arguments: type[TrainingArguments]
-    job: type[Job]
-
-
-TASKS: dict[str, Kind] = {"lm": Kind(LMArguments, LMJob)}
-
-
-def train(task: str = "lm", *, reporter: Reporter | None = None, **arguments: Any) -> dict[str, Any]:
+def train(
+    task: str = "lm", *, reporter: Reporter | None = None, **arguments: Any
+) -> dict[str, Any]:
     """Train a model as the command ``gpt2x train TASK`` does.
 
     Args:
@@ -72,7 +64,7 @@ class _Run:
         self._training = backends.load(self._backend, "Training", "training")
         self._skipped: list[DataError] = []
         self._checkpoint = self._find_checkpoint()
-        self._job = kind.job(arguments, self._backend, self._checkpoint)
+        self._job: Job = kind.make_job(arguments, self._backend, self._checkpoint)
 
     def _find_checkpoint(self) -> Path | None:
         """Return the checkpoint to go on from.
@@ -155,7 +147,9 @@ class _Run:
         a = self._arguments
         if not hasattr(data.train, "rows"):
             if a.max_steps < 1:
-                raise InvalidInputError("Data that is streamed has no known length: pass max_steps.")
+                raise InvalidInputError(
+                    "Data that is streamed has no known length: pass max_steps."
+                )
             return StreamedFeed(data.train, size), a.max_steps
         if len(data.train) == 0:
             raise InvalidInputError(
@@ -196,7 +190,9 @@ class _Run:
             _write_json(folder / TRAIN_RESULTS, results)
             if evaluated:
                 _write_json(folder / EVAL_RESULTS, evaluated)
-            card = training_card(self._output_dir.resolve().name, asdict(self._arguments), every, folder)
+            card = training_card(
+                self._output_dir.resolve().name, asdict(self._arguments), every, folder
+            )
             (folder / "README.md").write_text(card, "utf-8")
         if self._arguments.push_to_hub:
             self._push()

@@ -61,7 +61,9 @@ def _inverse_sqrt(schedule: Schedule, step: int) -> float:
 
 def _warmup_stable_decay(schedule: Schedule, step: int) -> float:
     first = schedule.steps - math.ceil(schedule.steps * schedule.arguments.decay_ratio)
-    return schedule._between(_half_wave(_progress(step, max(first, schedule.warmup), schedule.steps)))
+    return schedule._between(
+        _half_wave(_progress(step, max(first, schedule.warmup), schedule.steps))
+    )
 
 
 def _progress(step: int, first: int, last: int) -> float:
