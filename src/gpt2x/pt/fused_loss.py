@@ -44,10 +44,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden, weight = ctx.gradients
+        hidden, weight = (None if g is None else g.mul_(grad) for g in ctx.gradients)
         ctx.gradients = None
-        scaled = (None if g is None else g.mul_(grad) for g in (hidden, weight))
-        return (*scaled, None)
+        return hidden, weight, None
 
 
 def _forward(

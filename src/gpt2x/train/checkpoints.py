@@ -114,8 +114,8 @@ def read_progress(path: Path) -> Progress:
     content = read_object(path / STATE)
     if content.keys() != {each.name for each in fields(Progress)}:
         raise CheckpointError(
-            f"{str(path / STATE)!r} does not hold the state of a run of this version. Start without "
-            "--resume, from the model of that folder."
+            f"{str(path / STATE)!r} does not hold the state of a run of this version. Start a new "
+            "run, with that folder as model_name_or_path."
         )
     return Progress(**content)
 

@@ -1,4 +1,4 @@
-"""The rows of each step: in a drawn order out of data at hand, or one after another out of a stream.
+"""The rows of each step: in a drawn order out of data at hand, or as a stream gives them.
 
 A step has the rows of all processes, and each process takes its own. Batches are always full: the
 order goes on from one epoch to the next, so that every step has the same shapes.
@@ -10,7 +10,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Rows(Protocol):
         """Return where in the files a row comes from."""
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Data that is read once for each epoch, from its beginning to its end."""
 
@@ -90,9 +92,8 @@ class ShuffledFeed:
         while True:
             indices = self._order(np.arange(seen, seen + self._size, dtype=np.int64))
             seen += self._size
-            yield Portion(
-                self._rows.rows(indices), lambda i=indices: self._places(i), {"rows": seen}
-            )
+            places = partial(self._places, indices)
+            yield Portion(self._rows.rows(indices), places, {"rows": seen})
 
     def epoch(self, state: State) -> float:
         return int(state.get("rows", 0)) / len(self._rows)
@@ -118,11 +119,14 @@ class StreamedFeed:
         while True:
             rows = [next(self._stream) for _ in range(self._size)]
             inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            places = self._stream.places()
-            yield Portion(inputs, lambda p=places: p, self._stream.state())
+            yield Portion(inputs, _always(self._stream.places()), self._stream.state())
 
     def epoch(self, state: State) -> float:
         return float(state.get("epoch", 0))
+
+
+def _always(places: list[Place]) -> Callable[[], list[Place]]:
+    return lambda: places
 
 
 class Prefetched:

@@ -26,9 +26,10 @@ def write_initial(
 ) -> None:
     """Write a model whose weights are new, but for those that are known by their canonical names.
 
-    New ones are normal with standard deviation `initializer_range`, and for the projections `c_proj`, which add
-    to the residual stream, that divided by sqrt(2 n_layer) (GPT-2 paper, section 2.3); biases 0,
-    layer norms 1 and 0. A tensor's numbers come from the seed and its name (Philox).
+    New ones are normal with standard deviation `initializer_range`, and for the projections
+    `c_proj`, which add to the residual stream, that divided by sqrt(2 n_layer) (GPT-2 paper,
+    section 2.3); biases 0, layer norms 1 and 0. A tensor's numbers come from the seed and its name
+    (Philox).
     """
     shapes = parameter_shapes(config, head)
     float32 = np.dtype(np.float32)

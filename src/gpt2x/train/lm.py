@@ -21,6 +21,7 @@ from gpt2x.train.engine import Inputs
 from gpt2x.train.feed import Rows
 from gpt2x.train.initial import write_initial
 from gpt2x.train.job import Data, load_model
+from gpt2x.train.loop import Predictions
 from gpt2x.weights.table import Head
 
 #: Tokens of a row by default, if the model can read as many.
@@ -40,9 +41,7 @@ class LMTask:
         # The first token of a row has nothing before it.
         return (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(axis=1)
 
-    def metrics(
-        self, loss: float, predictions: list[tuple[Inputs, np.ndarray]]
-    ) -> dict[str, float]:
+    def metrics(self, loss: float, predictions: Predictions) -> dict[str, float]:
         perplexity = math.exp(loss) if loss < 700 else math.inf
         return {"eval_loss": loss, "perplexity": perplexity}
 
@@ -83,12 +82,12 @@ class LMJob:
         self.tokenizer = GPT2TokenizerFast.from_pretrained(name)
         self.task = LMTask(self.tokenizer, arguments.sample_prompt, backend)
         self._start = resumed or model
-        self._is_new = arguments.config_overrides is not None and resumed is None
+        self._overrides = arguments.config_overrides if resumed is None else None
 
     def start(self, folder: Path) -> str | Path:
-        if not self._is_new:
+        if self._overrides is None:
             return self._start
-        config = config_of(self._arguments.config_overrides, self.tokenizer)
+        config = config_of(self._overrides, self.tokenizer)
         write_initial(folder, config, Head.LM, self._arguments.seed)
         return folder
 

@@ -1,11 +1,12 @@
-"""What a run writes down on the way: ``log.jsonl``, TensorBoard's events, and a picture of the loss."""
+"""What a run writes down on the way: ``log.jsonl``, TensorBoard's events, a picture."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,20 +37,20 @@ class Log:
         with atomic_file(self._path) as beside:
             beside.write_text("".join(map(_text, kept)), "utf-8")
         self._file: TextIO = self._path.open("a", encoding="utf-8")
-        self._events = _events(output_dir, step)
+        self._events = _Events(output_dir, step) if find_spec("tensorboard") else None
 
     def add(self, line: Line) -> None:
         """Append a line."""
         self._file.write(_text(line))
         self._file.flush()
         if self._events is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self._events(name, value, line["step"])
+            self._events.add(line)
 
     def close(self) -> None:
         """Close the file, and draw the picture of the loss if matplotlib is installed."""
         self._file.close()
+        if self._events is not None:
+            self._events.close()
         if find_spec("matplotlib"):
             draw(read(self._path), self._path.with_name(PICTURE))
 
@@ -73,39 +74,53 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def evaluation(lines: Sequence[Line], step: int) -> dict[str, Any]:
+    """Return the line of the evaluation at a step; empty if there was none."""
+    found = [line for line in lines if line["step"] == step and "eval_loss" in line]
+    return dict(found[-1]) if found else {}
+
+
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw the losses of a log over its steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    for name, label in (("loss", "training"), ("eval_loss", "validation")):
+    for name, label, marker in (("loss", "training", ""), ("eval_loss", "validation", ".")):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
-            axes.plot(
-                *zip(*points, strict=True), label=label, marker="." if label[0] == "v" else ""
-            )
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker)
     if axes.lines:
         axes.legend()
     figure.savefig(path, dpi=120)
 
 
-def _events(output_dir: Path, step: int) -> Callable[[str, float, int], None] | None:
-    """Return a function that writes TensorBoard's events; None without the library."""
-    if not find_spec("tensorboard"):
-        return None
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+class _Events:
+    """TensorBoard's file of events; written without its own writer, which loads TensorFlow."""
 
-    writer = EventFileWriter(str(output_dir / EVENTS))
-    # TensorBoard forgets what an earlier file says of later steps.
-    start = SessionLog(status=SessionLog.START)
-    writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+    def __init__(self, output_dir: Path, step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def add(name: str, value: float, step: int) -> None:
-        summary = Summary(value=[Summary.Value(tag=f"train/{name}", simple_value=value)])
-        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-        writer.flush()
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder = output_dir / EVENTS
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        self._writer = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+        # TensorBoard forgets what an earlier file says of later steps.
+        session = event_pb2.SessionLog
+        self._write(step=step + 1, session_log=session(status=session.START))
 
-    return add
+    def add(self, line: Line) -> None:
+        """Write the numbers of a line."""
+        tags = [(name, value) for name, value in line.items() if name != "step"]
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in tags]
+        self._write(step=line["step"], summary=self._summary(value=values))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        self._writer.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +22,9 @@ from gpt2x.train.log import Log
 from gpt2x.train.schedule import Schedule
 from gpt2x.train.signals import StopSignals
 
+#: The rows of an evaluation, and the model's logits for them, a batch at a time.
+Predictions = Sequence[tuple[Inputs, np.ndarray]]
+
 
 class Task(Protocol):
     """What a model is trained for."""
@@ -29,9 +32,7 @@ class Task(Protocol):
     def labels(self, inputs: Inputs) -> np.ndarray:
         """Return how many labels of each row count in the loss: int [rows]."""
 
-    def metrics(
-        self, loss: float, predictions: list[tuple[Inputs, np.ndarray]]
-    ) -> dict[str, float]:
+    def metrics(self, loss: float, predictions: Predictions) -> dict[str, float]:
         """Return what an evaluation says: of its loss, and of the logits of each batch."""
 
     #: Whether `metrics` reads logits.
@@ -147,7 +148,7 @@ class Loop:
             self._write_losses(portions)
         is_better = False
         if self.validation is not None and (_is_due(step, self.arguments.eval_steps) or is_last):
-            is_better = self.evaluate()
+            is_better = self._evaluate(self.validation)
         keeps_best = is_better and self.arguments.early_stopping_patience is not None
         is_due = _is_due(step, self.arguments.save_steps) or self._is_done()
         if is_due or keeps_best or must_save:
@@ -231,11 +232,11 @@ class Loop:
         """How often the training data was read."""
         return round(self.feed.epoch(self.progress.feed), 4)
 
-    def evaluate(self) -> bool:
+    def _evaluate(self, rows: Rows) -> bool:
         """Write the line of an evaluation; return whether it is the best so far."""
         self._settle()
         start = time.perf_counter()
-        metrics = self.measure()
+        metrics = self.measure(rows)
         self._write({"step": self.progress.step, "epoch": self.epoch, **metrics})
         if self.engine.world.processes == 1 and (text := self.task.sample(self.engine.model)):
             self.reporter.sample(text)
@@ -248,26 +249,27 @@ class Loop:
         self._mark = self._mark._replace(time=self._mark.time + time.perf_counter() - start)
         return is_better
 
-    def measure(self) -> dict[str, float]:
-        """Return what an evaluation of the validation rows gives, the same in every process."""
+    def measure(self, rows: Rows) -> dict[str, float]:
+        """Return what an evaluation of rows gives, the same in every process."""
         world, needs_logits = self.engine.world, self.task.needs_logits
         size = world.devices * self.arguments.per_device_eval_batch_size
         # Predictions are needed whole, so each process makes them all.
         processes, rank = (1, 0) if needs_logits else (world.processes, world.rank)
-        sums = np.zeros(2)
+        loss_sum, labels = 0.0, 0
         predictions = []
-        starts = range(0, len(self.validation), size)
+        starts = range(0, len(rows), size)
         for first in range(0, len(starts), processes):
             mine = starts[min(first + rank, len(starts) - 1)]
-            rows = np.arange(mine, min(mine + size, len(self.validation)))
-            inputs = self.validation.rows(rows)
+            inputs = rows.rows(np.arange(mine, min(mine + size, len(rows))))
             found = self.engine.evaluate(inputs, logits=needs_logits)
             count = int(self.task.labels(inputs).sum()) if first + rank < len(starts) else 0
-            sums += (found.loss * count if count else 0.0), count
+            labels += count
+            loss_sum += found.loss * count if count else 0.0  # of no label it is NaN
             if found.logits is not None:
                 predictions.append((inputs, found.logits))
-        loss_sum, count = sums if needs_logits else self.engine.total(sums)
-        return self.task.metrics(float(loss_sum / max(1.0, count)), predictions)
+        sums = np.array([loss_sum, labels], np.float64)
+        total, among = sums if needs_logits else self.engine.total(sums)
+        return self.task.metrics(float(total / max(1.0, among)), predictions)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._log is not None:

@@ -21,7 +21,7 @@ from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.card import training_card
 from gpt2x.train.checkpoints import Progress
 from gpt2x.train.engine import Engine, EngineOptions, OptimizerSettings
-from gpt2x.train.feed import ShuffledFeed, StreamedFeed
+from gpt2x.train.feed import ShuffledFeed, Stream, StreamedFeed
 from gpt2x.train.job import Data, Job
 from gpt2x.train.loop import Loop, Reporter
 from gpt2x.train.tasks import TASKS, Kind
@@ -78,9 +78,10 @@ class _Run:
                 shutil.rmtree(path)
             return None
         if found and not self._arguments.resume:
+            names = listed(path.name for path in found.values())
             raise InvalidInputError(
-                f"{str(self._output_dir)!r} holds a run, with {listed(p.name for p in found.values())}. "
-                "Pass resume to go on with it, overwrite_output_dir to begin anew, or another folder."
+                f"{str(self._output_dir)!r} holds a run, with {names}. Pass resume to go on with "
+                "it, overwrite_output_dir to begin anew, or another folder."
             )
         return [*found.values()][-1] if found else None
 
@@ -145,11 +146,9 @@ class _Run:
     def _feed(self, data: Data, size: int) -> tuple[ShuffledFeed | StreamedFeed, int]:
         """Return the rows of each step, of this size, and the number of steps."""
         a = self._arguments
-        if not hasattr(data.train, "rows"):
+        if isinstance(data.train, Stream):
             if a.max_steps < 1:
-                raise InvalidInputError(
-                    "Data that is streamed has no known length: pass max_steps."
-                )
+                raise InvalidInputError("A stream has no known length: pass max_steps.")
             return StreamedFeed(data.train, size), a.max_steps
         if len(data.train) == 0:
             raise InvalidInputError(
@@ -176,14 +175,7 @@ class _Run:
             return results
         is_best = self._arguments.early_stopping_patience is not None
         step = progress.best_step if is_best else progress.step
-        evaluated = next(
-            (
-                line
-                for line in reversed(log.read(path / log.LOG))
-                if line["step"] == step and "eval_loss" in line
-            ),
-            {},
-        )
+        evaluated = log.evaluation(log.read(path / log.LOG), step)
         every = {**results, **evaluated}
         with atomic_folder(path) as folder:
             _copy_model(checkpoints.path_of(path, step), folder)
