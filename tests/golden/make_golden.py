@@ -55,6 +55,7 @@ PARTS = {
     "chat": "write_chat",
     "pipelines": "write_pipelines",
     "healing": "write_healing",
+    "training": "write_training",
 }
 # The parts that need transformers 4.49.0, made only when they are asked for.
 PARTS_4_49 = {"hypotheses": "write_hypotheses", "contrasts": "write_contrasts"}
