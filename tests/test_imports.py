@@ -22,7 +22,7 @@ PACKAGE = Path(gpt2x.__file__).parent
 LINES = """
 __main__
 cli publishing integrations
-pipelines evaluation train
+pipelines evaluation
 pt tf flax
 train
 generation

@@ -141,9 +141,7 @@ def make_loop(output_dir, train=None, validation=None, steps=20, reporter=None, 
     size = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     feed = ShuffledFeed(train, arguments.seed, size)
     reporter = reporter or Reporter()
-    return Loop(
-        arguments, steps, engine, NextToken(), feed, validation, progress, reporter
-    )
+    return Loop(arguments, steps, engine, NextToken(), feed, validation, progress, reporter)
 
 
 DEFAULTS = {"learning_rate": 0.1, "per_device_train_batch_size": 2, "logging_steps": 4}

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.training import WEIGHTS, Sequences, log_of, make_loop
 
 from gpt2x.errors import TrainingError
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.train import checkpoints
 from gpt2x.train.loop import Reporter
+from support.training import WEIGHTS, Sequences, log_of, make_loop
 
 
 class Stopped(Exception):

@@ -115,7 +115,9 @@ class LMJob:
         if arguments.validation_file:
             validation = read(arguments.validation_file)
         elif arguments.validation_split_percentage:
-            train, validation = train.split(arguments.validation_split_percentage)
+            train, validation = train.split(
+                arguments.validation_split_percentage, whole_documents=not arguments.packing
+            )
         settings = {"block_size": size, "packing": arguments.packing, "tokens": len(train)}
         rows = partial(self._rows, size=size)
         return Data(rows(train), None if validation is None else rows(validation), settings)
