@@ -47,8 +47,10 @@ class Bigrams:
 class NumpyEngine:
     """`gpt2x.train.engine.Engine` for `Bigrams`."""
 
-    def __init__(self, model, settings=OptimizerSettings(0.9, 0.99, 1e-8, 0.1, 1.0)):
-        self.model, self.settings, self.world = model, settings, World()
+    settings = OptimizerSettings(0.9, 0.99, 1e-8, 0.1, 1.0)
+
+    def __init__(self, model):
+        self.model, self.world = model, World()
         self.steps = []  # of micro-batches
         self._moments = [np.zeros_like(model.weights) for _ in range(2)]
 

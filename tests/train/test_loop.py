@@ -20,7 +20,7 @@ from gpt2x.train.loop import Reporter
 from support.training import WEIGHTS, Sequences, log_of, make_loop
 
 
-class Stopped(Exception):
+class KilledError(Exception):
     """Stands for the end of a process."""
 
 
@@ -32,7 +32,7 @@ class StopAt(Reporter):
 
     def step(self, progress):
         if progress.step == self.number:
-            raise Stopped
+            raise KilledError
 
 
 def newest_weights(folder):
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_is_an_unbroken_one(
     for number in sorted(stops):
         try:
             make_loop(broken, reporter=StopAt(number), **options).run()
-        except Stopped:
+        except KilledError:
             continue
     make_loop(broken, **options).run()
     assert newest_weights(broken) == newest_weights(whole)
