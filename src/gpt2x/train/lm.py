@@ -26,6 +26,8 @@ from gpt2x.weights.table import Head
 
 #: Tokens of a row by default, if the model can read as many.
 MOST_TOKENS = 1024
+#: Tokens of a sample, if the model can write as many.
+SAMPLED_TOKENS = 60
 
 
 class LMTask:
@@ -49,7 +51,8 @@ class LMTask:
         if self._prompt is None:
             return None
         prompt = self._tokenizer(self._prompt, return_tensors=self._tensors)
-        options = {"do_sample": True, "seed": 0, "max_new_tokens": 60}
+        room = model.config.n_positions - prompt["input_ids"].shape[1]
+        options = {"do_sample": True, "seed": 0, "max_new_tokens": min(SAMPLED_TOKENS, room)}
         options |= {"pad_token_id": self._tokenizer.eos_token_id}
         (tokens,) = model.generate(**prompt, **options)
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
@@ -101,6 +104,7 @@ class LMJob:
     def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
         arguments = self._arguments
         size = self._block_size(config)
+        self._check_prompt(config)
         tokens = Path(arguments.tokens_dir or Path(arguments.output_dir, "tokens"))
         read = partial(
             prepare,
@@ -138,3 +142,15 @@ class LMJob:
                 f"block_size is {size}; this model reads at most {config.n_positions} tokens."
             )
         return size
+
+    def _check_prompt(self, config: GPT2Config) -> None:
+        """Raise InvalidInputError if the model could not continue the prompt of samples."""
+        prompt = self._arguments.sample_prompt
+        if prompt is None:
+            return
+        length = len(self.tokenizer(prompt)["input_ids"])
+        if not 0 < length < config.n_positions:
+            raise InvalidInputError(
+                f"sample_prompt is {length} tokens; it must be from 1 to {config.n_positions - 1}, "
+                "so that the model can go on."
+            )

@@ -1,0 +1,137 @@
+"""`gpt2x train`: its flags, and a run in whichever framework is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from gpt2x import GPT2TokenizerFast, backends, cli, pipeline
+from gpt2x.train.arguments import LMArguments
+
+needs_framework = pytest.mark.skipif(not backends.installed(), reason="needs a framework")
+TEXT = "In the beginning God created the heaven and the earth.\n" * 60
+SHAPE = "n_layer=1,n_embd=24,n_head=2,n_positions=32"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, ["train", "lm", *map(str, arguments)])
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What the command gives to `train`."""
+    found = {}
+
+    def train(task, *, reporter, **arguments):
+        found.update(arguments, task=task)
+        LMArguments.of(arguments)
+        return {"train_loss": 1.5, "steps": 3}
+
+    monkeypatch.setattr("gpt2x.train.run.train", train)
+    monkeypatch.setattr(backends, "load", lambda *_: None)
+    monkeypatch.setattr(backends, "default", lambda: "pt")
+    return found
+
+
+def test_flags_are_taken_as_transformers_scripts_take_them(given):
+    done = run(
+        *("--train_file", "a.txt", "b.txt", "--validation-file", "c.txt", "--output_dir", "out"),
+        *("--per_device_train_batch_size", 4, "--learning-rate=1e-3", "--bf16", "True"),
+        *("--packing", "False", "--overwrite-output-dir", "--max_steps", 5),
+    )
+    assert done.exit_code == 0, done.output
+    assert given == {
+        "task": "lm",
+        "train_file": ["a.txt", "b.txt"],
+        "validation_file": ["c.txt"],
+        "output_dir": "out",
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "bf16": True,
+        "packing": False,
+        "overwrite_output_dir": True,
+        "max_steps": 5,
+    }
+    assert re.search(r"train loss +1\.5000", done.stderr)
+
+
+def test_the_line_counts_more_than_the_file(given, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 1e-3\nmax-steps: 9\noutput_dir: out\nresume: true\n")
+    done = run("--config-file", path, "--max-steps", 5, "--no-resume")
+    assert done.exit_code == 0, done.output
+    assert (given["learning_rate"], given["max_steps"], given["resume"]) == (1e-3, 5, False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning-rat", "1"], "No such option.*learning-rat"),
+        (["--max-steps", "many"], "parse string as an integer"),
+        ([], "output_dir"),
+        (["--output-dir", "out", "--lr-scheduler-type", "linaer"], "Did you mean 'linear'"),
+    ],
+)
+def test_what_is_wrong_is_named(given, flags, message):
+    done = run(*flags)
+    assert done.exit_code != 0
+    assert re.search(message, " ".join(done.output.split()))
+
+
+def test_help_needs_no_framework():
+    done = run("--help")
+    assert done.exit_code == 0
+    assert "--gradient-accumulation" in done.output
+
+
+@needs_framework
+def test_a_new_model_is_trained_and_left_whole(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    flags = [
+        *("--train-file", tmp_path / "text.txt", "--output-dir", tmp_path / "out"),
+        *("--config-overrides", SHAPE, "--block-size", 16, "--per-device-train-batch-size", 4),
+        *("--learning-rate", "1e-2", "--max-steps", 12, "--logging-steps", 4, "--eval-steps", 6),
+        *("--validation-split-percentage", 20, "--save-steps", 5, "--sample-prompt", "In the"),
+    ]
+    done = run(*flags)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [6, 12]
+    assert "--- sample ---" in done.stderr
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == [
+        "checkpoint-10",
+        "checkpoint-12",
+    ]
+    results = json.loads((out / "eval_results.json").read_text())
+    assert results["perplexity"] == pytest.approx(2.718281828 ** results["eval_loss"], rel=1e-6)
+    assert json.loads((out / "train_results.json").read_text())["steps"] == 12
+    assert "max_steps | 12" in (out / "README.md").read_text()
+    write = pipeline("text-generation", model=str(out))
+    assert write("In the beginning", max_new_tokens=3)[0]["generated_text"].startswith("In the")
+    assert GPT2TokenizerFast.from_pretrained(out)("God")["input_ids"]
+
+    refused = run(*flags)
+    assert refused.exit_code == 1
+    assert "resume" in refused.stderr
+    assert run(*flags, "--resume", "--max-steps", 13).exit_code == 0
+    assert json.loads((out / "train_results.json").read_text())["steps"] == 13
+
+
+@needs_framework
+def test_data_that_does_not_fit_is_refused_before_training(tmp_path):
+    (tmp_path / "text.txt").write_text("short", "utf-8")
+    base = ["--train-file", tmp_path / "text.txt", "--output-dir", tmp_path / "out"]
+    done = run(*base, "--config-overrides", SHAPE, "--block-size", 16)
+    assert (done.exit_code, "smaller block_size" in done.stderr) == (1, True), done.stderr
+    done = run(*base, "--config-overrides", SHAPE, "--block-size", 99)
+    assert "at most 32 tokens" in done.stderr
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"te')
+    done = run("--train-file", tmp_path / "bad.jsonl", "--output-dir", tmp_path / "out")
+    assert re.search(r"bad\.jsonl.*2", done.stderr)
+    assert not [*(tmp_path / "out").glob("checkpoint-*")]
