@@ -30,6 +30,7 @@ _data = partial(_argument, panel="Data")
 _model = partial(_argument, panel="Model")
 _steps = partial(_argument, panel="Steps")
 _optimizer = partial(_argument, panel="Optimizer")
+_adapter = partial(_argument, panel="Adapter")
 _computation = partial(_argument, panel="Computation")
 _output = partial(_argument, panel="Log, evaluation and checkpoints")
 
@@ -68,6 +69,11 @@ class TrainingArguments:
     adam_epsilon: float = _optimizer(1e-8, "Added to the root of the second moment.")
     max_grad_norm: float = _optimizer(1.0, "Largest norm of all gradients together; 0 for any.")
 
+    lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
+    lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
+    lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
+    lora_target: str = _adapter("c_attn", "Layers that it changes, such as c_attn,c_proj,c_fc.")
+
     bf16: bool = _computation(False, "Compute in bfloat16; weights stay in float32.")
     gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
@@ -95,7 +101,7 @@ class TrainingArguments:
         check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         for name in _POSITIVE:
             check_count(name, getattr(self, name), 1)
-        for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
+        for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio", "lora_dropout"):
             self._check_range(name, 0.0, 1.0)
         for name in ("adam_beta1", "adam_beta2"):
             self._check_range(name, 0.0, 1.0, below=True)
@@ -196,6 +202,11 @@ class LMArguments(TrainingArguments):
                 "Pass model_name_or_path to fine-tune a model or config_overrides for a new one, "
                 "not both."
             )
+        if self.config_overrides is not None and self.lora_r is not None:
+            raise InvalidInputError(
+                "lora_r trains an adapter beside a model that there is; config_overrides makes a "
+                "new one."
+            )
 
 
 _POSITIVE = (
@@ -207,6 +218,7 @@ _POSITIVE = (
     "save_steps",
     "save_total_limit",
     "early_stopping_patience",
+    "lora_r",
 )
 
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from gpt2x import backends
 from gpt2x.config import GPT2Config
+from gpt2x.config.lora import LoraConfig
 from gpt2x.corpus import OnBad
+from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.feed import Rows, Stream
 from gpt2x.train.loop import Task
 from gpt2x.weights.table import Head
@@ -43,6 +45,25 @@ class Job(Protocol):
 
     def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
         """Return the data for a model of this config; records that are bad go to `on_bad`."""
+
+
+def give_adapter(model: Any, arguments: TrainingArguments, checkpoint: Path | None) -> None:
+    """Give a model the adapter that is to be trained, if there is to be one.
+
+    It is new, or that of the checkpoint from which the run goes on.
+    """
+    if arguments.lora_r is None:
+        return
+    if checkpoint is not None:
+        model.load_adapter(checkpoint, is_trainable=True)
+        return
+    config = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=arguments.lora_target.split(","),
+    )
+    model.add_adapter(config, seed=arguments.seed)
 
 
 def load_model(backend: str, head: Head, name: str | Path) -> Any:

@@ -20,7 +20,7 @@ from gpt2x.train.data import Blocks, Documents, TokenCorpus, prepare
 from gpt2x.train.engine import Inputs
 from gpt2x.train.feed import Rows
 from gpt2x.train.initial import write_initial
-from gpt2x.train.job import Data, load_model
+from gpt2x.train.job import Data, give_adapter, load_model
 from gpt2x.train.loop import Predictions
 from gpt2x.weights.table import Head
 
@@ -84,7 +84,9 @@ class LMJob:
         name = resumed or arguments.tokenizer_name or model
         self.tokenizer = GPT2TokenizerFast.from_pretrained(name)
         self.task = LMTask(self.tokenizer, arguments.sample_prompt, backend)
-        self._start = resumed or model
+        self._resumed = resumed
+        # An adapter's checkpoint holds the adapter alone.
+        self._start = model if resumed is None or arguments.lora_r is not None else resumed
         self._overrides = arguments.config_overrides if resumed is None else None
 
     def start(self, folder: Path) -> str | Path:
@@ -99,6 +101,7 @@ class LMJob:
         # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
         if len(self.tokenizer) > model.config.vocab_size:
             model.resize_token_embeddings(len(self.tokenizer))
+        give_adapter(model, self._arguments, self._resumed)
         return model
 
     def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
@@ -122,7 +125,12 @@ class LMJob:
             train, validation = train.split(
                 arguments.validation_split_percentage, whole_documents=not arguments.packing
             )
-        settings = {"block_size": size, "packing": arguments.packing, "tokens": len(train)}
+        settings = {
+            "block_size": size,
+            "packing": arguments.packing,
+            "tokens": len(train),
+            "lora_r": arguments.lora_r,
+        }
         rows = partial(self._rows, size=size)
         return Data(rows(train), None if validation is None else rows(validation), settings)
 
