@@ -169,6 +169,9 @@ def _number(value: Any) -> Any:
 class LMArguments(TrainingArguments):
     """What training a language model takes besides."""
 
+    dataset_name: str | None = _data(None, "A data set of the hub, or of a folder, by its name.")
+    dataset_config_name: str | None = _data(None, "Which of its configurations.")
+    streaming: bool = _data(False, "Read the data while training, in its order, not before.")
     text_column: str = _data("text", "The field or column of the text.")
     config_overrides: str | None = _model(
         None, "Train a new model of this shape, such as n_layer=2,n_embd=64,n_head=4."

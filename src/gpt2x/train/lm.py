@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.tokenization import GPT2TokenizerFast
 from gpt2x.train.arguments import LMArguments
-from gpt2x.train.data import Blocks, Documents, TokenCorpus, prepare
 from gpt2x.train.engine import Inputs
-from gpt2x.train.feed import Rows
 from gpt2x.train.initial import write_initial
 from gpt2x.train.job import Data, give_adapter, load_model
+from gpt2x.train.lm_data import LMData, check_sources
 from gpt2x.train.loop import Predictions
 from gpt2x.weights.table import Head
 
@@ -79,6 +77,7 @@ class LMJob:
     """Language modelling, for `gpt2x.train.run`; see `gpt2x.train.job.Job`."""
 
     def __init__(self, arguments: LMArguments, backend: str, resumed: Path | None) -> None:
+        check_sources(arguments)
         self._arguments = arguments
         model = arguments.model_name_or_path or EMBEDDED_MODEL
         name = resumed or arguments.tokenizer_name or model
@@ -105,39 +104,9 @@ class LMJob:
         return model
 
     def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
-        arguments = self._arguments
-        size = self._block_size(config)
         self._check_prompt(config)
-        tokens = Path(arguments.tokens_dir or Path(arguments.output_dir, "tokens"))
-        read = partial(
-            prepare,
-            tokenizer=self.tokenizer,
-            folder=tokens,
-            text_column=arguments.text_column,
-            processes=arguments.preprocessing_num_workers,
-            on_bad=on_bad,
-        )
-        train: TokenCorpus = read(arguments.train_file)
-        validation: TokenCorpus | None = None
-        if arguments.validation_file:
-            validation = read(arguments.validation_file)
-        elif arguments.validation_split_percentage:
-            train, validation = train.split(
-                arguments.validation_split_percentage, whole_documents=not arguments.packing
-            )
-        settings = {
-            "block_size": size,
-            "packing": arguments.packing,
-            "tokens": len(train),
-            "lora_r": arguments.lora_r,
-        }
-        rows = partial(self._rows, size=size)
-        return Data(rows(train), None if validation is None else rows(validation), settings)
-
-    def _rows(self, corpus: TokenCorpus, size: int) -> Rows:
-        if self._arguments.packing:
-            return Blocks(corpus, size)
-        return Documents(corpus, size, self.tokenizer.eos_token_id)
+        size = self._block_size(config)
+        return LMData(self._arguments, self.tokenizer, size, on_bad).read()
 
     def _block_size(self, config: GPT2Config) -> int:
         """Return how many tokens a row has.

@@ -147,8 +147,6 @@ class _Run:
         """Return the rows of each step, of this size, and the number of steps."""
         a = self._arguments
         if isinstance(data.train, Stream):
-            if a.max_steps < 1:
-                raise InvalidInputError("A stream has no known length: pass max_steps.")
             return StreamedFeed(data.train, size), a.max_steps
         if len(data.train) == 0:
             raise InvalidInputError(
