@@ -67,6 +67,13 @@ def test_pipelines(tmp_path):
     assert len(run_examples("pipelines.md")["answer"].model.config.id2label) == 2
 
 
+def test_training(tmp_path, capsys):
+    (tmp_path / "poems").mkdir()
+    (tmp_path / "poems" / "a.txt").write_text("Shall I compare thee to a summer's day?\n" * 9)
+    run_examples("training.md")
+    assert 0 < float(capsys.readouterr().out) < 20
+
+
 def test_evaluation(tmp_path, capsys):
     (tmp_path / "verses").mkdir()
     (tmp_path / "verses" / "a.txt").write_text("Let there be light.\n", "utf-8")
