@@ -50,20 +50,40 @@ class Record(NamedTuple):
     fields: dict[str, Any]
     place: Place
 
+    def value(self, column: str) -> Any:
+        """Return what a column holds; raises DataError if there is no such column."""
+        if column not in self.fields:
+            has = listed(repr(name) for name in self.fields) or "nothing"
+            raise self.place.error(f"has no column {column!r}, but {has}")
+        return self.fields[column]
+
     def text(self, column: str) -> str:
         """Return the text of a column.
 
         Raises:
             DataError: if there is no such column, or it holds anything but text.
         """
-        if column not in self.fields:
-            has = listed(repr(name) for name in self.fields) or "nothing"
-            raise self.place.error(f"has no column {column!r}, but {has}")
-        value = self.fields[column]
+        return self._text(column, self.value(column))
+
+    def words(self, column: str) -> list[str]:
+        """Return the words of a column: a list of texts, or a text with white space between them.
+
+        Raises:
+            DataError: if there is no such column, or it holds anything else, or an empty word.
+        """
+        value = self.value(column)
+        if not isinstance(value, list):
+            return self._text(column, value).split()
+        words = [self._text(f"{column}[{number}]", word) for number, word in enumerate(value)]
+        if "" in words:
+            raise self.place.error(f"{column!r} has an empty word, number {words.index('') + 1}")
+        return words
+
+    def _text(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise self.place.error(f"{column!r} is {value!r:.40}, not a string")
+            raise self.place.error(f"{name!r} is {value!r:.40}, not a string")
         if not _is_unicode(value):
-            raise self.place.error(f"{column!r} holds bytes or halves that are not UTF-8")
+            raise self.place.error(f"{name!r} holds bytes or halves that are not UTF-8")
         return value
 
 
