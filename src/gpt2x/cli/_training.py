@@ -39,7 +39,7 @@ class Display(Reporter):
 
     def line(self, line: Mapping[str, Any]) -> None:
         if "eval_loss" in line:
-            parts = [f"{name} {value:.4f}" for name, value in line.items() if name[:2] != "st"]
+            parts = [f"{name} {_shown(value)}" for name, value in line.items() if name != "step"]
             self._console.print(f"step {line['step']}: {', '.join(parts)}")
             return
         about = f"loss {line['loss']:.4f} · {line['tokens_per_second']:,.0f} tokens/s · {_memory()}"
@@ -52,6 +52,10 @@ class Display(Reporter):
 
     def end(self) -> None:
         self._bar.stop()
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _memory() -> str:

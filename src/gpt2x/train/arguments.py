@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from gpt2x.config.model_fields import PROBLEM_TYPES
 from gpt2x.errors import InvalidInputError, check_choice, check_count, unknown_arguments
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "wsd")
@@ -69,11 +70,6 @@ class TrainingArguments:
     adam_epsilon: float = _optimizer(1e-8, "Added to the root of the second moment.")
     max_grad_norm: float = _optimizer(1.0, "Largest norm of all gradients together; 0 for any.")
 
-    lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
-    lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
-    lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
-    lora_target: str = _adapter("c_attn", "Layers that it changes, such as c_attn,c_proj,c_fc.")
-
     bf16: bool = _computation(False, "Compute in bfloat16; weights stay in float32.")
     gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
@@ -93,15 +89,15 @@ class TrainingArguments:
     hub_token: str | None = _output(None, "Access token of the hub.")
 
     def __post_init__(self) -> None:
-        for name in ("train_file", "validation_file"):
-            value = getattr(self, name)
-            setattr(self, name, [value] if isinstance(value, str) else [*value])
+        for name, value in self._values():
+            if typing.get_origin(self._type(name)) is list:
+                setattr(self, name, [value] if isinstance(value, str) else [*value])
         for name, value in self._values():
             _check_type(name, value, self._type(name))
         check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         for name in _POSITIVE:
             check_count(name, getattr(self, name), 1)
-        for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio", "lora_dropout"):
+        for name in ("warmup_ratio", "min_lr_ratio", "decay_ratio"):
             self._check_range(name, 0.0, 1.0)
         for name in ("adam_beta1", "adam_beta2"):
             self._check_range(name, 0.0, 1.0, below=True)
@@ -195,10 +191,17 @@ class LMArguments(TrainingArguments):
         None, "Processes that tokenize; by default one for each core."
     )
 
+    lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
+    lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
+    lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
+    lora_target: str = _adapter("c_attn", "Layers that it changes, such as c_attn,c_proj,c_fc.")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("block_size", self.block_size, 2)
         check_count("preprocessing_num_workers", self.preprocessing_num_workers, 1)
+        check_count("lora_r", self.lora_r, 1)
+        self._check_range("lora_dropout", 0.0, 1.0)
         self._check_range("validation_split_percentage", 0, 99)
         if self.config_overrides is not None and self.model_name_or_path is not None:
             raise InvalidInputError(
@@ -212,6 +215,49 @@ class LMArguments(TrainingArguments):
             )
 
 
+@dataclass(kw_only=True)
+class LabelledArguments(TrainingArguments):
+    """What training on records with labels takes besides."""
+
+    test_file: list[str] = _data(
+        (), "Data to predict when the run is done; by default the validation data."
+    )
+    label_column: str | None = _data(None, "The field or column of the label.")
+    max_seq_length: int | None = _data(
+        None, "Tokens of a row at most; by default what the model can read, at most 1,024."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("max_seq_length", self.max_seq_length, 1)
+
+
+@dataclass(kw_only=True)
+class ClassifyArguments(LabelledArguments):
+    """What training a classifier of texts takes besides."""
+
+    text_column: str = _data("text", "The field or column of the text.")
+    text_pair_column: str | None = _data(None, "That of a second text, for pairs of texts.")
+    problem_type: str | None = _data(
+        None, f"{', '.join(PROBLEM_TYPES)}; by default the labels tell."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.problem_type is not None:
+            check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
+
+
+@dataclass(kw_only=True)
+class TagArguments(LabelledArguments):
+    """What training a tagger of words takes besides."""
+
+    text_column: str = _data("tokens", "The field or column of the words.")
+    label_all_tokens: bool = _data(
+        False, "Learn the label of a word on all of its tokens, not on the first alone."
+    )
+
+
 _POSITIVE = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -221,7 +267,6 @@ _POSITIVE = (
     "save_steps",
     "save_total_limit",
     "early_stopping_patience",
-    "lora_r",
 )
 
 

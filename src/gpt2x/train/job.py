@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from gpt2x import backends
 from gpt2x.config import GPT2Config
 from gpt2x.config.lora import LoraConfig
-from gpt2x.corpus import OnBad
-from gpt2x.train.arguments import TrainingArguments
+from gpt2x.errors import InvalidInputError
+from gpt2x.train.arguments import LMArguments
 from gpt2x.train.feed import Rows, Stream
 from gpt2x.train.loop import Task
 from gpt2x.weights.table import Head
+
+#: Tokens of a row by default, if the model can read as many.
+MOST_TOKENS = 1024
+
+
+class Prediction(NamedTuple):
+    """What the model that a run leaves is asked at the end.
+
+    Attributes:
+        rows: to predict.
+        lines: returns a line of JSON for each row, of the rows and the logits of each.
+    """
+
+    rows: Rows
+    lines: Callable[[Rows, Iterable[np.ndarray]], Iterable[Mapping[str, Any]]]
 
 
 class Data(NamedTuple):
@@ -23,16 +41,20 @@ class Data(NamedTuple):
         train: rows, or a stream of them.
         validation: rows, or None.
         settings: of the data and the rows, which cannot change while a run goes on.
+        counts: further results.
+        prediction: what is predicted at the end, or None.
     """
 
     train: Rows | Stream
     validation: Rows | None
     settings: Mapping[str, Any]
+    counts: Mapping[str, int] = MappingProxyType({})
+    prediction: Prediction | None = None
 
 
 class Job(Protocol):
-    """One kind of training, made of its arguments, the backend's name, and the checkpoint from
-    which a run goes on, or None.
+    """One kind of training, made of its arguments, the backend's name, the checkpoint from which a
+    run goes on, or None, and what is called with the error of each bad record.
     """
 
     task: Task
@@ -43,11 +65,11 @@ class Job(Protocol):
     def load(self, backend: str, start: str | Path) -> Any:
         """Return that model, in a backend."""
 
-    def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
-        """Return the data for a model of this config; records that are bad go to `on_bad`."""
+    def data(self, config: GPT2Config) -> Data:
+        """Return the data for a model of this config; `task` is there from then on."""
 
 
-def give_adapter(model: Any, arguments: TrainingArguments, checkpoint: Path | None) -> None:
+def give_adapter(model: Any, arguments: LMArguments, checkpoint: Path | None) -> None:
     """Give a model the adapter that is to be trained, if there is to be one.
 
     It is new, or that of the checkpoint from which the run goes on.
@@ -66,7 +88,24 @@ def give_adapter(model: Any, arguments: TrainingArguments, checkpoint: Path | No
     model.add_adapter(config, seed=arguments.seed)
 
 
-def load_model(backend: str, head: Head, name: str | Path) -> Any:
-    """Return a model with a head, in float32."""
+def load_model(backend: str, head: Head, name: str | Path, tokenizer: Any) -> Any:
+    """Return a model with a head, in float32, that has every token of a tokenizer."""
     package = backends.load(backend, wanted_by="Training")
-    return getattr(package, backends.get(backend).prefix + head.value).from_pretrained(name)
+    model = getattr(package, backends.get(backend).prefix + head.value).from_pretrained(name)
+    # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+def row_length(name: str, asked: int | None, config: GPT2Config) -> int:
+    """Return how many tokens a row has at most: what was asked for, by the argument of this name.
+
+    Raises InvalidInputError if the model cannot read as many.
+    """
+    size = asked or min(config.n_positions, MOST_TOKENS)
+    if size > config.n_positions:
+        raise InvalidInputError(
+            f"{name} is {size}; this model reads at most {config.n_positions} tokens."
+        )
+    return size

@@ -17,13 +17,11 @@ from gpt2x.tokenization import GPT2TokenizerFast
 from gpt2x.train.arguments import LMArguments
 from gpt2x.train.engine import Inputs
 from gpt2x.train.initial import write_initial
-from gpt2x.train.job import Data, give_adapter, load_model
+from gpt2x.train.job import Data, give_adapter, load_model, row_length
 from gpt2x.train.lm_data import LMData, check_sources
 from gpt2x.train.loop import Predictions
 from gpt2x.weights.table import Head
 
-#: Tokens of a row by default, if the model can read as many.
-MOST_TOKENS = 1024
 #: Tokens of a sample, if the model can write as many.
 SAMPLED_TOKENS = 60
 
@@ -76,9 +74,11 @@ def config_of(overrides: str, tokenizer: Any) -> GPT2Config:
 class LMJob:
     """Language modelling, for `gpt2x.train.run`; see `gpt2x.train.job.Job`."""
 
-    def __init__(self, arguments: LMArguments, backend: str, resumed: Path | None) -> None:
+    def __init__(
+        self, arguments: LMArguments, backend: str, resumed: Path | None, on_bad: OnBad
+    ) -> None:
         check_sources(arguments)
-        self._arguments = arguments
+        self._arguments, self._on_bad = arguments, on_bad
         model = arguments.model_name_or_path or EMBEDDED_MODEL
         name = resumed or arguments.tokenizer_name or model
         self.tokenizer = GPT2TokenizerFast.from_pretrained(name)
@@ -96,29 +96,14 @@ class LMJob:
         return folder
 
     def load(self, backend: str, start: str | Path) -> Any:
-        model = load_model(backend, Head.LM, start)
-        # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
-        if len(self.tokenizer) > model.config.vocab_size:
-            model.resize_token_embeddings(len(self.tokenizer))
+        model = load_model(backend, Head.LM, start, self.tokenizer)
         give_adapter(model, self._arguments, self._resumed)
         return model
 
-    def data(self, config: GPT2Config, on_bad: OnBad) -> Data:
+    def data(self, config: GPT2Config) -> Data:
         self._check_prompt(config)
-        size = self._block_size(config)
-        return LMData(self._arguments, self.tokenizer, size, on_bad).read()
-
-    def _block_size(self, config: GPT2Config) -> int:
-        """Return how many tokens a row has.
-
-        Raises InvalidInputError if the model cannot read as many.
-        """
-        size = self._arguments.block_size or min(config.n_positions, MOST_TOKENS)
-        if size > config.n_positions:
-            raise InvalidInputError(
-                f"block_size is {size}; this model reads at most {config.n_positions} tokens."
-            )
-        return size
+        size = row_length("block_size", self._arguments.block_size, config)
+        return LMData(self._arguments, self.tokenizer, size, self._on_bad).read()
 
     def _check_prompt(self, config: GPT2Config) -> None:
         """Raise InvalidInputError if the model could not continue the prompt of samples."""

@@ -271,6 +271,15 @@ class Loop:
         total, among = sums if needs_logits else self.engine.total(sums)
         return self.task.metrics(float(total / max(1.0, among)), predictions)
 
+    def logits(self, rows: Rows, engine: Engine) -> Iterator[np.ndarray]:
+        """Yield the logits of each row, in every process."""
+        size = engine.world.devices * self.arguments.per_device_eval_batch_size
+        for first in range(0, len(rows), size):
+            indices = np.arange(first, min(first + size, len(rows)))
+            found = engine.evaluate(rows.rows(indices), logits=True).logits
+            assert found is not None
+            yield from found
+
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._log is not None:
             self._log.add(line)

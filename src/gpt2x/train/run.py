@@ -22,11 +22,12 @@ from gpt2x.train.card import training_card
 from gpt2x.train.checkpoints import Progress
 from gpt2x.train.engine import Engine, EngineOptions, OptimizerSettings
 from gpt2x.train.feed import ShuffledFeed, Stream, StreamedFeed
-from gpt2x.train.job import Data, Job
+from gpt2x.train.job import Data, Job, Prediction
 from gpt2x.train.loop import Loop, Reporter
 from gpt2x.train.tasks import TASKS, Kind
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
+PREDICTIONS = "predictions.jsonl"
 
 
 def train(
@@ -35,7 +36,7 @@ def train(
     """Train a model as the command ``gpt2x train TASK`` does.
 
     Args:
-        task: lm.
+        task: lm, classify or tag.
         reporter: hears of each step, of lines of the log and of samples.
         arguments: the command's flags by their names, such as `train_file` and `output_dir`.
 
@@ -64,7 +65,7 @@ class _Run:
         self._training = backends.load(self._backend, "Training", "training")
         self._skipped: list[DataError] = []
         self._checkpoint = self._find_checkpoint()
-        self._job: Job = kind.make_job(arguments, self._backend, self._checkpoint)
+        self._job: Job = kind.make_job(arguments, self._backend, self._checkpoint, self._on_bad)
 
     def _find_checkpoint(self) -> Path | None:
         """Return the checkpoint to go on from.
@@ -88,10 +89,10 @@ class _Run:
     def results(self) -> dict[str, Any]:
         """Train; write and return the results."""
         engine = self._make_engine()
-        data = self._job.data(engine.model.config, self._on_bad)
+        data = self._job.data(engine.model.config)
         loop = self._make_loop(engine, data)
         loop.run()
-        return self._finish(loop)
+        return self._finish(loop, data)
 
     def _on_bad(self, error: DataError) -> None:
         if not self._arguments.skip_bad_records:
@@ -99,18 +100,21 @@ class _Run:
         self._skipped.append(error)
 
     def _make_engine(self) -> Engine:
+        with tempfile.TemporaryDirectory() as folder:
+            engine = self._engine_of(self._job.start(Path(folder)))
+        if self._checkpoint is not None:
+            done = checkpoints.read_progress(self._checkpoint).step
+            engine.restore(checkpoints.read_moments(self._checkpoint), done)
+        return engine
+
+    def _engine_of(self, model: str | Path) -> Engine:
         a = self._arguments
         settings = OptimizerSettings(
             a.adam_beta1, a.adam_beta2, a.adam_epsilon, a.weight_decay, a.max_grad_norm
         )
         options = EngineOptions(a.bf16, a.gradient_checkpointing)
-        with tempfile.TemporaryDirectory() as folder:
-            start = self._job.start(Path(folder))
-            load = partial(self._job.load, self._backend, start)
-            engine: Engine = self._training.Engine(load, settings, options)
-        if self._checkpoint is not None:
-            done = checkpoints.read_progress(self._checkpoint).step
-            engine.restore(checkpoints.read_moments(self._checkpoint), done)
+        load = partial(self._job.load, self._backend, model)
+        engine: Engine = self._training.Engine(load, settings, options)
         return engine
 
     def _make_loop(self, engine: Engine, data: Data) -> Loop:
@@ -157,7 +161,7 @@ class _Run:
 
     # --- what is left behind ---
 
-    def _finish(self, loop: Loop) -> dict[str, Any]:
+    def _finish(self, loop: Loop, data: Data) -> dict[str, Any]:
         """Write the model and the results, after the last checkpoint."""
         progress, path = loop.progress, self._output_dir
         results: dict[str, Any] = {
@@ -168,11 +172,13 @@ class _Run:
             "train_runtime": progress.seconds,
             "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
             "bad_records": len(self._skipped),
+            **data.counts,
         }
-        if loop.engine.world.rank != 0:
-            return results
         is_best = self._arguments.early_stopping_patience is not None
         step = progress.best_step if is_best else progress.step
+        predictions = self._predictions(loop, step, data.prediction)
+        if loop.engine.world.rank != 0:
+            return results
         evaluated = log.evaluation(log.read(path / log.LOG), step)
         every = {**results, **evaluated}
         with atomic_folder(path) as folder:
@@ -180,6 +186,9 @@ class _Run:
             _write_json(folder / TRAIN_RESULTS, results)
             if evaluated:
                 _write_json(folder / EVAL_RESULTS, evaluated)
+            if data.prediction is not None:
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in predictions)
+                (folder / PREDICTIONS).write_text(text, "utf-8")
             card = training_card(
                 self._output_dir.resolve().name, asdict(self._arguments), every, folder
             )
@@ -187,6 +196,17 @@ class _Run:
         if self._arguments.push_to_hub:
             self._push()
         return every
+
+    def _predictions(
+        self, loop: Loop, step: int, prediction: Prediction | None
+    ) -> list[Mapping[str, Any]]:
+        """Return what the model of a step predicts, the same in every process."""
+        if prediction is None:
+            return []
+        is_last = step == loop.progress.step
+        checkpoint = checkpoints.path_of(self._output_dir, step)
+        engine = loop.engine if is_last else self._engine_of(checkpoint)
+        return [*prediction.lines(prediction.rows, loop.logits(prediction.rows, engine))]
 
     def _push(self) -> None:
         """Upload the model's files, without the checkpoints and logs of the run."""

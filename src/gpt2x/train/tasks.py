@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from gpt2x.train.arguments import LMArguments, TrainingArguments
+from gpt2x.train.arguments import ClassifyArguments, LMArguments, TagArguments, TrainingArguments
 
 
 class Kind(NamedTuple):
@@ -32,5 +32,15 @@ TASKS: dict[str, Kind] = {
         LMArguments,
         "Train a language model on texts: a new one, or one that there is.",
         "gpt2x.train.lm.LMJob",
+    ),
+    "classify": Kind(
+        ClassifyArguments,
+        "Train a classifier of texts: one label, several labels, or a number.",
+        "gpt2x.train.classification.ClassificationJob",
+    ),
+    "tag": Kind(
+        TagArguments,
+        "Train a tagger of words: named entities, parts of speech.",
+        "gpt2x.train.tagging.TaggingJob",
     ),
 }
