@@ -26,6 +26,7 @@ FILES = (
     "outputs",
     "pretrained",
     "inference",
+    "lora",
 )
 
 # Classes that one or two backends have beside those that all have, with the reason.
@@ -44,6 +45,7 @@ BESIDES = {
     ("tf", "engine", "TracedFunctions"): "tf.function keeps its traces",
     ("tf", "engine", "TracedLoop"): "the loop is compiled",
     ("tf", "engine", "TracedEngine"): "steps are compiled one by one",
+    ("flax", "lora", "Trained"): "NNX chooses what is trained by a filter",
     ("flax", "engine", "CompiledLoop"): "the loop is compiled",
     ("flax", "engine", "CompiledEngine"): "steps are compiled one by one",
 }

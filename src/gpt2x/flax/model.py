@@ -36,6 +36,7 @@ from gpt2x.flax.cache import KVCache, LayerCache
 from gpt2x.flax.cpu.products import project
 from gpt2x.flax.dropout import dropout, subkey
 from gpt2x.flax.inputs import Inputs, check_inputs, is_counting_on, positions, rows, visible
+from gpt2x.flax.lora import LowRank
 from gpt2x.flax.outputs import FlaxBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.flax.parameters import Precision, parameter
 from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
@@ -55,10 +56,12 @@ class Conv1D(nnx.Module):
         self.kernel = parameter((nf, nx), precision)
         self.bias = parameter((nf,), precision)
         self.dtype = precision.dtype
+        self.lora: LowRank | None = None
 
-    def __call__(self, x: Array) -> Array:
-        """Map [..., nx] to [..., nf]."""
-        return project(x, self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype))
+    def __call__(self, x: Array, dropout_key: Array | None = None) -> Array:
+        """Map [..., nx] to [..., nf]; only an adapter has dropout."""
+        out = project(x, self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype))
+        return out if self.lora is None else out + self.lora(x, dropout_key)
 
 
 class FlaxGPT2Attention(nnx.Module):
@@ -106,13 +109,17 @@ class FlaxGPT2Attention(nnx.Module):
         attention implementation. The weights are None unless `output_attentions`.
         """
         if self.is_cross_attention:
-            query = self._split_heads(self.q_attn(hidden_states))  # [B, H, T, D]
-            key, value = self._encoder_keys_and_values(encoder_hidden_states, cache)
+            query = self.q_attn(hidden_states, subkey(dropout_key, 4))
+            query = self._split_heads(query)  # [B, H, T, D]
+            key, value = self._encoder_keys_and_values(
+                encoder_hidden_states, cache, subkey(dropout_key, 2)
+            )
             if cache is not None:
                 cache = cache._replace(cross_key=key, cross_value=value)
         else:
+            projected = self.c_attn(hidden_states, subkey(dropout_key, 2))
             query, key, value = map(
-                self._split_heads, jnp.split(self.c_attn(hidden_states), 3, axis=-1)
+                self._split_heads, jnp.split(projected, 3, axis=-1)
             )  # 3 x [B, H, T, D]
             if cache is not None:
                 cache, key, value = cache.append(key, value)  # [B, H, S, D]
@@ -125,7 +132,8 @@ class FlaxGPT2Attention(nnx.Module):
             query, key, value, attention_mask, head_mask, output_attentions, attend, dropout_key
         )
         out = out.astype(hidden_states.dtype).swapaxes(1, 2)  # [B, T, H, D]
-        out = self.c_proj(out.reshape(hidden_states.shape))  # [B, T, E]
+        out = out.reshape(hidden_states.shape)  # [B, T, E]
+        out = self.c_proj(out, subkey(dropout_key, 3))
         out = dropout(out, rate=self.resid_pdrop, key=subkey(dropout_key, 1))
         return out, weights, cache
 
@@ -150,15 +158,17 @@ class FlaxGPT2Attention(nnx.Module):
         return attend(query, key, value, mask, **options), None  # [B, H, T, D]
 
     def _encoder_keys_and_values(
-        self, encoder_hidden_states: Array | None, cache: LayerCache | None
+        self,
+        encoder_hidden_states: Array | None,
+        cache: LayerCache | None,
+        dropout_key: Array | None,
     ) -> tuple[Array, Array]:
         """Project the encoder's states to [B, H, encoder length, D], once per cache."""
         cached = cache.cross if cache is not None else None
         if cached is not None:
             return cached
-        return tuple(
-            map(self._split_heads, jnp.split(self.c_attn(encoder_hidden_states), 2, axis=-1))
-        )
+        projected = self.c_attn(encoder_hidden_states, dropout_key)
+        return tuple(map(self._split_heads, jnp.split(projected, 2, axis=-1)))
 
     def _split_heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], self.num_heads, self.head_dim).swapaxes(1, 2)
@@ -177,7 +187,8 @@ class FlaxGPT2MLP(nnx.Module):
     def __call__(self, hidden_states: Array, dropout_key: Array | None = None) -> Array:
         """Map [B, T, E] to [B, T, E]."""
         act = ACTIVATIONS[self.activation_function]
-        out = self.c_proj(act(self.c_fc(hidden_states)))
+        inner = act(self.c_fc(hidden_states, subkey(dropout_key, 0)))
+        out = self.c_proj(inner, subkey(dropout_key, 1))
         return dropout(out, rate=self.resid_pdrop, key=dropout_key)
 
 

@@ -36,9 +36,10 @@ def save_orbax(model: FlaxGPT2PreTrainedModel, folder: str | os.PathLike[str]) -
     If several processes write their parts of a model, the config may appear before the parameters.
 
     Raises:
-        InvalidInputError: if the folder already contains parameters.
+        InvalidInputError: if the folder already contains parameters, or the model has an adapter.
         MissingBackendError: if Orbax is not installed.
     """
+    model._check_whole("an Orbax checkpoint")
     path = Path(folder).expanduser().absolute()
     if (path / PARAMS_NAME).exists():
         raise InvalidInputError(

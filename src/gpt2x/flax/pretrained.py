@@ -21,6 +21,7 @@ from gpt2x.config import GPT2Config
 from gpt2x.errors import InvalidInputError, listed
 from gpt2x.flax.attention import get_attention
 from gpt2x.flax.cache import KVCache
+from gpt2x.flax.lora import LoraMixin, lazy
 from gpt2x.flax.parameters import (
     ParameterPath,
     Precision,
@@ -38,7 +39,6 @@ from gpt2x.models import loading
 from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
 from gpt2x.storage.publishing import push_folder
 from gpt2x.unavailable import FLAX_MODEL
-from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import LoadPlan
 from gpt2x.weights.table import FLAX, Head
 
@@ -49,7 +49,7 @@ Params = Mapping[str, Any]
 _TRACED: WeakKeyDictionary[nnx.Module, Params] = WeakKeyDictionary()
 
 
-class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
+class FlaxGPT2PreTrainedModel(PretrainedMixin, LoraMixin, nnx.Module):
     """Base of the models: configuration, weights, embeddings.
 
     A model is an `nnx.Module`, and a pytree whose leaves are its parameters: it can be split,
@@ -154,6 +154,9 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
         drawn: dict[ParameterPath, dict[ParameterPath, float]] = {}
         for path, variable in self._parameters().items():
             if path in weights:
+                continue
+            if "lora" in path:  # an adapter is drawn as it is added
+                weights[path] = variable.get_value()
                 continue
             if path[-1] in ("bias", "scale"):
                 constant = np.full(variable.shape, float(path[-1] == "scale"))
@@ -366,20 +369,26 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
             params: weights in place of the model's own.
         """
         self._check_push_options(push_options)
-        tensors = {}
-        for path, variable in self._with_params(params)._parameters().items():
-            name = FLAX.canonical("/".join(path))
-            tensors[name] = _lazy(name, variable.get_value())
-        self.config.dtype = tensors["wte.weight"].dtype.name
-        self._save_folder(
-            save_directory,
-            tensors,
-            max_shard_size=max_shard_size,
-            safe_serialization=safe_serialization,
-            variant=variant,
-        )
+        model = self._with_params(params)
+        if self._adapter is None:
+            model._save_model(
+                save_directory,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+                variant=variant,
+            )
+        else:
+            model.save_adapter(save_directory)
         if push_to_hub:
             push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
+
+    def _save_model(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        tensors = {}
+        for path, variable in self._parameters().items():
+            name = FLAX.canonical("/".join(path))
+            tensors[name] = lazy(name, variable.get_value())
+        self.config.dtype = tensors["wte.weight"].dtype.name
+        self._save_folder(save_directory, tensors, **options)
 
     # --- the model's parts ---
 
@@ -455,11 +464,5 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, nnx.Module):
     def _dropout_rates(self) -> dict[str, float]:
         """Return field of the config -> rate, of each dropout that the model has."""
         names = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
-        return {name: getattr(self.config, name) for name in names}
-
-
-def _lazy(name: str, array: Array) -> LazyTensor:
-    """Name a parameter in canonical layout without copying it from where it is."""
-    layout = FLAX.layout(name)
-    shape = layout.shape(array.shape)
-    return LazyTensor(shape, np.dtype(array.dtype), lambda: layout.to_canonical(np.asarray(array)))
+        rates = {name: getattr(self.config, name) for name in names}
+        return rates | {"lora_dropout": self._adapter_dropout()}

@@ -11,6 +11,7 @@ low-rank term, `LowRank` in its `lora.py`, and these hooks, which take canonical
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,11 +43,15 @@ class Installed:
     trained: tuple[str, ...] | None
 
     # As a static attribute of a Flax module it says whether a jitted function was compiled for it.
+    @functools.cached_property
+    def _said(self) -> str:
+        return repr(self)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Installed) and repr(self) == repr(other)
+        return isinstance(other, Installed) and self._said == other._said
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(self._said)
 
 
 class AdapterMixin:
@@ -178,6 +183,14 @@ class AdapterMixin:
             raise InvalidInputError(
                 f"{type(self).__name__} has an adapter, and cannot {wanted} another: call "
                 "merge_adapter first, or load the model again."
+            )
+
+    def _check_whole(self, what: str) -> None:
+        """Raise if the model has an adapter, for files that hold a whole model."""
+        if self._adapter is not None:
+            raise InvalidInputError(
+                f"{type(self).__name__} has an adapter, which {what} cannot hold: call "
+                "save_adapter, or merge_adapter first."
             )
 
     def _structure_changed(self) -> None:

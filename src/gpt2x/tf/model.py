@@ -44,6 +44,7 @@ from gpt2x.tf.inputs import (
     visible,
 )
 from gpt2x.tf.keras.arguments import as_ids
+from gpt2x.tf.lora import LowRank
 from gpt2x.tf.ops import shape_of
 from gpt2x.tf.outputs import TFBaseModelOutputWithPastAndCrossAttentions
 from gpt2x.tf.pretrained import TFGPT2PreTrainedModel
@@ -65,6 +66,7 @@ class Conv1D(TrackedLayer):
         self.nf = nf
         self.nx = nx
         self.stddev = stddev
+        self.lora: LowRank | None = None
 
     def build(self, input_shape: Any = None) -> None:
         self.weight = self.add_weight(
@@ -75,7 +77,10 @@ class Conv1D(TrackedLayer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Map [..., nx] to [..., nf]."""
-        out = tf.matmul(tf.reshape(x, [-1, self.nx]), self.weight) + self.bias
+        flat = tf.reshape(x, [-1, self.nx])
+        out = tf.matmul(flat, self.weight) + self.bias
+        if self.lora is not None:
+            out += tf.cast(self.lora(flat), out.dtype)
         return tf.reshape(out, [*shape_of(x)[:-1], self.nf])
 
 

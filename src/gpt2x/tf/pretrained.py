@@ -27,6 +27,7 @@ from gpt2x.storage.publishing import push_folder
 from gpt2x.tf.attention import get_attention
 from gpt2x.tf.keras.arguments import named_inputs
 from gpt2x.tf.keras.fit import TrainingMixin
+from gpt2x.tf.lora import LoraMixin, lazy
 from gpt2x.tf.serving.functions import ServingMixin
 from gpt2x.unavailable import TF_MODEL
 from gpt2x.weights.lazy import LazyTensor
@@ -41,7 +42,7 @@ InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 _loading: ContextVar[tuple[type, LoadPlan] | None] = ContextVar("_loading", default=None)
 
 
-class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
+class TFGPT2PreTrainedModel(PretrainedMixin, LoraMixin, ServingMixin, TrainingMixin):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -235,6 +236,21 @@ class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
                 `int64_serving`.
         """
         self._check_push_options(push_options)
+        if self._adapter is None:
+            self._save_model(
+                save_directory,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+                variant=variant,
+            )
+        else:
+            self.save_adapter(save_directory)
+        if saved_model:
+            self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
+        if push_to_hub:
+            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
+
+    def _save_model(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         added = [variable.path for name, variable in self._named_variables() if name is None]
         if added:
             raise InvalidInputError(
@@ -244,15 +260,9 @@ class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
         self.config.dtype = self.variable_dtype
         self._save_folder(
             save_directory,
-            {name: _lazy(name, variable) for name, variable in self._canonical_variables()},
-            max_shard_size=max_shard_size,
-            safe_serialization=safe_serialization,
-            variant=variant,
+            {name: lazy(name, variable) for name, variable in self._canonical_variables()},
+            **options,
         )
-        if saved_model:
-            self.save_serving(Path(save_directory) / "saved_model" / str(version), signatures)
-        if push_to_hub:
-            push_folder(save_directory, repo_id, token=token, create_pr=create_pr, **push_options)
 
     # --- as Keras saves a model: `.keras` files ---
 
@@ -288,6 +298,7 @@ class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
 
     @functools.wraps(keras.Model.save)
     def save(self, *args: Any, **options: Any) -> None:
+        self._check_whole("a .keras file")
         self.build_in_name_scope()
         super().save(*args, **options)
 
@@ -322,6 +333,9 @@ class TFGPT2PreTrainedModel(PretrainedMixin, ServingMixin, TrainingMixin):
         if output is not None and output is not embedding:
             _replace(output, "_kernel", _resized(output.kernel.numpy().T, rows, std).T)
             output.units = rows
+        self._structure_changed()
+
+    def _structure_changed(self) -> None:
         self.train_function = self.test_function = self.predict_function = None
         if self.can_generate():
             self._functions.clear()
@@ -343,14 +357,6 @@ def _reader(name: str, tensor: LazyTensor, errors: list[BaseException]) -> Calla
         return tf.zeros(shape, dtype)
 
     return read
-
-
-def _lazy(name: str, variable: keras.Variable) -> LazyTensor:
-    """Name a variable in canonical layout without reading it."""
-    layout = TENSORFLOW.layout(name)
-    shape = layout.to_canonical(np.broadcast_to(np.empty(()), variable.shape)).shape
-    dtype = np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype)
-    return LazyTensor(shape, dtype, lambda: layout.to_canonical(variable.numpy()))
 
 
 def _resized(weight: np.ndarray, rows: int, std: float | None) -> np.ndarray:
