@@ -51,8 +51,6 @@ class Trained:
 
     def __call__(self, path: tuple[Any, ...], variable: Any) -> bool:
         """Return whether a variable at a path of the model is trained."""
-        if "lora" in path:
-            return is_trained(self.adapter, None)
         try:
             name = FLAX.canonical("/".join(map(str, path)))
         except InvalidInputError:  # of a user's own module
@@ -122,7 +120,7 @@ class LoraMixin(AdapterMixin):
         """Yield canonical name and module of each layer that has a low-rank term."""
         for path in self._parameters():
             if path[-2:] == ("lora", "A"):
-                layer = FLAX.canonical("/".join([*path[:-2], "kernel"])).removesuffix(".weight")
+                layer = FLAX.canonical("/".join(path)).removesuffix(".lora.A")
                 yield layer, self._place(layer)
 
     def _adapter_dropout(self) -> float:

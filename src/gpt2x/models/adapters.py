@@ -25,7 +25,8 @@ from gpt2x.config.lora import LoraConfig, as_lora_config
 from gpt2x.errors import InvalidInputError
 from gpt2x.storage.loading import WHERE, take_where
 from gpt2x.weights.lazy import LazyTensor
-from gpt2x.weights.table import Head
+from gpt2x.weights.names import kind_of
+from gpt2x.weights.table import Head, Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +224,11 @@ class AdapterMixin:
         raise NotImplementedError
 
 
-def is_trained(adapter: Installed, name: str | None) -> bool:
-    """Return whether a parameter is trained: a factor (no name), or a weight by canonical name."""
-    if adapter.trained is None:
-        return False
-    return name is None or name in adapter.trained
+def is_trained(adapter: Installed, name: str) -> bool:
+    """Return whether a parameter is trained, by its canonical name."""
+    return adapter.trained is not None and (name in adapter.trained or is_factor(name))
+
+
+def is_factor(name: str) -> bool:
+    """Return whether this is the canonical name of a factor: ``h.0.attn.c_attn.lora.A``."""
+    return kind_of(name) is Kind.LOW_RANK

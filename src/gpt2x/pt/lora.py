@@ -93,7 +93,7 @@ class LoraMixin(AdapterMixin, nn.Module):
                 yield path, module
 
     def _train_only(self, adapter: Installed | None) -> None:
-        own = {id(p) for _, module in self._adapted() for p in module.lora.parameters()}
         for name, parameter in self.named_parameters():
-            canonical = None if id(parameter) in own else canonical_pytorch_name(name)
-            parameter.requires_grad_(adapter is None or is_trained(adapter, canonical))
+            canonical = canonical_pytorch_name(name)
+            is_free = adapter is None or (canonical is not None and is_trained(adapter, canonical))
+            parameter.requires_grad_(is_free)

@@ -28,9 +28,9 @@ class LowRank(TrackedLayer):
     Source: arXiv:2106.09685.
     """
 
-    def __init__(self, a: np.ndarray, b: np.ndarray, config: LoraConfig, **options: Any) -> None:
+    def __init__(self, nf: int, nx: int, config: LoraConfig, **options: Any) -> None:
         super().__init__(**options)
-        self.values = {"A": a, "B": b}
+        self.shapes = (config.r, nx), (nf, config.r)
         self.scaling = config.scaling
         self.dropout = keras.layers.Dropout(
             config.lora_dropout, name="dropout", dtype=self.dtype_policy
@@ -38,10 +38,9 @@ class LowRank(TrackedLayer):
 
     def build(self, input_shape: Any = None) -> None:
         self.A, self.B = (
-            self.add_weight(shape=value.shape, initializer=_given(value), name=name)
-            for name, value in self.values.items()
+            self.add_weight(shape=shape, initializer="zeros", name=name)
+            for name, shape in zip("AB", self.shapes, strict=True)
         )
-        del self.values
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Map [N, in] to [N, out]; the factors may be wider than what the layer computes in."""
@@ -63,13 +62,15 @@ class LoraMixin(AdapterMixin):
         places = dict(self._places())
         for layer, pair in factors.items():
             place = places[layer]
-            a, b = (np.array(part.read()) for part in (pair.a, pair.b))
-            low_rank = LowRank(a, b, config, name="lora", dtype=_wide(place.dtype_policy))
+            policy = _wide(place.dtype_policy)
+            low_rank = LowRank(place.nf, place.nx, config, name="lora", dtype=policy)
             # Keras names variables by the scope in which they are made.
             with ExitStack() as scopes:
                 for part in place.path.split("/"):
                     scopes.enter_context(keras.name_scope(part))
                 low_rank.build()
+            low_rank.A.assign(pair.a.read())
+            low_rank.B.assign(pair.b.read())
             # It locks what a built layer holds.
             place._tracker.unlock()
             place.lora = low_rank
@@ -100,10 +101,9 @@ class LoraMixin(AdapterMixin):
         return [(name, layer) for name, layer in self._places() if layer.lora is not None]
 
     def _train_only(self, adapter: Installed | None) -> None:
-        own = {id(weight) for _, place in self._adapted() for weight in place.lora.weights}
         for name, variable in self._named_variables():
-            known = None if id(variable) in own else name or variable.path
-            variable.trainable = adapter is None or is_trained(adapter, known)
+            is_free = adapter is None or (name is not None and is_trained(adapter, name))
+            variable.trainable = is_free
 
 
 def lazy(name: str, variable: keras.Variable) -> LazyTensor:
@@ -112,10 +112,6 @@ def lazy(name: str, variable: keras.Variable) -> LazyTensor:
     shape = layout.to_canonical(np.broadcast_to(np.empty(()), variable.shape)).shape
     dtype = np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype)
     return LazyTensor(shape, dtype, lambda: layout.to_canonical(variable.numpy()))
-
-
-def _given(value: np.ndarray) -> Any:
-    return lambda shape, dtype: tf.cast(value, dtype)
 
 
 def _wide(policy: keras.DTypePolicy) -> Any:

@@ -66,6 +66,7 @@ class Kind(enum.Enum):
     LAYER_NORM = "layer norm"
     CONV1D = "conv1d"  # a projection of the blocks: canonical weight (in, out)
     LINEAR = "linear"  # a head: canonical weight (out, in)
+    LOW_RANK = "low-rank term"  # of an adapter, in a projection: A [r, in], B [out, r]
 
 
 KIND_OF_MODULE: Mapping[str, Kind] = {
@@ -84,6 +85,7 @@ KIND_OF_MODULE: Mapping[str, Kind] = {
     "classifier": Kind.LINEAR,
     "qa_outputs": Kind.LINEAR,
     "summary": Kind.LINEAR,
+    "lora": Kind.LOW_RANK,
 }
 
 HEAD_MODULES = ("lm_head", "multiple_choice_head", "score", "classifier", "qa_outputs")
@@ -91,6 +93,10 @@ HEAD_MODULES = ("lm_head", "multiple_choice_head", "score", "classifier", "qa_ou
 BODY_PREFIX = "transformer"
 
 Leaf = tuple[str, Layout]
+
+_FACTORS: Mapping[tuple[Kind, str], Leaf] = {
+    (Kind.LOW_RANK, factor): (factor, Layout.SAME) for factor in ("A", "B")
+}
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,8 @@ PYTORCH = Spelling(
     separator=".",
     layer="h.{}",
     leaves={
-        (kind, parameter): (parameter, Layout.SAME)
-        for kind in Kind
-        for parameter in ("weight", "bias")
+        **{(kind, name): (name, Layout.SAME) for kind in Kind for name in ("weight", "bias")},
+        **_FACTORS,
     },
 )
 
@@ -156,6 +161,7 @@ TENSORFLOW = Spelling(
         (Kind.CONV1D, "bias"): ("bias", Layout.ROW),
         (Kind.LINEAR, "weight"): ("kernel", Layout.TRANSPOSED),
         (Kind.LINEAR, "bias"): ("bias", Layout.SAME),
+        **_FACTORS,
     },
 )
 
@@ -170,6 +176,7 @@ FLAX = Spelling(
         (Kind.CONV1D, "bias"): ("bias", Layout.SAME),
         (Kind.LINEAR, "weight"): ("kernel", Layout.TRANSPOSED),
         (Kind.LINEAR, "bias"): ("bias", Layout.SAME),
+        **_FACTORS,
     },
 )
 
