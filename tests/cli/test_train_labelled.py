@@ -35,6 +35,9 @@ def test_a_model_is_trained_and_predicts(tmp_path, task, rows, flags, score):
     )
     assert done.exit_code == 0, done.output
     assert f"eval {score}" in done.stderr
+    scores = json.loads((out / "test_results.json").read_text("utf-8"))
+    evaluated = json.loads((out / "eval_results.json").read_text("utf-8"))
+    assert scores["test_accuracy"] == evaluated["eval_accuracy"]
     assert len(lines_of(out / "predictions.jsonl")) == 2 * len(rows)
     architecture = {"classify": "Sequence", "tag": "Token"}[task]
     config = json.loads((out / "config.json").read_text("utf-8"))

@@ -22,7 +22,7 @@ SENTENCES = [
 ]
 
 
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout"), 0.0)
 
 
 def tiny_model(folder: Path, head: Head = Head.LM, **config: Any) -> str:

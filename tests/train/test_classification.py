@@ -172,7 +172,8 @@ def test_rows_to_predict_need_no_label(start, tmp_path):
     path = write_jsonl(tmp_path / "test.jsonl", rows)
     _, _, data, _, bad = start(classified(), test_file=path)
     logits = [np.array([0.0, 1.0], np.float32)] * 3
-    lines = [*data.prediction.lines(data.prediction.rows, logits)]
+    lines = data.prediction.lines(logits)
+    assert data.prediction.scores(logits) == {}
     assert [{k: v for k, v in line.items() if k != "scores"} for line in lines] == [
         {**row, "prediction": "good"} for row in rows
     ]
@@ -180,6 +181,27 @@ def test_rows_to_predict_need_no_label(start, tmp_path):
     assert data.prediction.rows.rows(np.arange(3))["labels"].shape == (3,)
     assert not bad
     json.dumps(lines)
+
+
+def test_rows_to_predict_are_scored_if_all_have_labels(start, tmp_path):
+    rows = [{"text": "y", "label": "bad"}, {"text": "z", "label": "good"}]
+    path = write_jsonl(tmp_path / "test.jsonl", rows)
+    _, _, data, _, _ = start(classified(), test_file=path)
+    scores = data.prediction.scores([np.array([0.0, 1.0], np.float32)] * 2)
+    assert scores == pytest.approx({"test_accuracy": 0.5, "test_f1": 1 / 3})
+    # The validation data is scored by the evaluation.
+    _, _, data, _, _ = start(classified(), validation_file=path)
+    assert data.prediction.scores([np.array([0.0, 1.0], np.float32)] * 2) == {}
+
+
+def test_rows_without_a_column_of_labels_have_none_rather_than_no_labels(start, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text('text,label\na,"x, y"\nb,\n', "utf-8")
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "a"}])
+    options = {"problem_type": "multi_label_classification", "test_file": test}
+    _, _, data, _, _ = start(str(path), **options)
+    assert not data.prediction.rows.examples[0].is_labelled
+    assert "label" not in data.prediction.rows.examples[0].shown
 
 
 def test_one_label_alone_is_refused(start):

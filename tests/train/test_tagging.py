@@ -81,7 +81,7 @@ def test_words_that_are_cut_off_are_counted_and_have_no_prediction(start, tmp_pa
     (example,) = data.prediction.rows.examples
     logits = np.zeros((3, config.num_labels), np.float32)
     logits[:, config.label2id["O"]] = 1
-    (line,) = data.prediction.lines(data.prediction.rows, [logits])
+    (line,) = data.prediction.lines([logits])
     read = sum(place is not None for place in example.words)
     assert 0 < read < 4
     assert line == {

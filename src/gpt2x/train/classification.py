@@ -24,7 +24,7 @@ class ClassificationTask(LabelledTask):
     def labels(self, inputs: Inputs) -> np.ndarray:
         return np.ones(len(inputs["labels"]), np.int64)
 
-    def scores(self, examples: Sequence[Example], logits: list[np.ndarray]) -> dict[str, float]:
+    def scores(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[str, float]:
         targets = np.array([example.target for example in examples])
         found = np.stack(logits)  # [N, C]
         problem = self._config.problem_type

@@ -22,6 +22,7 @@ class Example(NamedTuple):
         place: where it comes from.
         shown: what its line of predictions says besides the prediction.
         words: for each of its words the position of the first token, or None if that was cut off.
+        is_labelled: whether the target is known; else it is any.
     """
 
     input_ids: list[int]
@@ -29,6 +30,7 @@ class Example(NamedTuple):
     place: Place
     shown: Mapping[str, Any]
     words: Sequence[int | None] = ()
+    is_labelled: bool = True
 
 
 class Examples:

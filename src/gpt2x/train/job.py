@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -27,11 +27,13 @@ class Prediction(NamedTuple):
 
     Attributes:
         rows: to predict.
-        lines: returns a line of JSON for each row, of the rows and the logits of each.
+        lines: returns a line of JSON for each row, given the logits of each.
+        scores: returns further results, given the same.
     """
 
     rows: Rows
-    lines: Callable[[Rows, Iterable[np.ndarray]], Iterable[Mapping[str, Any]]]
+    lines: Callable[[Sequence[np.ndarray]], Iterable[Mapping[str, Any]]]
+    scores: Callable[[Sequence[np.ndarray]], Mapping[str, float]]
 
 
 class Data(NamedTuple):

@@ -77,7 +77,7 @@ class LabelledTask(ABC):
         """Return how many labels of each row count in the loss: int [rows]."""
 
     @abstractmethod
-    def scores(self, examples: Sequence[Example], logits: list[np.ndarray]) -> dict[str, float]:
+    def scores(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[str, float]:
         """Return how well the logits of examples, each [...], fit their targets."""
 
     @abstractmethod
@@ -209,14 +209,13 @@ class LabelledJob(ABC):
         validation = self._evaluated(arguments.validation_file, config, size)
         test = self._evaluated(arguments.test_file, config, size, needs_labels=False)
         self.task = self.make_task(config, validation)
-        to_predict = validation if test is None else test
         settings = {"rows": len(train), "max_seq_length": size, "labels": [*config.label2id]}
         return Data(
             self.rows(train, config, size),
             validation,
             settings,
             counts=self.counts(train, cut),
-            prediction=None if to_predict is None else Prediction(to_predict, self._lines),
+            prediction=self._prediction(validation, test),
         )
 
     @cached_property
@@ -251,7 +250,9 @@ class LabelledJob(ABC):
         named = self._arguments.label_column
         columns = self.label_columns if named is None else (named,)
         column = next((name for name in columns if name in record.fields), columns[0])
-        value = record.value(column) if is_needed else record.fields.get(column)
+        if not is_needed and column not in record.fields:
+            return None
+        value = record.value(column)
         if value is None or value == "":
             value = self.empty_label
         if value is None and is_needed:
@@ -268,12 +269,15 @@ class LabelledJob(ABC):
         """Return rows, and how many of them were too long."""
         found, cut = [], 0
         for one, encoded in zip(labelled, self._encoded(labelled, size), strict=True):
+            target = None
             try:
-                target = self.target(one, config) if needs_labels else None
+                target = self.target(one, config)
             except DataError as error:
-                self._on_bad(error)
-                continue
-            found.append(self.example(one, encoded, target, config))
+                if needs_labels:
+                    self._on_bad(error)
+                    continue
+            example = self.example(one, encoded, target, config)
+            found.append(example._replace(is_labelled=target is not None))
             cut += encoded.is_cut
         return found, cut
 
@@ -292,10 +296,23 @@ class LabelledJob(ABC):
 
     # --- predictions ---
 
-    def _lines(self, rows: Any, logits: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
-        """Yield a line of predictions for each row."""
-        for example, of_row in zip(rows.examples, logits, strict=True):
-            yield {**example.shown, **self.task.prediction(example, of_row)}
+    def _prediction(self, validation: Examples | None, test: Examples | None) -> Prediction | None:
+        """Return what to predict: the test data, or else the validation data."""
+        rows = validation if test is None else test
+        if rows is None:
+            return None
+        examples = rows.examples
+        is_scored = rows is test and all(example.is_labelled for example in examples)
+
+        def lines(logits: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+            each = zip(examples, logits, strict=True)
+            return [{**one.shown, **self.task.prediction(one, row)} for one, row in each]
+
+        def scores(logits: Sequence[np.ndarray]) -> dict[str, float]:
+            found = self.task.scores(examples, logits) if is_scored else {}
+            return {f"test_{name}": value for name, value in found.items()}
+
+        return Prediction(rows, lines, scores)
 
 
 def _with_padding(tokenizer: Any) -> Any:

@@ -6,11 +6,13 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt2x import backends
 from gpt2x.errors import DataError, InvalidInputError, check_choice, listed
@@ -27,7 +29,7 @@ from gpt2x.train.loop import Loop, Reporter
 from gpt2x.train.tasks import TASKS, Kind
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
-PREDICTIONS = "predictions.jsonl"
+TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
 
 
 def train(
@@ -176,19 +178,22 @@ class _Run:
         }
         is_best = self._arguments.early_stopping_patience is not None
         step = progress.best_step if is_best else progress.step
-        predictions = self._predictions(loop, step, data.prediction)
+        logits = self._logits(loop, step, data.prediction)
         if loop.engine.world.rank != 0:
             return results
         evaluated = log.evaluation(log.read(path / log.LOG), step)
-        every = {**results, **evaluated}
+        scores = data.prediction.scores(logits) if data.prediction else {}
+        every = {**results, **evaluated, **scores}
         with atomic_folder(path) as folder:
             _copy_model(checkpoints.path_of(path, step), folder)
             _write_json(folder / TRAIN_RESULTS, results)
             if evaluated:
                 _write_json(folder / EVAL_RESULTS, evaluated)
+            if scores:
+                _write_json(folder / TEST_RESULTS, scores)
             if data.prediction is not None:
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in predictions)
-                (folder / PREDICTIONS).write_text(text, "utf-8")
+                lines = map(partial(json.dumps, ensure_ascii=False), data.prediction.lines(logits))
+                (folder / PREDICTIONS).write_text("".join(f"{line}\n" for line in lines), "utf-8")
             card = training_card(
                 self._output_dir.resolve().name, asdict(self._arguments), every, folder
             )
@@ -197,16 +202,14 @@ class _Run:
             self._push()
         return every
 
-    def _predictions(
-        self, loop: Loop, step: int, prediction: Prediction | None
-    ) -> list[Mapping[str, Any]]:
-        """Return what the model of a step predicts, the same in every process."""
+    def _logits(self, loop: Loop, step: int, prediction: Prediction | None) -> Sequence[np.ndarray]:
+        """Return what the model of a step predicts for each row, the same in every process."""
         if prediction is None:
-            return []
+            return ()
         is_last = step == loop.progress.step
         checkpoint = checkpoints.path_of(self._output_dir, step)
         engine = loop.engine if is_last else self._engine_of(checkpoint)
-        return [*prediction.lines(prediction.rows, loop.logits(prediction.rows, engine))]
+        return [*loop.logits(prediction.rows, engine)]
 
     def _push(self) -> None:
         """Upload the model's files, without the checkpoints and logs of the run."""

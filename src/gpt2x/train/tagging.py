@@ -28,7 +28,7 @@ class TaggingTask(LabelledTask):
     def labels(self, inputs: Inputs) -> np.ndarray:
         return (inputs["labels"] != IGNORE_INDEX).sum(axis=1)
 
-    def scores(self, examples: Sequence[Example], logits: list[np.ndarray]) -> dict[str, float]:
+    def scores(self, examples: Sequence[Example], logits: Sequence[np.ndarray]) -> dict[str, float]:
         found = [self._tags(example, row) for example, row in zip(examples, logits, strict=True)]
         # Words that were cut off have no prediction.
         read = [[tag for tag in row if tag is not None] for row in found]
