@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,17 @@ class TestLabelled(LabelledContract):
         logs = [read(tmp_path / name / "log.jsonl") for name in ("whole", "broken")]
         whole, broken = ([{k: v for k, v in x.items() if k not in timed} for x in y] for y in logs)
         assert whole == broken
+
+    def test_an_upload_has_the_model_without_texts(self, run, monkeypatch):
+        uploaded = {}
+
+        def push(folder, name, token):
+            uploaded[name] = {path.name for path in Path(folder).iterdir()}
+
+        monkeypatch.setattr("gpt2x.train.run.push_folder", push)
+        run("classify", classified(), max_steps=1, push_to_hub=True, hub_model_id="me/mood")
+        assert {"config.json", "model.safetensors", "tokenizer.json"} < uploaded["me/mood"]
+        assert not {"predictions.jsonl", "log.jsonl"} & uploaded["me/mood"]
 
     def test_the_best_model_predicts(self, run, tmp_path):
         # Validation data that contradicts the training data gets worse from the first step on.

@@ -31,6 +31,8 @@ from gpt2x.train.tasks import TASKS, Kind
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
 
+_NOT_UPLOADED = (PREDICTIONS, log.LOG)
+
 
 def train(
     task: str = "lm", *, reporter: Reporter | None = None, **arguments: Any
@@ -212,12 +214,12 @@ class _Run:
         return [*loop.logits(prediction.rows, engine)]
 
     def _push(self) -> None:
-        """Upload the model's files, without the checkpoints and logs of the run."""
+        """Upload the model's files, without those that are the run's own or hold its texts."""
         a = self._arguments
         name = a.hub_model_id or self._output_dir.resolve().name
         with tempfile.TemporaryDirectory() as folder:
             for file in self._output_dir.iterdir():
-                if file.is_file() and not file.name.startswith("."):
+                if file.is_file() and file.name[0] != "." and file.name not in _NOT_UPLOADED:
                     shutil.copy(file, folder)
             push_folder(folder, name, token=a.hub_token)
 
