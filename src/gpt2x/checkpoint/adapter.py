@@ -288,6 +288,25 @@ def open_adapter(
         yield _placed(files.name, config, model, head, tensors)
 
 
+def base_of_adapter(name_or_path: str | os.PathLike[str], **where: Any) -> str | None:
+    """Return the name of the model that an adapter belongs to; None for what is not an adapter.
+
+    Raises:
+        CheckpointError: if the files cannot be found or read, or the adapter does not name it.
+        InvalidInputError: if it is not a LoRA adapter that is available here.
+    """
+    files = ModelFiles(os.fspath(name_or_path), **where)
+    if files.find(ADAPTER_CONFIG_NAME) is None:
+        return None
+    base = _read_config(files).base_model_name_or_path
+    if base is None:
+        raise CheckpointError(
+            f"{files.name!r} holds an adapter whose {ADAPTER_CONFIG_NAME} does not say of which "
+            "model: load that model, and call its load_adapter."
+        )
+    return base
+
+
 def _read_config(files: ModelFiles) -> LoraConfig:
     path = files.find(ADAPTER_CONFIG_NAME)
     if path is None:

@@ -329,6 +329,7 @@ class FlaxGPT2PreTrainedModel(PretrainedMixin, LoraMixin, nnx.Module):
             model._take_generation_config(generation_config, source)
         if _do_init:
             model._assign(params)
+        model._load_adapter_of(source)
         results: tuple[Any, ...] = (model,) if _do_init else (model, unflatten(params))
         if output_loading_info:
             results = (*results, plan.info.as_dict())

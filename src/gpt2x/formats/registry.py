@@ -20,8 +20,11 @@ from gpt2x.storage.hub import ModelFiles
 
 _START = 16  # bytes that formats see of a file
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-# Not weights: the state of a trainer.
-_TRAINING = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
+# Not weights of a model: the state of a trainer, and an adapter.
+_OTHERS = (
+    *("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*"),
+    "adapter_model.*",
+)
 
 
 @cache
@@ -71,7 +74,7 @@ def find_announced(files: ModelFiles) -> Path | None:
         for format in _by_rank():
             if (found := format.find(files.folder)) is not None:
                 return found
-    names = [n for n in files.names() if not any(fnmatch.fnmatchcase(n, t) for t in _TRAINING)]
+    names = [n for n in files.names() if not any(fnmatch.fnmatchcase(n, t) for t in _OTHERS)]
     for pattern in (pattern for format in _by_rank() for pattern in format.patterns):
         matches = fnmatch.filter(names, pattern)
         if shards := [name for name in matches if _SHARD.search(name)]:

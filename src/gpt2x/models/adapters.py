@@ -23,6 +23,7 @@ from gpt2x.checkpoint import adapter as adapters
 from gpt2x.checkpoint.adapter import Adapter, Factors
 from gpt2x.config.lora import LoraConfig, as_lora_config
 from gpt2x.errors import InvalidInputError
+from gpt2x.models.loading import Pretrained
 from gpt2x.storage.loading import WHERE, take_where
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.names import kind_of
@@ -165,6 +166,11 @@ class AdapterMixin:
         self._adapter = None
         self._train_only(None)
         self._structure_changed()
+
+    def _load_adapter_of(self, source: Pretrained) -> None:
+        """Load the adapter whose name `from_pretrained` was given in place of this model's."""
+        if source.adapter is not None:
+            self.load_adapter(**source.adapter)
 
     def _install(self, adapter: Installed, factors: Mapping[str, Factors]) -> None:
         self._attach(adapter.config, factors)

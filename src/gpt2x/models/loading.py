@@ -24,10 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gpt2x.checkpoint.adapter import base_of_adapter
 from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME, GenerationConfig
 from gpt2x.config.model_fields import dtype_name
-from gpt2x.errors import InvalidInputError, unknown_arguments
+from gpt2x.errors import CheckpointError, InvalidInputError, unknown_arguments
 from gpt2x.formats.base import Checkpoint
 from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.storage.hub import ModelFiles
@@ -49,6 +50,7 @@ class Pretrained:
         dtype: name of the dtype for the model.
         files: finds its other files (the tokenizer's); None for a state dict.
         generation_config: path of its generation_config.json, or None.
+        adapter: the arguments of `load_adapter`, if the name is that of an adapter of this model.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Pretrained:
     dtype: str
     files: ModelFiles | None = None
     generation_config: Path | None = None
+    adapter: dict[str, Any] | None = None
 
     @property
     def plan(self) -> Callable[..., LoadPlan]:
@@ -101,6 +104,8 @@ def resolve(
 ) -> Pretrained:
     """Find a model by folder or hub name; read its config and open its weights.
 
+    The folder of an adapter without weights of a model stands for the model that the adapter names.
+
     The arguments are those of transformers; `gpt2x.storage.loading.WHERE` names those that say
     where to look. The format is detected: `from_tf` and `from_flax` only search their format first,
     and `from_pt` has no effect. `gguf_file` is the file to read in a folder of several. `dtype`
@@ -123,16 +128,23 @@ def resolve(
     subfolder = where.pop("subfolder", "")
     if dtype is not None and torch_dtype is not None:
         raise InvalidInputError("dtype= and torch_dtype= are the same argument; pass one of them.")
-    files, checkpoint = fetch_checkpoint(
-        os.fspath(name_or_path),
+    name, adapter = os.fspath(name_or_path), None
+    fetch = functools.partial(
+        fetch_checkpoint,
         variant=variant,
         use_safetensors=use_safetensors,
         first="tf-h5" if from_tf else "flax-msgpack" if from_flax else None,
         file=gguf_file,
-        subfolder=subfolder,
-        **where,
     )
-    name = os.fspath(name_or_path)
+    try:
+        files, checkpoint = fetch(name, subfolder=subfolder, **where)
+    except CheckpointError:
+        base = base_of_adapter(name, subfolder=subfolder, **where)
+        if base is None:
+            raise
+        adapter = {"peft_model_id": name, "subfolder": subfolder, **where}
+        name, where = base, {n: value for n, value in where.items() if n != "revision"}
+        files, checkpoint = fetch(name, **where)
     try:
         if isinstance(config, GPT2Config):
             config_class = type(config)
@@ -148,6 +160,7 @@ def resolve(
             dtype=_wanted_dtype(torch_dtype if dtype is None else dtype, found, checkpoint),
             files=files,
             generation_config=files.find(GENERATION_CONFIG_NAME),
+            adapter=adapter,
         )
     except BaseException:
         checkpoint.close()

@@ -28,7 +28,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LOADING = """
 A checkpoint with another head, or without a head, loads too: the missing head is initialised and
 named in a warning. The files may be those of any framework, which need not be installed. Tensors
-are read one at a time, directly into the model.
+are read one at a time, directly into the model. The folder of a LoRA adapter in PEFT's files stands
+for the model that the adapter names, with the adapter on (see `load_adapter`).
 
 Args:
     pretrained_model_name_or_path: folder or name on the hub.

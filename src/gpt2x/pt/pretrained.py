@@ -194,6 +194,7 @@ class GPT2PreTrainedModel(
             tensors = {name: source.checkpoint[key] for name, key in own.items()}
             model._assign(plan, source.dtype, tensors)
             model._take_generation_config(generation_config, source)
+        model._load_adapter_of(source)
         model.eval()
         if device is not None:
             model.to(device).tie_weights()

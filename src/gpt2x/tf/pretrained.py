@@ -171,6 +171,7 @@ class TFGPT2PreTrainedModel(PretrainedMixin, LoraMixin, ServingMixin, TrainingMi
             finally:
                 _loading.reset(now_loading)
             model._take_generation_config(generation_config, source)
+        model._load_adapter_of(source)
         return (model, plan.info.as_dict()) if output_loading_info else model
 
     @classmethod

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from gpt2x.config.lora import LoraConfig
-from gpt2x.errors import InvalidInputError, WeightsError
+from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError
 from support.contract.backend import Backend, random_ids
 from support.golden_data import GOLDEN
 
@@ -140,6 +140,20 @@ class AdapterContract:
     def training_logits(self, model: Any, ids: np.ndarray) -> np.ndarray:
         """The logits as in training, where the adapter alone has dropout."""
         raise NotImplementedError
+
+    def test_an_adapter_stands_for_the_model_that_it_names(self, tmp_path):
+        model, expected = self.base(), outputs("language_model")
+        model.load_adapter(LANGUAGE_MODEL)
+        model.save_adapter(tmp_path)
+        path = tmp_path / "adapter_config.json"
+        named = json.loads(path.read_text()) | {"base_model_name_or_path": str(GOLDEN / "plain")}
+        path.write_text(json.dumps(named))
+        loaded = type(model).from_pretrained(tmp_path)
+        self.assert_computes(loaded, expected)
+        assert loaded.adapter_config.r == 4
+        assert loaded.name_or_path == str(GOLDEN / "plain")
+        with pytest.raises(CheckpointError, match="does not say of which model"):
+            type(model).from_pretrained(LANGUAGE_MODEL)
 
     def test_what_does_not_fit_raises_and_leaves_the_model_as_it_was(self):
         model, ids = self.base(), random_ids(2, 6)
