@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x.config import GPT2Config
-from gpt2x.config.lora import ADAPTER_CONFIG_NAME, LoraConfig
+from gpt2x.config.lora import ADAPTER_CONFIG_NAME, ALL_LINEAR, LoraConfig
 from gpt2x.errors import CheckpointError, InvalidInputError, WeightsError, did_you_mean, listed
 from gpt2x.formats.opening import open_checkpoint
 from gpt2x.formats.registry import weights_format
@@ -35,8 +35,6 @@ from gpt2x.weights.table import PYTORCH, Head, Kind, Shape, parameter_shapes
 
 #: Names of the weights in a folder, in the order in which they are looked for.
 WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-
-ALL_LINEAR = "all-linear"
 
 _PREFIX = "base_model.model."
 

@@ -16,6 +16,9 @@ from gpt2x.config.checks import boolean, choice, integer, number, optional
 from gpt2x.errors import InvalidInputError
 from gpt2x.storage.loading import WHERE, take_where
 
+#: What `target_modules` is for every projection of the blocks.
+ALL_LINEAR = "all-linear"
+
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 #: What PEFT calls the tasks of models; the class of model that it wraps them in depends on it.

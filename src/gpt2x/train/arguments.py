@@ -194,7 +194,7 @@ class LMArguments(TrainingArguments):
     lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
     lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
     lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
-    lora_target: str = _adapter("c_attn", "Layers that it changes, such as c_attn,c_proj,c_fc.")
+    lora_target: str = _adapter("c_attn", "Layers it changes: c_attn,c_proj ... or all-linear.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

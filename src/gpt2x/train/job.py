@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2x import backends
 from gpt2x.config import GPT2Config
-from gpt2x.config.lora import LoraConfig
+from gpt2x.config.lora import ALL_LINEAR, LoraConfig
 from gpt2x.errors import InvalidInputError
 from gpt2x.train.arguments import LMArguments
 from gpt2x.train.feed import Rows, Stream
@@ -81,11 +81,12 @@ def give_adapter(model: Any, arguments: LMArguments, checkpoint: Path | None) ->
     if checkpoint is not None:
         model.load_adapter(checkpoint, is_trainable=True)
         return
+    target = arguments.lora_target
     config = LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target.split(","),
+        target_modules=target if target == ALL_LINEAR else target.replace(" ", "").split(","),
     )
     model.add_adapter(config, seed=arguments.seed)
 
@@ -94,6 +95,11 @@ def load_model(backend: str, head: Head, name: str | Path, tokenizer: Any) -> An
     """Return a model with a head, in float32, that has every token of a tokenizer."""
     package = backends.load(backend, wanted_by="Training")
     model = getattr(package, backends.get(backend).prefix + head.value).from_pretrained(name)
+    if model.adapter_config is not None:
+        raise InvalidInputError(
+            f"{str(name)!r} holds an adapter. Start from its model, or from both in one folder: "
+            "gpt2x convert MODEL FOLDER --merge-adapter ADAPTER."
+        )
     # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
     if len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer))

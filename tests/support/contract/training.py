@@ -5,6 +5,7 @@ A backend's `tests/.../test_training.py` runs these tests by a class of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from gpt2x import backends
+from gpt2x.config.lora import LoraConfig
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.engine import EngineOptions, MicroBatch, OptimizerSettings
@@ -55,6 +57,7 @@ class TrainingContract:
         options: EngineOptions | None = None,
         kind: str = "LMHeadModel",
         folder: Any = GOLDEN / "plain",
+        prepare: Callable[[Any], None] = lambda model: None,
         **config: Any,
     ) -> Any:
         """Return an engine for a golden model."""
@@ -62,7 +65,9 @@ class TrainingContract:
         cls = getattr(package, prefix + kind)
 
         def load() -> Any:
-            return cls.from_pretrained(folder, **config)
+            model = cls.from_pretrained(folder, **config)
+            prepare(model)
+            return model
 
         return self.module.Engine(load, settings, options or EngineOptions())
 
@@ -147,6 +152,22 @@ class TrainingContract:
         assert state["exp_avg_sq.h.1.mlp.c_proj.bias"].shape == (24,)
         assert state["exp_avg.wte.weight"].shape == (97, 24)
         assert len(state) == 2 * (4 + 2 * 12)
+
+    def test_an_adapter_is_trained_alone_and_a_restored_run_goes_on(self, tmp_path):
+        adapter = LoraConfig(r=2, target_modules=["c_attn", "c_proj"], modules_to_save=["ln_f"])
+        engine = self.engine(prepare=lambda model: model.add_adapter(adapter, seed=1))
+        losses = self.losses(engine, 2)
+        state = {name: array.copy() for name, array in engine.state().items()}
+        assert state["exp_avg.h.0.attn.c_attn.lora.A"].shape == (2, 24)
+        assert state["exp_avg_sq.h.1.mlp.c_proj.lora.B"].shape == (24, 2)
+        assert len(state) == 2 * (2 + 2 * 3 * 2)
+        engine.save(tmp_path)
+        assert not (tmp_path / "model.safetensors").exists()
+        losses += self.losses(engine, 2, first=3)
+        assert losses[-1] < losses[0]
+        again = self.engine(prepare=lambda model: model.load_adapter(tmp_path, is_trainable=True))
+        again.restore(state, 2)
+        assert self.losses(again, 2, first=3) == pytest.approx(losses[2:], rel=1e-6)
 
     def test_bfloat16_computes_less_exactly_and_keeps_float32_weights(self, tmp_path):
         engine = self.engine(options=EngineOptions(bf16=True), **NO_DROPOUT)
