@@ -77,6 +77,13 @@ def test_other_numbers_are_a_regression(start, tmp_path):
     assert [str(error) for error in bad] == [f"{path}, line 4: 'label' is empty."]
 
 
+def test_the_format_of_a_file_can_be_given(start, tmp_path):
+    path = tmp_path / "train.data"
+    path.write_text("text\tlabel\na\tx\nb\ty\n", "utf-8")
+    _, config, *_ = start(str(path), file_format="tsv")
+    assert config.label2id == {"x": 0, "y": 1}
+
+
 def test_lists_are_several_labels(start):
     rows = [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}]
     _, config, data, _, _ = start(rows)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gpt2x.config.model_fields import PROBLEM_TYPES
+from gpt2x.corpus import RECORD_FORMATS
 from gpt2x.errors import InvalidInputError, check_choice, check_count, unknown_arguments
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "wsd")
@@ -222,6 +223,9 @@ class LabelledArguments(TrainingArguments):
     test_file: list[str] = _data(
         (), "Data to predict when the run is done; by default the validation data."
     )
+    file_format: str | None = _data(
+        None, f"{', '.join(RECORD_FORMATS)}; by default the suffix of each file tells."
+    )
     label_column: str | None = _data(None, "The field or column of the label.")
     max_seq_length: int | None = _data(
         None, "Tokens of a row at most; by default what the model can read, at most 1,024."
@@ -230,6 +234,8 @@ class LabelledArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("max_seq_length", self.max_seq_length, 1)
+        if self.file_format is not None:
+            check_choice("file_format", self.file_format, RECORD_FORMATS)
 
 
 @dataclass(kw_only=True)

@@ -236,7 +236,8 @@ class LabelledJob(ABC):
         Raises DataError if there is none.
         """
         found: list[Labelled] = []
-        for record in read_records(files, on_bad=self._on_bad):
+        file_format = self._arguments.file_format
+        for record in read_records(files, file_format=file_format, on_bad=self._on_bad):
             try:
                 found.append(self.parsed(record, self._label(record, needs_labels)))
             except DataError as error:
