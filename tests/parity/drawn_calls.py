@@ -42,6 +42,11 @@ def main() -> int:
         default=["tf", "tf-xla", "flax"],
         help="what is compared with PyTorch: TensorFlow's graphs, its XLA, op by op ...",
     )
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="run each prompt alone in all of these, too; compilations are then not compared",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         modules = Path(folder) / "modules"
@@ -71,7 +76,7 @@ def run(options: argparse.Namespace, folder: Path, compilations: Compilations) -
             models.forget()
         call = drawn_call(options.seed, form, number)
         counts[call.strategy] += 1
-        for finding in compare(models, call):
+        for finding in compare(models, call, options.alone):
             kind = "a tie" if finding.is_tie else "DIFFERENT"
             counts[kind] += 1
             print(f"call {number}, {finding.run}: {kind}\n{call}")
@@ -83,7 +88,7 @@ def run(options: argparse.Namespace, folder: Path, compilations: Compilations) -
             print(f"form {form}, {call.strategy}: compiled in {found}", flush=True)
     for (backend, form), numbers in compiled.items():
         counts[f"forms compiled by {backend}"] += bool(numbers)
-        if len(set(numbers)) > 1:
+        if len(set(numbers)) > 1 and not options.alone:
             counts["COMPILED AGAIN"] += 1
             print(f"form {form}, {backend}: COMPILED AGAIN, in the calls {numbers}")
     seconds = time.process_time() - start

@@ -93,8 +93,12 @@ class Models:
             yield self._moved[number]
 
 
-def compare(models: Models, call: Call) -> list[Finding]:
-    """Run a call in each way; return the runs whose result is not PyTorch's."""
+def compare(models: Models, call: Call, alone: bool = False) -> list[Finding]:
+    """Run a call in each way; return the runs whose result is not PyTorch's.
+
+    alone: whether each prompt is run alone in every way, for which most compile another batch
+        size; if not, in PyTorch and in those of `UNCOMPILED`.
+    """
     expected = _outcome(run_pt, models.reference, call)
     findings = []
     for name, run in _runs(models, call):
@@ -103,17 +107,27 @@ def compare(models: Models, call: Call) -> list[Finding]:
             findings.append(Finding(name, expected, found, _is_tie(models, call, found)))
     if isinstance(expected, str):
         return findings
+    names = [name for name in models.runs if alone or name in UNCOMPILED]
     for prompt in range(call.batch_size):
-        alone, rows = (
+        single, rows = (
             call.alone(prompt),
             slice(prompt * call.returned, (prompt + 1) * call.returned),
         )
         part = expected[rows, call.padding(prompt) :]  # padding stands at the left
-        found = _outcome(run_pt, models.reference, alone)
-        if not _equal(found, part):
-            is_tie = _is_tie(models, alone, part)
-            findings.append(Finding(f"prompt {prompt} alone", part, found, is_tie))
+        ways = {"pt": partial(run_pt, models.reference), **_others(models, names)}
+        for name, way in ways.items():
+            found = _outcome(way, single)
+            if not _equal(found, part):
+                # The text that PyTorch's own weights do not write for the prompt alone.
+                other = part if name == "pt" else found
+                is_tie = _is_tie(models, single, other)
+                findings.append(Finding(f"{name}, prompt {prompt} alone", part, found, is_tie))
     return findings
+
+
+def _others(models: Models, names: list[str]) -> dict[str, Callable[[Call], np.ndarray]]:
+    """Return the ways of these names to run a call besides PyTorch."""
+    return {name: partial(RUNS[name], models.others[name.split("-")[0]]) for name in names}
 
 
 def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -124,8 +138,8 @@ def _runs(models: Models, call: Call) -> Iterator[tuple[str, Callable[[], Any]]]
     plain = call.without_drafts()
     if plain is not None:
         yield "pt without drafts", partial(_outcome, run_pt, models.reference, plain)
-    for name in models.runs:
-        yield name, partial(_outcome, RUNS[name], models.others[name.split("-")[0]], call)
+    for name, way in _others(models, models.runs).items():
+        yield name, partial(_outcome, way, call)
 
 
 def run_pt(pair: Pair, call: Call, **options: Any) -> np.ndarray:
@@ -170,6 +184,8 @@ RUNS: dict[str, Callable[[Pair, Call], np.ndarray]] = {
     "flax": run,
     "flax-stepwise": partial(run, trace=False),
 }
+#: Those that compile nothing.
+UNCOMPILED = ("tf-eager",)
 
 
 def _past(pair: Pair, call: Call, convert: Callable[..., Any]) -> dict[str, Any]:
