@@ -17,8 +17,9 @@ from gpt2x.tf import TFGPT2Tokenizer
 from gpt2x.tf.text.pretokenization import CharacterClasses, word_begins
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.tokenization.pretokenization import split_words
-from support.fuzz_tokenization import differences, random_texts, vocabulary_folder
+from support.fuzz_tokenization import differences
 from support.golden_data import GOLDEN
+from support.random_texts import random_texts, vocabulary_folder
 
 TINY = GOLDEN / "tokenizer" / "tiny_slow_4"
 TEXTS = ["Hello world, it's  me.", "", " ", "你好\n\n<|endoftext|> x", "a<sep>b extra"]

@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from gpt2x import EMBEDDED_MODEL, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.corpus import Piece, Place
 from gpt2x.errors import DataError, InvalidInputError
-from gpt2x.train.data import prepare, prepare_pieces
+from gpt2x.train.data import encoding, prepare, prepare_pieces
 from gpt2x.train.data.store import INDEX
 
 
@@ -69,15 +69,20 @@ def test_documents_are_joined_by_eos_in_order(tmp_path, tokenizer):
     assert corpus.skipped == 0
 
 
-def test_processes_do_not_change_tokens(tmp_path, tokenizer):
+def test_neither_processes_nor_the_fast_engine_change_tokens(tmp_path, tokenizer, monkeypatch):
     file = write_lines(tmp_path / "a.jsonl", TEXTS * 20)
-    corpora = [
-        prepare([file], tokenizer, tmp_path / str(count), processes=count, shard_tokens=500)
-        for count in (1, 3)
-    ]
-    one, three = (files_of(corpus.folder) for corpus in corpora)
+
+    def files(processes):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        options = {"processes": processes, "shard_tokens": 500}
+        return files_of(prepare([file], tokenizer, folder, **options).folder)
+
+    one = files(1)
     assert len(one) > 10
-    assert one == three
+    assert files(3) == one
+    # As if there were more characters; without gigatoken there is no other engine.
+    monkeypatch.setattr(encoding, "_FEW", 0)
+    assert files(1) == one
 
 
 @settings(max_examples=settings().max_examples // 3)

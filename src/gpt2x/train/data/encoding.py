@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2x.corpus import Piece, Place
 from gpt2x.errors import InvalidInputError
+from gpt2x.train.data.bulk import BulkEngine, bulk_engine
+
+# Characters that are encoded before the time is taken to find a fast engine.
+_FEW = 2**20
 
 
 class Texts(NamedTuple):
@@ -67,22 +72,34 @@ class Encoder:
             raise InvalidInputError(
                 "The tokenizer has no eos_token, which ends documents; set tokenizer.eos_token."
             )
-        self._tokenizer = tokenizer
-        self._before = [tokenizer.bos_token_id] if tokenizer.add_bos_token else []
-        self._behind = [tokenizer.eos_token_id]
+        self._tokenizer, self._seen = tokenizer, 0
+        self._bos = tokenizer.bos_token_id if tokenizer.add_bos_token else None
+        self._eos = tokenizer.eos_token_id
         self.dtype = np.dtype("<u2" if max(tokenizer.get_vocab().values()) < 2**16 else "<u4")
+
+    @cached_property
+    def engine(self) -> BulkEngine | None:
+        """A fast engine of the tokenizer, or None. To find it takes a second or more."""
+        return bulk_engine(self._tokenizer)
 
     def __call__(self, pieces: Texts) -> Encoded:
         """Return the tokens of pieces."""
         rows = self._rows(pieces)
-        for number, row in enumerate(rows):
-            before = self._before if pieces.begins[number] else []
-            rows[number] = before + row + (self._behind if pieces.ends[number] else [])
         counts = np.array([len(row) for row in rows], np.int64)
-        tokens = np.fromiter((token for row in rows for token in row), self.dtype, counts.sum())
-        return Encoded(tokens, counts)
+        tokens = np.concatenate([np.asarray(row, self.dtype) for row in rows])
+        begins = np.array(pieces.begins) & (self._bos is not None)
+        ends = np.array(pieces.ends)
+        # Where one document follows another, the token that ends comes before the one that begins.
+        stops = np.cumsum(counts)
+        places = np.concatenate([stops[ends], (stops - counts)[begins]])
+        added = [self._eos] * int(ends.sum()) + [self._bos] * int(begins.sum())
+        return Encoded(np.insert(tokens, places, added), counts + begins + ends)
 
-    def _rows(self, pieces: Texts) -> list[list[int]]:
+    def _rows(self, pieces: Texts) -> Sequence[Any]:
+        """Return the tokens of each piece, a list or an array."""
+        self._seen += sum(map(len, pieces.texts))
+        if self._seen > _FEW and self.engine is not None:
+            return self.engine(pieces.texts)
         if not self._tokenizer.add_prefix_space or all(pieces.begins):
             return self._ids(pieces.texts)
         # A space stands before documents, not before their further pieces.
@@ -101,8 +118,8 @@ class Encoder:
         parts = (
             asdict(tokenizer.current_vocabulary()),
             tokenizer.special_tokens_map,
-            self._before,
-            self._behind,
+            self._bos,
+            self._eos,
             tokenizer.split_special_tokens,
         )
         # Added tokens are written as their repr, which has all that they are.

@@ -278,6 +278,8 @@ def _encoded(
 ) -> Generator[tuple[Batch, Encoded], None, None]:
     """Yield batches with their tokens."""
     waiting: deque[Batch] = deque()
+    if processes > 1:
+        _ = encoder.engine  # found once, not in each process
 
     def texts() -> Iterator[Any]:
         for batch in work:
