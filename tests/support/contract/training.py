@@ -5,7 +5,12 @@ A backend's `tests/.../test_training.py` runs these tests by a class of its own.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +24,7 @@ from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.engine import EngineOptions, MicroBatch, OptimizerSettings
 from gpt2x.train.schedule import Schedule
 from support.golden_data import GOLDEN, load_case
+from support.training import log_of
 
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 SETTINGS = OptimizerSettings(0.9, 0.95, 1e-8, 0.1, 1.0)
@@ -181,6 +187,19 @@ class TrainingContract:
     def test_gradient_checkpointing_changes_nothing(self):
         engine = self.engine(options=EngineOptions(gradient_checkpointing=True))
         assert self.losses(engine, 2) == pytest.approx(self.losses(self.engine(), 2), rel=1e-5)
+
+    def test_runs_that_are_killed_go_on(self, tmp_path):
+        script = Path(__file__).parents[1] / "kills.py"
+        command = [sys.executable, str(script), str(tmp_path), self.backend, "10"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["killed"] >= 3
+        for name in ("shuffled", "streamed"):
+            whole, broken = tmp_path / f"{name}-whole", tmp_path / f"{name}-broken"
+            weights = [(path / "model.safetensors").read_bytes() for path in (whole, broken)]
+            assert weights[0] == weights[1]
+            assert log_of(whole) == log_of(broken)
 
     def test_other_heads_are_trained_by_their_own_losses(self):
         folder = GOLDEN / "token_classification"
