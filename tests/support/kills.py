@@ -33,6 +33,9 @@ def main(folder: Path, backend: str, kills: int) -> None:
     from gpt2x import EMBEDDED_MODEL, backends
     from gpt2x.train.run import train
 
+    # A run that goes on need not compile again.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     backends.load(backend, module="training")
     (folder / "text.txt").write_text("In the beginning God created the heaven. " * 200)
     arguments = ARGUMENTS | {

@@ -1,0 +1,192 @@
+"""JAX's part in training: see `gpt2x.train.engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from flax import nnx
+from gpt2x.flax.fused_loss import linear_cross_entropy
+from gpt2x.flax.lora import trainable
+from gpt2x.flax.parameters import ParameterPath, unflatten
+from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.train.engine import (
+    EngineOptions,
+    Evaluated,
+    Inputs,
+    MicroBatch,
+    OptimizerSettings,
+    StepResult,
+    World,
+)
+from gpt2x.weights.table import FLAX, Head
+
+Arrays = dict[ParameterPath, Array]
+
+
+class Engine:
+    """Trains a Flax model; see `gpt2x.train.engine.Engine`."""
+
+    def __init__(
+        self, load: Callable[[], Any], settings: OptimizerSettings, options: EngineOptions
+    ) -> None:
+        self.world = World()
+        self.model = load()
+        if options.gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
+        if options.bf16:
+            _compute_in(self.model, jnp.bfloat16)
+        is_trained = nnx.filterlib.to_predicate(trainable(self.model))
+        self._paths = {
+            FLAX.canonical("/".join(path)): path
+            for path, variable in self.model._parameters().items()
+            if is_trained(path, variable)
+        }
+        trained, _ = self._parameters()
+        self._moments = [jax.tree.map(jnp.zeros_like, trained) for _ in range(2)]
+        loss = partial(_loss, self.model)
+        # Weights come as arguments and not as constants; those that a step replaces are given up.
+        self._gradients = jax.jit(jax.value_and_grad(loss))
+        self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
+        self._update = jax.jit(partial(_update, settings), donate_argnums=(0, 1))
+        self._evaluated = jax.jit(loss)
+        self._output = jax.jit(partial(_output, self.model))
+
+    def step(
+        self, micro_batches: Sequence[MicroBatch], number: int, learning_rate: float
+    ) -> StepResult:
+        trained, frozen = self._parameters()
+        total: Any = None
+        for batch in micro_batches:
+            key = np.array([batch.seed >> 32, batch.seed & 0xFFFFFFFF], np.uint32)
+            weight = np.float32(batch.weight)
+            found = self._gradients(trained, frozen, _arrays(batch.inputs), weight, key)
+            total = found if total is None else self._add(total, found)
+        loss, gradients = total
+        count, rate = np.int32(number - 1), np.float32(learning_rate)
+        trained, self._moments, norm = self._update(trained, self._moments, gradients, count, rate)
+        self._assign(trained)
+        return StepResult(loss, norm)
+
+    def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
+        trained, frozen = self._parameters()
+        arrays = _arrays(inputs)
+        if not logits:
+            return Evaluated(float(self._evaluated(trained, frozen, arrays)), None)
+        output = self._output(trained, frozen, arrays)
+        return Evaluated(float(output.loss), np.asarray(output.logits, np.float32))
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            f"{moment}.{name}": FLAX.layout(name).to_canonical(np.asarray(arrays[path]))
+            for moment, arrays in zip(_MOMENTS, self._moments, strict=True)
+            for name, path in self._paths.items()
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+        self._moments = [
+            {
+                # A copy, since JAX may keep the memory of numpy's array.
+                path: jnp.array(FLAX.layout(name).from_canonical(state[f"{moment}.{name}"]))
+                for name, path in self._paths.items()
+            }
+            for moment in _MOMENTS
+        ]
+
+    def _parameters(self) -> tuple[Arrays, Arrays]:
+        """Return the arrays that are trained, and the others."""
+        arrays = {p: variable.get_value() for p, variable in self.model._parameters().items()}
+        trained = {path: arrays.pop(path) for path in self._paths.values()}
+        return trained, arrays
+
+    def _assign(self, arrays: Arrays) -> None:
+        parameters = self.model._parameters()
+        for path, array in arrays.items():
+            parameters[path].set_value(array)
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _loss(
+    model: Any,
+    trained: Arrays,
+    frozen: Arrays,
+    inputs: dict[str, Array],
+    weight: Array | float = 1.0,
+    key: Array | None = None,
+) -> Array:
+    """Return a model's loss times a weight; a language model's without all its logits."""
+    model = model.with_params(unflatten({**trained, **frozen}))
+    mode = {"dropout_rng": key, "train": key is not None}
+    if model.head is not Head.LM:
+        return model(**inputs, **mode, return_dict=True).loss * weight
+    labels = inputs["labels"]
+    given = {name: array for name, array in inputs.items() if name != "labels"}
+    hidden = model.transformer(**given, **mode, use_cache=False, return_dict=True)[0]
+    # Each position predicts the token that follows.
+    targets = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=IGNORE_INDEX)[:, 1:].reshape(-1)
+    table = model.transformer.wte.embedding[...]
+    if not model.config.tie_word_embeddings:
+        table = model.lm_head.kernel[...].T
+    return linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), table, targets) * weight
+
+
+def _output(model: Any, trained: Arrays, frozen: Arrays, inputs: dict[str, Array]) -> Any:
+    """Return what a model says of rows."""
+    model = model.with_params(unflatten({**trained, **frozen}))
+    return model(**inputs, return_dict=True)
+
+
+def _update(
+    settings: OptimizerSettings,
+    trained: Arrays,
+    moments: list[Arrays],
+    gradients: Arrays,
+    count: Array,
+    rate: Array,
+) -> tuple[Arrays, list[Arrays], Array]:
+    """Return the weights and moments after a step of AdamW, and the norm of the gradients."""
+    norm = optax.tree.norm(gradients)
+    if settings.max_grad_norm:
+        scale = jnp.minimum(1.0, settings.max_grad_norm / (norm + 1e-6))
+        gradients = jax.tree.map(lambda gradient: gradient * scale, gradients)
+    adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
+    state = optax.ScaleByAdamState(count, *moments)
+    updates, state = adam.update(gradients, state)
+
+    def moved(weight: Array, update: Array) -> Array:
+        # Only matrices decay.
+        decay = settings.weight_decay if weight.ndim >= 2 else 0.0
+        return weight - rate * (update + decay * weight)
+
+    return jax.tree.map(moved, trained, updates), [state.mu, state.nu], norm
+
+
+def _arrays(inputs: Inputs) -> dict[str, Array]:
+    """Return rows as JAX has them: its integers have 32 bits."""
+    return {
+        name: jnp.asarray(array, jnp.int32 if array.dtype.kind == "i" else None)
+        for name, array in inputs.items()
+    }
+
+
+def _compute_in(model: nnx.Module, dtype: Any) -> None:
+    """Let the layers of a model compute in a dtype; their parameters stay as they are."""
+    for _, module in nnx.iter_modules(model):
+        if hasattr(module, "dtype"):
+            module.dtype = jnp.dtype(dtype)
