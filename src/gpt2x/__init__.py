@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names below
     from gpt2x.backends import set_seed
-    from gpt2x.config import GPT2Config
+    from gpt2x.config import GPT2Config, LoraConfig
     from gpt2x.data import EMBEDDED_MODEL
     from gpt2x.errors import CheckpointError, InvalidInputError, MissingBackendError, WeightsError
     from gpt2x.flax import (
@@ -78,7 +78,7 @@ _PROCESSORS = (
 
 # What needs no framework, by the module that defines it.
 _CORE_MODULES: dict[str, tuple[str, ...]] = {
-    "gpt2x.config": ("GPT2Config",),
+    "gpt2x.config": ("GPT2Config", "LoraConfig"),
     "gpt2x.tokenization": ("GPT2Tokenizer", "GPT2TokenizerFast", "AddedToken", "BatchEncoding"),
     "gpt2x.generation": (
         "GenerationConfig",

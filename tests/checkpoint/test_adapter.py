@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from gpt2x.checkpoint.adapter import (
     Adapter,
     Factors,
+    base_of_adapter,
     complete,
     new_factors,
     open_adapter,
@@ -154,6 +155,13 @@ def test_a_written_adapter_is_read_again(tmp_path):
             assert again.config == adapter.config
             assert again.factors.keys() == adapter.factors.keys()
             assert again.saved.keys() == {"ln_f.weight", "ln_f.bias"}
+
+
+def test_the_model_of_an_adapter(tmp_path):
+    changed(tmp_path, base_model_name_or_path="some/model")
+    assert base_of_adapter(tmp_path) == "some/model"
+    assert base_of_adapter(tmp_path / WEIGHTS) is None
+    assert base_of_adapter(GOLDEN / "plain") is None
 
 
 def test_an_expression_of_a_file_is_not_run(tmp_path):

@@ -293,6 +293,8 @@ def base_of_adapter(name_or_path: str | os.PathLike[str], **where: Any) -> str |
         CheckpointError: if the files cannot be found or read, or the adapter does not name it.
         InvalidInputError: if it is not a LoRA adapter that is available here.
     """
+    if Path(name_or_path).expanduser().is_file():
+        return None
     files = ModelFiles(os.fspath(name_or_path), **where)
     if files.find(ADAPTER_CONFIG_NAME) is None:
         return None

@@ -33,6 +33,7 @@ TASK_TYPES = (
 # Fields of PEFT's files that do not change what the model computes.
 _WITHOUT_EFFECT = (
     "auto_mapping",
+    "eva_config",
     "inference_mode",
     "megatron_core",
     "peft_version",
@@ -40,8 +41,8 @@ _WITHOUT_EFFECT = (
     "revision",
 )
 
-# How PEFT draws factors that training starts from; the base weights stay as they are.
-_DRAWN = (True, False, "gaussian")
+# Other ways in which PEFT draws the first factors; the model's weights stay as they are in these.
+_DRAWN = ("gaussian", "orthogonal", "eva")
 
 
 class LoraConfig(JSONConfig):
@@ -135,7 +136,7 @@ class LoraConfig(JSONConfig):
         values["task_type"] = _value_of(values.get("task_type"))
         drawn = values.pop("init_lora_weights", True)
         if isinstance(drawn, str) and drawn in _DRAWN:
-            drawn = True  # draws the first factors in another way, which are not drawn here
+            drawn = True
         return cls(**values, init_lora_weights=drawn)
 
     @classmethod
