@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,3 +105,15 @@ def test_what_has_no_rows_is_refused(corpus):
         corpus.split(0.001)
     with pytest.raises(InvalidInputError, match="1% of 6 documents"):
         corpus.split(1, whole_documents=True)
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch):
+    page = Path(__file__).parents[3] / "docs" / "data.md"
+    example = re.search(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data", "a.jsonl").write_text('{"text": "' + "some words " * 900 + '"}', encoding="utf-8")
+    names = {}
+    exec(example, names)
+    assert names["batch"]["input_ids"].shape == (8, 256)
+    assert len(names["validation"]) > 50
