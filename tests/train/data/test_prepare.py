@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -207,6 +209,18 @@ def test_standard_input_is_read_anew_and_kept(tmp_path, tokenizer, monkeypatch):
     assert given(b"second\nthird\n") == ids(tokenizer, "second", "third")
     assert given(b"") == ids(tokenizer, "second", "third")  # a run that goes on
     assert given(None) == ids(tokenizer, "second", "third")  # at a terminal
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs os.mkfifo")
+def test_a_pipe_is_read_anew_also_at_a_terminal(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for text in ("first", "second"):
+        writer = threading.Thread(target=pipe.write_text, args=(text,))
+        writer.start()
+        corpus = prepare([pipe], tokenizer, tmp_path / "tokens", processes=1)
+        writer.join()
+        assert corpus.read(0, len(corpus)).tolist() == ids(tokenizer, text)
 
 
 def test_what_cannot_be_prepared(tmp_path, tokenizer):

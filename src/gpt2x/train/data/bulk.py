@@ -108,11 +108,11 @@ def _is_settled(text: str) -> bool:
 
 @cache
 def _unsettled() -> np.ndarray:
-    """Return whether each code point is without a use, to Python and to the tokenizers: bool."""
+    """Return which code points have no use, or are letters to a Python of newer Unicode: bool."""
     classes = character_classes()
     categories = map(unicodedata.category, map(chr, range(len(classes))))
-    unused = np.fromiter((name == "Cn" for name in categories), bool, len(classes))
-    return unused & (classes == OTHER)
+    maybe = ((name == "Cn" or name[0] in "LN") for name in categories)
+    return np.fromiter(maybe, bool, len(classes)) & (classes == OTHER)
 
 
 def _is_plain(tokenizer: Any) -> bool:

@@ -156,7 +156,8 @@ def prepare_pieces(
         TemporaryFile("w+", dir=target.parent, encoding="utf-8") as messages,
     ):
         is_finished = (target / INDEX).is_file()
-        if is_finished and (not is_read_once or sys.stdin.isatty()):
+        is_at_terminal = STDIN in numbers and sys.stdin.isatty()
+        if is_finished and (not is_read_once or is_at_terminal):
             return _reused(target, on_bad or raised)
         bad = _BadRecords(on_bad or raised, messages)
         pieces = read(bad)
