@@ -13,12 +13,14 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from gpt2x.config import GPT2Config
+from gpt2x.errors import InvalidInputError
 from gpt2x.models import stages
 from gpt2x.models.attention import attention_scaling
 from gpt2x.models.cache import LayerCache
@@ -35,6 +37,7 @@ from gpt2x.tf.attention import (
     self_attention_mask,
 )
 from gpt2x.tf.cache import KVCache
+from gpt2x.tf.checkpointing import recomputed
 from gpt2x.tf.inputs import (
     Inputs,
     check_inputs,
@@ -304,6 +307,8 @@ class TFGPT2MainLayer(TrackedLayer):
             for i in range(config.n_layer)
         ]
         self.ln_f = _layer_norm(config, "ln_f", dtype)
+        # Configs of 2020 and 2021 switch it on.
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         for block in self.h:  # for tf.train.Checkpoint, which does not find layers in Keras's lists
             self._track_trackable(block, block.name)
 
@@ -337,6 +342,7 @@ class TFGPT2MainLayer(TrackedLayer):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        training: bool | None = None,
     ) -> TFBaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run the body; the arguments are those of `TFGPT2Model`."""
         use_cache, output_attentions, output_hidden_states = stages.asked(
@@ -345,6 +351,14 @@ class TFGPT2MainLayer(TrackedLayer):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
+        is_checkpointing = self.gradient_checkpointing and bool(training)
+        if is_checkpointing:
+            if past_key_values is not None:
+                raise InvalidInputError(
+                    "past_key_values cannot be used while gradient checkpointing trains: blocks "
+                    "run twice. Pass training=False or call model.gradient_checkpointing_disable()."
+                )
+            use_cache = False
         cache = self._open_cache(past_key_values, use_cache)
         inputs = {
             "input_ids": input_ids,
@@ -360,7 +374,7 @@ class TFGPT2MainLayer(TrackedLayer):
 
         given = self._prepare(inputs, cache)
         hidden_states, records = self._run_blocks(
-            given, cache, output_attentions, output_hidden_states
+            given, cache, output_attentions, output_hidden_states, recompute=is_checkpointing
         )
         past = _close_cache(cache, past_key_values) if use_cache else None
         output = self._finish(given, hidden_states, records, past)
@@ -415,6 +429,8 @@ class TFGPT2MainLayer(TrackedLayer):
         cache: KVCache | None,
         output_attentions: bool,
         output_hidden_states: bool,
+        *,
+        recompute: bool,
     ) -> tuple[tf.Tensor, Records]:
         """Return the hidden states [B, T, E] of the last block, and the records of all blocks."""
         hidden_states = given.hidden_states
@@ -424,7 +440,8 @@ class TFGPT2MainLayer(TrackedLayer):
         for layer, (block, head_mask) in enumerate(zip(self.h, given.head_masks, strict=True)):
             if output_hidden_states:
                 all_hidden_states += (hidden_states,)
-            hidden_states, weights, cross_weights = block(
+            run = partial(recomputed, block) if recompute else block
+            hidden_states, weights, cross_weights = run(
                 hidden_states,
                 cache=None if cache is None else LayerCache(cache, layer),
                 attention_mask=given.mask,

@@ -25,6 +25,7 @@ from gpt2x.models.outputs import ModelOutput
 from gpt2x.models.pretrained import LOADING, SAVING, PretrainedMixin, documented
 from gpt2x.storage.publishing import push_folder
 from gpt2x.tf.attention import get_attention
+from gpt2x.tf.checkpointing import CheckpointingMixin
 from gpt2x.tf.keras.arguments import named_inputs
 from gpt2x.tf.keras.fit import TrainingMixin
 from gpt2x.tf.lora import LoraMixin, lazy
@@ -42,7 +43,9 @@ InvalidInputError._keras_call_info_injected = True  # type: ignore[attr-defined]
 _loading: ContextVar[tuple[type, LoadPlan] | None] = ContextVar("_loading", default=None)
 
 
-class TFGPT2PreTrainedModel(PretrainedMixin, LoraMixin, ServingMixin, TrainingMixin):
+class TFGPT2PreTrainedModel(
+    PretrainedMixin, LoraMixin, CheckpointingMixin, ServingMixin, TrainingMixin
+):
     """Base of the models: configuration, weights, embeddings.
 
     A model class of your own derives from it, makes its body as `self.transformer` and ends its
@@ -56,6 +59,7 @@ class TFGPT2PreTrainedModel(PretrainedMixin, LoraMixin, ServingMixin, TrainingMi
     """
 
     framework: ClassVar[str] = "tf"
+    supports_gradient_checkpointing: ClassVar[bool] = True
     _get_attention = staticmethod(get_attention)
     _unavailable = TF_MODEL
 
