@@ -63,6 +63,10 @@ def test_the_fused_loss_is_that_of_all_logits(count, dtype):
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(other, one, rtol=close, atol=close)
     evaluated = linear_cross_entropy(
-        hidden, weight, tf.constant(np.where(kept, targets, -100)), is_trained=False
+        hidden,
+        weight,
+        tf.constant(np.where(kept, targets, -100)),
+        needs_hidden=False,
+        needs_weight=False,
     )
     assert float(evaluated) * 3 == pytest.approx(float(found[1][0]), rel=1e-6)

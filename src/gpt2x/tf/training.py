@@ -99,7 +99,9 @@ class Engine:
 
     def state(self) -> dict[str, np.ndarray]:
         return {
-            f"{moment}.{name}": np.ascontiguousarray(_layout(name).to_canonical(value.numpy()))
+            f"{moment}.{name}": np.ascontiguousarray(
+                TENSORFLOW.layout(name).to_canonical(value.numpy())
+            )
             for moment, values in self._optimizer.moments.items()
             for name, value in zip(self._names, values, strict=True)
         }
@@ -107,7 +109,7 @@ class Engine:
     def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:
         for moment, values in self._optimizer.moments.items():
             for name, value in zip(self._names, values, strict=True):
-                value.assign(_layout(name).from_canonical(state[f"{moment}.{name}"]))
+                value.assign(TENSORFLOW.layout(name).from_canonical(state[f"{moment}.{name}"]))
 
     def _divided(self, inputs: Inputs) -> Any:
         """Give each device of this process its rows."""
@@ -184,30 +186,39 @@ class _Loss:
 
         Dropout draws from `seed`; without one there is no dropout, and there are no gradients.
         """
+        is_trained = seed is not None
         labels = {n: inputs[n] for n in self.model.labels_of_outputs if n in inputs}
         given = {name: tensor for name, tensor in inputs.items() if name not in labels}
+        run, options = self.model, {"return_dict": True, "training": is_trained}
+        if self.model.head is Head.LM:
+            run, options = self.model.transformer, {**options, "use_cache": False}
         with keras.StatelessScope(state_mapping=self._states(seed)):
-            if self.model.head is not Head.LM:
-                output = self.model(**given, return_dict=True, training=seed is not None)
-                losses = {
-                    name: tf.reduce_sum(target.counted())
-                    / self._count(tf.reduce_sum(target.weights), weight)
-                    for name, target in self.model.targets(output, labels).items()
-                }
-                return self.model.combine(losses)
-            hidden = self.model.transformer(
-                **given, use_cache=False, return_dict=True, training=seed is not None
-            )[0]
+            output = run(**given, **options)
+        if self.model.head is Head.LM:
+            return self._next_tokens(output[0], labels["labels"], weight, is_trained)
+        losses = {
+            name: tf.reduce_sum(target.counted())
+            / self._count(tf.reduce_sum(target.weights), weight)
+            for name, target in self.model.targets(output, labels).items()
+        }
+        return self.model.combine(losses)
+
+    def _next_tokens(
+        self, hidden: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor | None, is_trained: bool
+    ) -> tf.Tensor:
+        """Return the loss of a language model of its hidden states [B, T, E]."""
         # Each position predicts the token that follows.
-        padding = [[0, 0], [0, 1]]
-        targets = tf.pad(labels["labels"], padding, constant_values=IGNORE_INDEX)[:, 1:]
+        targets = tf.pad(labels, [[0, 0], [0, 1]], constant_values=IGNORE_INDEX)[:, 1:]
         kept = tf.reduce_sum(tf.cast(targets != IGNORE_INDEX, tf.float32))
+        is_tied = self.model.config.tie_word_embeddings
+        output = self.model.transformer.wte.embeddings if is_tied else self.model.lm_head.kernel
         return linear_cross_entropy(
             tf.reshape(hidden, [-1, hidden.shape[-1]]),
-            self._output_weight(),
+            output.value if is_tied else tf.transpose(output.value),  # [V, E]
             tf.reshape(targets, [-1]),
             count=self._count(kept, weight),
-            is_trained=seed is not None,
+            needs_hidden=is_trained,
+            needs_weight=is_trained and output.trainable,
         )
 
     def _states(self, seed: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -232,12 +243,6 @@ class _Loss:
             count, weight = tf.maximum(totals[0], 1.0), totals[1]
         return tf.stop_gradient(count / weight)
 
-    def _output_weight(self) -> tf.Tensor:
-        """Return the output layer's weight [V, E]."""
-        if self.model.config.tie_word_embeddings:
-            return self.model.transformer.wte.embeddings.value
-        return tf.transpose(self.model.lm_head.kernel.value)
-
 
 class _AdamW:
     """AdamW, which decays only matrices.
@@ -250,7 +255,7 @@ class _AdamW:
         self._settings = settings
         # A bias of a projection is stored as a matrix of one row.
         self._decays = [
-            _layout(name).to_canonical(np.broadcast_to(0, variable.shape)).ndim >= 2
+            TENSORFLOW.layout(name).to_canonical(np.broadcast_to(0, variable.shape)).ndim >= 2
             for name, variable in names.items()
         ]
         self.moments = {
@@ -365,7 +370,3 @@ def _add(total: tf.Variable, gradient: tf.Tensor | tf.IndexedSlices) -> None:
         )
     else:
         tf.raw_ops.AssignAddVariableOp(resource=total.handle, value=gradient)
-
-
-def _layout(name: str) -> Any:
-    return TENSORFLOW.layout(name)
