@@ -1,0 +1,11 @@
+"""Training with labels in Flax."""
+
+import pytest
+
+from support.contract.labelled import LabelledContract
+
+pytest.importorskip("seqeval")
+
+
+class TestLabelled(LabelledContract):
+    backend = "flax"
