@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from flax import nnx
+from gpt2x.flax.distribution import Distribution
 from gpt2x.flax.fused_loss import linear_cross_entropy
 from gpt2x.flax.lora import trainable
 from gpt2x.flax.parameters import ParameterPath, unflatten
@@ -38,7 +39,8 @@ class Engine:
     def __init__(
         self, load: Callable[[], Any], settings: OptimizerSettings, options: EngineOptions
     ) -> None:
-        self.world = World()
+        self._distribution = Distribution(options.mesh)
+        self.world = World(devices=self._distribution.devices)
         self.model = load()
         if options.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
@@ -50,6 +52,7 @@ class Engine:
             for path, variable in self.model._parameters().items()
             if is_trained(path, variable)
         }
+        self._assign(self._distribution.of_weights(self._parameters()[0]))
         trained, _ = self._parameters()
         self._moments = [jax.tree.map(jnp.zeros_like, trained) for _ in range(2)]
         loss = partial(_loss, self.model)
@@ -68,7 +71,7 @@ class Engine:
         for batch in micro_batches:
             key = np.array([batch.seed >> 32, batch.seed & 0xFFFFFFFF], np.uint32)
             weight = np.float32(batch.weight)
-            found = self._gradients(trained, frozen, _arrays(batch.inputs), weight, key)
+            found = self._gradients(trained, frozen, self._arrays(batch.inputs), weight, key)
             total = found if total is None else self._add(total, found)
         loss, gradients = total
         count, rate = np.int32(number - 1), np.float32(learning_rate)
@@ -78,7 +81,7 @@ class Engine:
 
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
         trained, frozen = self._parameters()
-        arrays = _arrays(inputs)
+        arrays = self._arrays(inputs)
         if not logits:
             return Evaluated(float(self._evaluated(trained, frozen, arrays)), None)
         output = self._output(trained, frozen, arrays)
@@ -92,13 +95,15 @@ class Engine:
 
     def state(self) -> dict[str, np.ndarray]:
         return {
-            f"{moment}.{name}": FLAX.layout(name).to_canonical(np.asarray(arrays[path]))
+            f"{moment}.{name}": np.ascontiguousarray(
+                FLAX.layout(name).to_canonical(np.asarray(arrays[path]))
+            )
             for moment, arrays in zip(_MOMENTS, self._moments, strict=True)
             for name, path in self._paths.items()
         }
 
     def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:
-        self._moments = [
+        moments = [
             {
                 # A copy, since JAX may keep the memory of numpy's array.
                 path: jnp.array(FLAX.layout(name).from_canonical(state[f"{moment}.{name}"]))
@@ -106,6 +111,14 @@ class Engine:
             }
             for moment in _MOMENTS
         ]
+        self._moments = [self._distribution.of_weights(arrays) for arrays in moments]
+
+    def _arrays(self, inputs: Inputs) -> dict[str, Array]:
+        """Return rows where they are read; JAX's integers have 32 bits."""
+        kinds = {"i": np.int32, "f": np.float32}
+        return self._distribution.of_rows(
+            {name: array.astype(kinds[array.dtype.kind]) for name, array in inputs.items()}
+        )
 
     def _parameters(self) -> tuple[Arrays, Arrays]:
         """Return the arrays that are trained, and the others."""
@@ -175,14 +188,6 @@ def _update(
         return weight - rate * (update + decay * weight)
 
     return jax.tree.map(moved, trained, updates), [state.mu, state.nu], norm
-
-
-def _arrays(inputs: Inputs) -> dict[str, Array]:
-    """Return rows as JAX has them: its integers have 32 bits."""
-    return {
-        name: jnp.asarray(array, jnp.int32 if array.dtype.kind == "i" else None)
-        for name, array in inputs.items()
-    }
 
 
 def _compute_in(model: nnx.Module, dtype: Any) -> None:

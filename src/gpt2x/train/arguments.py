@@ -72,6 +72,9 @@ class TrainingArguments:
     max_grad_norm: float = _optimizer(1.0, "Largest norm of all gradients together; 0 for any.")
 
     bf16: bool = _computation(False, "Compute in bfloat16; weights stay in float32.")
+    mesh: str | None = _computation(
+        None, "Flax: devices that share rows (data) and weights (fsdp), such as data=2,fsdp=2."
+    )
     gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
 

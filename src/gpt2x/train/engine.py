@@ -56,10 +56,12 @@ class EngineOptions(NamedTuple):
     Attributes:
         bf16: compute in bfloat16, with weights and moments in float32.
         gradient_checkpointing: compute the blocks again in the backward pass.
+        mesh: of JAX's devices, such as "data=2,fsdp=2".
     """
 
     bf16: bool = False
     gradient_checkpointing: bool = False
+    mesh: str | None = None
 
 
 class World(NamedTuple):

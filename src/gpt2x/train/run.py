@@ -28,6 +28,9 @@ from gpt2x.train.job import Data, Job, Prediction
 from gpt2x.train.loop import Loop, Reporter
 from gpt2x.train.tasks import TASKS, Kind
 
+# Arguments that one backend alone has.
+_ONLY_IN = {"mesh": "flax"}
+
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
 
@@ -116,7 +119,12 @@ class _Run:
         settings = OptimizerSettings(
             a.adam_beta1, a.adam_beta2, a.adam_epsilon, a.weight_decay, a.max_grad_norm
         )
-        options = EngineOptions(a.bf16, a.gradient_checkpointing)
+        for name, backend in _ONLY_IN.items():
+            if getattr(a, name) and self._backend != backend:
+                raise InvalidInputError(
+                    f"{name} is for the backend {backend}; this run is one of {self._backend}."
+                )
+        options = EngineOptions(a.bf16, a.gradient_checkpointing, mesh=a.mesh)
         load = partial(self._job.load, self._backend, model)
         engine: Engine = self._training.Engine(load, settings, options)
         return engine
