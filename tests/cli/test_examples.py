@@ -32,7 +32,7 @@ def run(tmp_path):
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gpt2x "$@"\n')
     command.chmod(0o755)
-    (tmp_path / "text.txt").write_text(f"{VERSE}\n" * 90)
+    (tmp_path / "text.txt").write_text(f"{VERSE}\n" * 200)
     records = [{"text": VERSE[n:], "label": "ab"[n % 2], "content": VERSE} for n in range(12)]
     words = [{"tokens": ["Adam", "eats"], "tags": ["B-PER", "O"]}] * 4
     for name, rows in (("records.jsonl", records), ("words.jsonl", words)):
