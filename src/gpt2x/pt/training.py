@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.pt import distribution
 from gpt2x.pt.arrays import to_numpy, to_torch
 from gpt2x.pt.fused_loss import linear_cross_entropy
 from gpt2x.train.engine import (
@@ -21,7 +23,6 @@ from gpt2x.train.engine import (
     MicroBatch,
     OptimizerSettings,
     StepResult,
-    World,
 )
 from gpt2x.weights.table import Head, canonical_pytorch_name
 
@@ -34,11 +35,12 @@ class Engine:
     def __init__(
         self, load: Callable[[], Any], settings: OptimizerSettings, options: EngineOptions
     ) -> None:
-        self.world = World()
-        self.model = load().to(_device())
+        self.world = distribution.join()
+        self.model = load()
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self._loss = _Loss(self.model, options.bf16)
+        self._called = self._distributed(options)
         self._max_grad_norm = settings.max_grad_norm or float("inf")
         self._names = {
             canonical_pytorch_name(name): parameter
@@ -47,56 +49,103 @@ class Engine:
         }
         self._optimizer = _adamw(self._names.values(), settings)
 
+    def _distributed(self, options: EngineOptions) -> nn.Module:
+        """Return the loss as training calls it, on the device of this process."""
+        if options.fsdp:
+            if not distribution.is_joined():
+                raise InvalidInputError(
+                    "fsdp divides a model between processes; start them by "
+                    "`torchrun --nproc-per-node=N -m gpt2x train ...`, or leave it out."
+                )
+            distribution.shard(self._loss, self.model.base_model.h)
+            return self._loss
+        self.model.to(distribution.device())
+        return distribution.replicated(self._loss) if self.world.processes > 1 else self._loss
+
     def step(
         self, micro_batches: Sequence[MicroBatch], number: int, learning_rate: float
     ) -> StepResult:
-        self.model.train()
+        self._called.train()
         total = torch.zeros((), device=self.model.device)
         for batch in micro_batches:
             torch.manual_seed(batch.seed)
-            loss = self._loss(**self._tensors(batch.inputs)) * batch.weight
-            loss.backward()
+            is_last = batch is micro_batches[-1]
+            with distribution.averaging(self._called, is_last):
+                loss = self._called(**self._tensors(_with_labels(batch))) * batch.weight
+                # The weights sum to 1 over the processes, and gradients are averaged over them.
+                (loss * self.world.processes).backward()
             total += loss.detach()
+        if self.world.processes > 1:
+            distribution.add_up(total)
         norm = nn.utils.clip_grad_norm_(self._names.values(), self._max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return StepResult(total, norm)
+        return StepResult(total, distribution.whole(norm))
 
     @torch.no_grad()
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
-        self.model.eval()
-        tensors = self._tensors(inputs)
+        self._called.eval()
+        found = self._loss(**self._tensors(inputs), logits=logits)
+        distribution.release(self._loss)
         if not logits:
-            return Evaluated(float(self._loss(**tensors)), None)
-        output = self.model(**tensors, return_dict=True)
-        return Evaluated(float(output.loss), to_numpy(output.logits.float()))
+            return Evaluated(float(found), None)
+        return Evaluated(float(found[0]), to_numpy(found[1].float()))
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        return values
+        if self.world.processes == 1:
+            return values
+        tensor = torch.from_numpy(values.copy())
+        distribution.add_up(tensor)
+        return tensor.numpy()
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        state = self._gathered(self.model.state_dict())
+        self.model.save_pretrained(
+            folder, is_main_process=self.world.rank == 0, state_dict=state
+        )
 
     def state(self) -> dict[str, np.ndarray]:
-        return {
-            f"{moment}.{name}": to_numpy(self._optimizer.state[parameter][moment])
+        moments = {
+            f"{moment}.{name}": self._optimizer.state[parameter][moment]
             for name, parameter in self._names.items()
             for moment in _MOMENTS
         }
+        return {name: to_numpy(tensor) for name, tensor in self._gathered(moments).items()}
+
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return whole tensors in the first process, and nothing in the others, which help."""
+        if not any(map(distribution.is_divided, tensors.values())):
+            return dict(tensors)
+        found = {}
+        for name, tensor in tensors.items():
+            gathered = distribution.whole(tensor)
+            if self.world.rank == 0:
+                found[name] = gathered.cpu()
+        return found
 
     def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:
         for name, parameter in self._names.items():
             moments = {moment: to_torch(state[f"{moment}.{name}"]) for moment in _MOMENTS}
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(steps)),
-                **{moment: value.to(parameter) for moment, value in moments.items()},
+                **{key: distribution.like(value, parameter) for key, value in moments.items()},
             }
 
     def _tensors(self, inputs: Inputs) -> dict[str, Tensor]:
         device = self.model.device
         return {name: torch.as_tensor(array, device=device) for name, array in inputs.items()}
+
+
+def _with_labels(batch: MicroBatch) -> Inputs:
+    """Return the inputs of a micro-batch; without labels, with some that weigh nothing.
+
+    Processes have to work on as many micro-batches, and the loss of no label is NaN.
+    """
+    if batch.weight:
+        return batch.inputs
+    return {**batch.inputs, "labels": np.zeros_like(batch.inputs["labels"])}
 
 
 class _Loss(nn.Module):
@@ -107,8 +156,13 @@ class _Loss(nn.Module):
         self.model = model
         self._bf16 = bf16
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self._bf16):
+    def forward(self, logits: bool = False, **inputs: Tensor) -> Any:
+        """Return the loss; with `logits`, it and the logits, in float32."""
+        device = self.model.device.type
+        if logits:
+            output = self.model(**inputs, return_dict=True)
+            return output.loss, output.logits
+        with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
             if self.model.head is not Head.LM:
                 return self.model(**inputs, return_dict=True).loss
             labels = inputs.pop("labels")
@@ -117,11 +171,6 @@ class _Loss(nn.Module):
             targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:].reshape(-1).long()
             states = hidden.reshape(-1, hidden.size(-1))
             return linear_cross_entropy(states, self.model.lm_head.weight, targets)
-
-
-def _device() -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
 
 
 def _adamw(parameters: Any, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -76,6 +76,7 @@ class TrainingArguments:
         None, "Flax: devices that share rows (data) and weights (fsdp), such as data=2,fsdp=2."
     )
     gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
+    fsdp: bool = _computation(False, "Divide the model between processes (torchrun, PyTorch).")
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
 
     logging_steps: int = _output(10, "Steps from one line of the log to the next.")

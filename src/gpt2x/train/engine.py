@@ -57,11 +57,13 @@ class EngineOptions(NamedTuple):
         bf16: compute in bfloat16, with weights and moments in float32.
         gradient_checkpointing: compute the blocks again in the backward pass.
         mesh: of JAX's devices, such as "data=2,fsdp=2".
+        fsdp: divide weights and moments between the processes; PyTorch alone has it.
     """
 
     bf16: bool = False
     gradient_checkpointing: bool = False
     mesh: str | None = None
+    fsdp: bool = False
 
 
 class World(NamedTuple):
@@ -138,8 +140,8 @@ class Engine(Protocol):
     def state(self) -> dict[str, np.ndarray]:
         """Return AdamW's moments: ``exp_avg.NAME`` and ``exp_avg_sq.NAME``, float32.
 
-        Names and layouts are the canonical ones of `gpt2x.weights.table`, so that a run can go on
-        in another framework.
+        It is called in every process; what it returns in the first counts. Names and layouts are
+        the canonical ones of `gpt2x.weights.table`, so that a run can go on in another framework.
         """
 
     def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:

@@ -29,7 +29,7 @@ from gpt2x.train.loop import Loop, Reporter
 from gpt2x.train.tasks import TASKS, Kind
 
 # Arguments that one backend alone has.
-_ONLY_IN = {"mesh": "flax"}
+_ONLY_IN = {"mesh": "flax", "fsdp": "pt"}
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
@@ -124,7 +124,7 @@ class _Run:
                 raise InvalidInputError(
                     f"{name} is for the backend {backend}; this run is one of {self._backend}."
                 )
-        options = EngineOptions(a.bf16, a.gradient_checkpointing, mesh=a.mesh)
+        options = EngineOptions(a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp)
         load = partial(self._job.load, self._backend, model)
         engine: Engine = self._training.Engine(load, settings, options)
         return engine
