@@ -27,6 +27,7 @@ def given(monkeypatch):
 
     def train(task, *, reporter, **arguments):
         found.update(arguments, task=task)
+        reporter.has_begun = True
         LMArguments.of(arguments)
         return {"train_loss": 1.5, "steps": 3}
 

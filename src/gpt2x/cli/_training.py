@@ -15,10 +15,15 @@ from gpt2x.train.loop import Reporter
 
 
 class Display(Reporter):
-    """A progress bar with the loss, tokens a second, time left and memory; lines in a file."""
+    """A progress bar with the loss, tokens a second, time left and memory; lines in a file.
+
+    Attributes:
+        has_begun: whether this process reports.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.has_begun = False
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,6 +36,7 @@ class Display(Reporter):
         self._task = self._bar.add_task("training", total=None, about="")
 
     def begin(self, progress: Standing, steps: int) -> None:
+        self.has_begun = True
         self._bar.update(self._task, total=steps, completed=progress.step)
         self._bar.start()
 

@@ -129,6 +129,8 @@ def _run(task: str, arguments: type[TrainingArguments], flags: dict[str, Any]) -
     with quiet_imports():
         backends.load(values.get("backend") or backends.default(), "gpt2x train", "training")
     results = train(task, reporter=display, **values)
+    if not display.has_begun:  # another process reports
+        return
     for name, value in results.items():
         shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
         console.print(f"{name.replace('_', ' '):<20} {shown:>16}")

@@ -102,9 +102,7 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         state = self._gathered(self.model.state_dict())
-        self.model.save_pretrained(
-            folder, is_main_process=self.world.rank == 0, state_dict=state
-        )
+        self.model.save_pretrained(folder, is_main_process=self.world.rank == 0, state_dict=state)
 
     def state(self) -> dict[str, np.ndarray]:
         moments = {

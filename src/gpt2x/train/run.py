@@ -156,7 +156,7 @@ class _Run:
             feed=feed,
             validation=data.validation,
             progress=progress,
-            reporter=self._reporter,
+            reporter=self._reporter if world.rank == 0 else Reporter(),
         )
 
     def _feed(self, data: Data, size: int) -> tuple[ShuffledFeed | StreamedFeed, int]:
