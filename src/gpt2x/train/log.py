@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
+from gpt2x.formats.tensorflow.crc32c import crc32c, masked
 from gpt2x.storage.atomic import atomic_file
 
 LOG = "log.jsonl"
@@ -96,17 +98,19 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 class _Events:
-    """TensorBoard's file of events; written without its own writer, which loads TensorFlow."""
+    """TensorBoard's file of events: TFRecords of its protocol buffers.
+
+    Its own writers import TensorFlow, or a stand-in that has every attribute.
+    """
 
     def __init__(self, output_dir: Path, step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder = output_dir / EVENTS
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        self._writer = RecordWriter((folder / name).open("wb"))
+        self._file = (folder / name).open("wb")
         self._write(file_version="brain.Event:2")
         # TensorBoard forgets what an earlier file says of later steps.
         session = event_pb2.SessionLog
@@ -119,8 +123,12 @@ class _Events:
         self._write(step=line["step"], summary=self._summary(value=values))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-        self._writer.flush()
+        data = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        # Either is followed by its checksum.
+        for part in (length, data):
+            self._file.write(part + struct.pack("<I", masked(crc32c(part))))
+        self._file.flush()
