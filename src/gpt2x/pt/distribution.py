@@ -106,8 +106,7 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     tensor = tensor.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):
         return tensor
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
 def is_divided(tensor: Tensor) -> bool:

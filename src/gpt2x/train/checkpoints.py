@@ -133,6 +133,11 @@ def prune(output_dir: Path, limit: int | None, keep: int) -> None:
     checkpoints = found(output_dir)
     for step in [*checkpoints][: -limit if limit else 0]:
         if step != keep:
-            # Its state goes first: what is left of a deletion cut short is not taken for one.
-            (checkpoints[step] / STATE).unlink()
-            shutil.rmtree(checkpoints[step])
+            delete(checkpoints[step])
+
+
+def delete(path: Path) -> None:
+    """Delete a checkpoint, which another process of the run may do at the same time."""
+    # Its state goes first: what is left of a deletion cut short is not taken for a checkpoint.
+    (path / STATE).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
