@@ -25,6 +25,8 @@ ARGUMENTS = {
     "gradient_accumulation_steps": 2,
     "learning_rate": 1e-2,
     "weight_decay": 0.1,
+    # A smaller one would make much of rounding where gradients are nearly 0.
+    "adam_epsilon": 1e-5,
     "max_steps": 20,
     "logging_steps": 1,
     "eval_steps": 20,

@@ -6,7 +6,6 @@ The flags are the fields of each task's arguments; nothing of them is written he
 from __future__ import annotations
 
 import inspect
-import os
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
@@ -125,9 +124,7 @@ def _run(task: str, arguments: type[TrainingArguments], flags: dict[str, Any]) -
     values = {} if path is None else arguments.read(path)
     # A list that is not given is empty.
     values |= {name: value for name, value in flags.items() if value not in (None, [])}
-    # Of the processes that torchrun starts, the first one reports.
-    is_first = os.environ.get("RANK", "0") == "0"
-    console = Console(stderr=True, highlight=False, markup=False, quiet=not is_first)
+    console = Console(stderr=True, highlight=False, markup=False)
     display = Display(console)
     with quiet_imports():
         backends.load(values.get("backend") or backends.default(), "gpt2x train", "training")

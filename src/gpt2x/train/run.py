@@ -83,7 +83,7 @@ class _Run:
         found = checkpoints.found(self._output_dir)
         if self._arguments.overwrite_output_dir:
             for path in found.values():
-                shutil.rmtree(path)
+                checkpoints.delete(path)
             return None
         if found and not self._arguments.resume:
             names = listed(path.name for path in found.values())
