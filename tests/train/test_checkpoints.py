@@ -75,3 +75,34 @@ def test_damaged_ones_are_refused(tmp_path):
     (path / checkpoints.OPTIMIZER).write_bytes(b"x" * 20)
     with pytest.raises(CheckpointError, match="optimizer"):
         checkpoints.read_moments(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": "1"},
+        {"step": 2},
+        {"step": True},
+        {"tokens": None},
+        {"tokens": -1},
+        {"loss_sum": "x"},
+        {"seconds": None},
+        {"best_loss": "low"},
+        {"feed": [1]},
+        {"feed": {"rows": "x"}},
+        {"feed": {"rows": -5}},
+        {"settings": []},
+    ],
+)
+def test_a_state_that_no_run_has_is_refused(tmp_path, wrong):
+    path = save(tmp_path, 1)
+    state = path / checkpoints.STATE
+    state.write_text(json.dumps(json.loads(state.read_text()) | wrong))
+    with pytest.raises(CheckpointError, match=r"training_state.json' is damaged: .*resume"):
+        checkpoints.read_progress(path)
+
+
+def test_a_moment_that_is_missing_is_an_error_of_the_checkpoint(tmp_path):
+    moments = checkpoints.read_moments(save(tmp_path, 1))
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors' does not hold 'exp_avg.b'"):
+        moments["exp_avg.b"]

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from gpt2x.errors import CheckpointError
+from gpt2x.formats import safetensors
 from gpt2x.storage.atomic import atomic_folder, check_finished
 from gpt2x.storage.json_files import read_object
+from gpt2x.weights.lazy import LazyTensor
 
 OPTIMIZER, STATE = "optimizer.safetensors", "training_state.json"
 #: Of the run, not of the model: what an exported model leaves behind.
@@ -45,7 +47,6 @@ class Progress:
         feed: where the data stands.
         best_loss: the lowest evaluation loss so far.
         best_step: its step.
-        evaluated_step: of the last evaluation.
         without_better: evaluations since the best one.
         seconds: for which the run has trained.
         settings: of the run, which cannot change on the way.
@@ -59,10 +60,18 @@ class Progress:
     feed: dict[str, Any] = field(default_factory=dict)
     best_loss: float | None = None
     best_step: int = 0
-    evaluated_step: int = -1
     without_better: int = 0
     seconds: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+# What JSON makes of the types of the fields.
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "dict[str, Any]": (dict,),
+}
 
 
 def path_of(output_dir: Path, step: int) -> Path:
@@ -99,11 +108,8 @@ def save(
     path = path_of(output_dir, progress.step)
     with atomic_folder(path) as folder:
         save_model(folder)
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in moments.items()},
-            folder / OPTIMIZER,
-            {"format": "pt"},
-        )
+        tensors = {name: LazyTensor.of(array) for name, array in moments.items()}
+        safetensors.write(folder / OPTIMIZER, tensors, {"format": "pt"})
         (folder / STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", "utf-8")
     return path
 
@@ -117,13 +123,48 @@ def read_progress(path: Path) -> Progress:
             f"{str(path / STATE)!r} does not hold the state of a run of this version. Start a new "
             "run, with that folder as model_name_or_path."
         )
-    return Progress(**content)
+    progress = Progress(**content)
+    if wrong := _wrong(progress, path):
+        raise CheckpointError(
+            f"{str(path / STATE)!r} is damaged: {wrong}. Delete its folder, and resume from the "
+            "checkpoint before it."
+        )
+    return progress
 
 
-def read_moments(path: Path) -> dict[str, np.ndarray]:
-    """Return the optimizer's moments of a checkpoint; raises CheckpointError if damaged."""
+def _wrong(progress: Progress, path: Path) -> str | None:
+    """Return what a run cannot have known, of the checkpoint in a folder."""
+    for each in fields(Progress):
+        value, wanted = getattr(progress, each.name), _KINDS[str(each.type)]
+        is_good = isinstance(value, wanted) and not isinstance(value, bool)
+        if not is_good or (isinstance(value, int) and value < 0):
+            return f"{each.name} is {value!r:.40}"
+    if path_of(path.parent, progress.step).name != path.name:
+        return f"step is {progress.step}"
+    rows = progress.feed.get("rows", 0)  # streams check their own place
+    if not isinstance(rows, int) or rows < 0:
+        return f"the row of its data is {rows!r:.40}"
+    return None
+
+
+class _Moments(dict[str, np.ndarray]):
+    """Moments by their names; one that is missing is an error of the checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(load_file(path))
+        self._path = path
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise CheckpointError(f"{str(self._path)!r} does not hold {name!r} of this model.")
+
+
+def read_moments(path: Path) -> Mapping[str, np.ndarray]:
+    """Return the optimizer's moments of a checkpoint.
+
+    Raises CheckpointError if the file is damaged, and where a moment is asked for that it lacks.
+    """
     try:
-        return load_file(path / OPTIMIZER)
+        return _Moments(path / OPTIMIZER)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"Cannot read {str(path / OPTIMIZER)!r}: {error}") from error
 
