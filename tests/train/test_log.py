@@ -59,3 +59,10 @@ def test_tensorboard_reads_the_events(tmp_path):
     assert found == [(1, "loss", 3.0), (2, "loss", 2.0)]
     assert events[0].file_version == "brain.Event:2"
     assert events[1].step == 1  # what an earlier run wrote from there on does not count
+
+
+def test_what_is_not_a_line_of_a_log_is_left_out(tmp_path):
+    path = tmp_path / log.LOG
+    path.write_bytes(b'\xff\xfe\n[1]\n{"step": 1, "loss": "x"}\n{"step": 1, "loss": 2.0}\nnull\n')
+    write(tmp_path, 1, {"step": 2, "loss": 1.0})
+    assert lines(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]

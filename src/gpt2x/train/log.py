@@ -64,16 +64,21 @@ def _text(line: Line) -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; one that a kill cut short is left out."""
+    """Return the lines of a log; what is not one, as where a kill cut it short, is left out."""
     lines = []
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
+    texts = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ()
+    for text in texts:
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and _is_of_numbers(line):
             lines.append(line)
     return lines
+
+
+def _is_of_numbers(line: Line) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in line.values())
 
 
 def evaluation(lines: Sequence[Line], step: int) -> dict[str, Any]:
