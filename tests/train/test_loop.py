@@ -216,3 +216,21 @@ def test_an_error_of_the_data_ends_the_run(tmp_path):
 
     with pytest.raises(OSError, match="the disk is gone"):
         make_loop(tmp_path, Missing(10)).run()
+
+
+def test_an_early_end_leaves_the_losses_and_the_time_of_its_last_steps(tmp_path):
+    validation = Sequences(4, seed=1)
+    options = {"learning_rate": 0.0, "eval_steps": 3, "early_stopping_patience": 1}
+    loop = make_loop(tmp_path, validation=validation, logging_steps=100, **options)
+    loop.run()
+    (line,) = [line for line in log_of(tmp_path) if "loss" in line]
+    assert line["step"] == loop.progress.step == 6
+    assert line["loss"] == pytest.approx(loop.progress.loss_sum / 6)
+    saved = checkpoints.read_progress(tmp_path / "checkpoint-6")
+    assert saved.logged == 0
+    assert saved.seconds > 0
+
+
+def test_a_checkpoint_between_lines_of_the_log_counts_their_time(tmp_path):
+    make_loop(tmp_path, steps=4, save_steps=3).run()
+    assert checkpoints.read_progress(tmp_path / "checkpoint-3").seconds > 0

@@ -115,6 +115,7 @@ class Loop:
         self._log = Log(self.output_dir, self.progress.step) if self._is_first else None
         self.reporter.begin(self.progress, self.steps)
         self._mark = _Mark(time.perf_counter(), self.progress.tokens)
+        self._counted = self._mark.time
         portions = Prefetched(self.feed.portions(self.progress.feed))
         try:
             with StopSignals() as signals:
@@ -149,6 +150,8 @@ class Loop:
         is_better = False
         if self.validation is not None and (_is_due(step, self.arguments.eval_steps) or is_last):
             is_better = self._evaluate(self.validation)
+        if self._is_done() and self.progress.logged:  # of an early end
+            self._write_losses(portions)
         keeps_best = is_better and self.arguments.early_stopping_patience is not None
         is_due = _is_due(step, self.arguments.save_steps) or self._is_done()
         if is_due or keeps_best or must_save:
@@ -208,9 +211,9 @@ class Loop:
     def _write_losses(self, portions: Prefetched) -> None:
         """Write the line of the log for the steps since the last one."""
         self._settle()
-        progress, now = self.progress, time.perf_counter()
-        seconds = max(now - self._mark.time, 1e-9)
-        progress.seconds += seconds
+        self._count_seconds()
+        progress = self.progress
+        seconds = max(self._counted - self._mark.time, 1e-9)
         self._write(
             {
                 "step": progress.step,
@@ -225,7 +228,13 @@ class Loop:
         )
         progress.logged, progress.logged_loss = 0, 0.0
         portions.waited = 0.0
-        self._mark = _Mark(time.perf_counter(), progress.tokens)
+        self._mark = _Mark(self._counted, progress.tokens)
+
+    def _count_seconds(self) -> None:
+        """Count the time since this was last called as training."""
+        now = time.perf_counter()
+        self.progress.seconds += now - self._counted
+        self._counted = now
 
     @property
     def epoch(self) -> float:
@@ -246,7 +255,9 @@ class Loop:
             progress.best_loss, progress.best_step, progress.without_better = loss, progress.step, 0
         else:
             progress.without_better += 1
-        self._mark = self._mark._replace(time=self._mark.time + time.perf_counter() - start)
+        taken = time.perf_counter() - start
+        self._mark = self._mark._replace(time=self._mark.time + taken)
+        self._counted += taken
         return is_better
 
     def measure(self, rows: Rows) -> dict[str, float]:
@@ -290,6 +301,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint, and delete those that are too many."""
         self._settle()
+        self._count_seconds()
         moments = self.engine.state()
         if self._is_first:
             checkpoints.save(self.output_dir, self.progress, moments, self._save_model)
