@@ -21,6 +21,9 @@ from gpt2x.train.arguments import LMArguments, TrainingArguments
         ("warmup_ratio", 1.5, "at most 1"),
         ("adam_beta2", 1.0, "below 1"),
         ("num_train_epochs", 0, "max_steps or num_train_epochs"),
+        ("num_train_epochs", float("inf"), "max_steps or num_train_epochs"),
+        ("learning_rate", float("inf"), "at least 0 and finite"),
+        ("learning_rate", float("nan"), "at least 0 and finite"),
         ("save_total_limit", 0, "at least 1"),
     ],
 )

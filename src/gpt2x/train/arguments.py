@@ -6,6 +6,7 @@ script `run_clm.py`.
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -110,8 +111,8 @@ class TrainingArguments:
             self._check_range(name, 0.0)
         check_count("warmup_steps", self.warmup_steps, 0)
         check_count("seed", self.seed, 0)
-        if self.max_steps < 1 and not self.num_train_epochs > 0:
-            raise InvalidInputError("Pass max_steps or num_train_epochs, above 0.")
+        if self.max_steps < 1 and not 0 < self.num_train_epochs < math.inf:
+            raise InvalidInputError("Pass max_steps or num_train_epochs, above 0 and finite.")
 
     def _values(self) -> list[tuple[str, Any]]:
         return [(each.name, getattr(self, each.name)) for each in fields(self)]
@@ -125,8 +126,10 @@ class TrainingArguments:
     ) -> None:
         value = getattr(self, name)
         is_good = value >= least and (most is None or (value < most if below else value <= most))
+        is_good = is_good and (math.isfinite(value) or name in _INFINITE)
         if not is_good:
             until = "" if most is None else f" and {'below' if below else 'at most'} {most:g}"
+            until = until or ("" if name in _INFINITE else " and finite")
             raise InvalidInputError(f"{name} is {value!r}; it must be at least {least:g}{until}.")
 
     @classmethod
@@ -267,6 +270,9 @@ class TagArguments(LabelledArguments):
         False, "Learn the label of a word on all of its tokens, not on the first alone."
     )
 
+
+# Infinity clips nothing.
+_INFINITE = ("max_grad_norm",)
 
 _POSITIVE = (
     "per_device_train_batch_size",
