@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpt2x.checkpoint.source import open_source
+from gpt2x.errors import DataError
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.train.arguments import TagArguments
 from gpt2x.train.tagging import TaggingJob
@@ -114,3 +115,8 @@ def test_bad_records_are_named(start, tmp_path):
         10: "the labels are 3, not a list of texts or numbers.",
         11: "has no column 'ner_tags', but 'tokens'.",
     }
+
+
+def test_a_label_alone_is_nothing_to_learn(start):
+    with pytest.raises(DataError, match=r"or one alone \(O\); a tagger needs"):
+        start([{"tokens": ["a", "b"], "ner_tags": ["O", "O"]}])

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2x.config import GPT2Config
 from gpt2x.corpus import Record
-from gpt2x.errors import DataError
+from gpt2x.errors import DataError, listed
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.train import labels, metrics
 from gpt2x.train.arguments import TagArguments
@@ -75,8 +75,11 @@ class TaggingJob(LabelledJob):
 
     def described(self, training: Sequence[Labelled], trained: GPT2Config | None) -> dict[str, Any]:
         names = {name for one in training for name in _names(one) or ()}
-        if not names:
-            raise DataError("The training data has no labels: lists of texts or numbers.")
+        if len(names) < 2:
+            raise DataError(
+                f"The training data has no labels, or one alone ({listed(names) or 'none'}); a "
+                "tagger needs lists of several texts or numbers."
+            )
         return labels.numbered(names, trained)
 
     def target(self, labelled: Labelled, config: GPT2Config) -> list[int]:
