@@ -125,6 +125,38 @@ def test_a_new_model_is_trained_and_left_whole(tmp_path):
 
 
 @needs_framework
+def test_an_earlier_run_goes_when_the_next_one_can_begin(tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(TEXT, "utf-8")
+    base = ["--output-dir", out, "--config-overrides", SHAPE, "--block-size", 16]
+    base += ["--per-device-train-batch-size", 4, "--logging-steps", 1]
+    anew = [*base, "--overwrite-output-dir", "--max-steps", 1]
+    flags = ["--max-steps", 2, "--validation-split-percentage", 20]
+    done = run(*base, *flags, "--train-file", text)
+    assert done.exit_code == 0, done.output
+    assert f"Wrote the model to {out}" in done.stderr
+    # An adapter of an earlier run would be put on the new model.
+    (out / "adapter_config.json").write_text("{}")
+
+    assert run(*anew, "--train-file", tmp_path / "none.txt").exit_code == 1
+    assert (out / "checkpoint-2").is_dir()
+    tokenizer = ["--tokenizer-name", out / "checkpoint-2"]
+    refused = run(*anew, *tokenizer, "--train-file", text)
+    assert refused.exit_code == 1
+    assert "would delete" in refused.stderr
+    assert (out / "checkpoint-2").is_dir()
+
+    done = run(*anew, "--train-file", text)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    lines = (out / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]
+    assert not (out / "eval_results.json").exists()
+    assert not (out / "adapter_config.json").exists()
+    assert (out / "model.safetensors").is_file()
+
+
+@needs_framework
 def test_data_that_does_not_fit_is_refused_before_training(tmp_path):
     (tmp_path / "text.txt").write_text("short", "utf-8")
     base = ["--train-file", tmp_path / "text.txt", "--output-dir", tmp_path / "out"]

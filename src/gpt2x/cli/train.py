@@ -134,3 +134,4 @@ def _run(task: str, arguments: type[TrainingArguments], flags: dict[str, Any]) -
     for name, value in results.items():
         shown = f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
         console.print(f"{name.replace('_', ' '):<20} {shown:>16}")
+    console.print(f"Wrote the model to {values['output_dir']}", soft_wrap=True)

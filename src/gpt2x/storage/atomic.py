@@ -46,7 +46,8 @@ _NEW, _OLD, _ALIVE = "new", "old", "lock"
 # The lock is held for a few renames: a process that holds it longer has stopped.
 _PATIENCE_SECONDS = 3.0
 
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+#: What a file system without locks answers.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -235,7 +236,7 @@ def _acquire(lock: BaseFileLock) -> bool:
     try:
         lock.acquire()
     except OSError as error:
-        if error.errno not in _WITHOUT_LOCKS:
+        if error.errno not in WITHOUT_LOCKS:
             raise
         return False
     return True

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2x import backends
+from gpt2x.config.lora import ADAPTER_CONFIG_NAME
 from gpt2x.errors import DataError, InvalidInputError, check_choice, listed
 from gpt2x.storage.atomic import atomic_folder, check_folder
 from gpt2x.storage.publishing import push_folder
@@ -23,6 +24,7 @@ from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.card import training_card
 from gpt2x.train.checkpoints import Progress
 from gpt2x.train.engine import Engine, EngineOptions, OptimizerSettings
+from gpt2x.train.exclusive import only_run
 from gpt2x.train.feed import ShuffledFeed, Stream, StreamedFeed
 from gpt2x.train.job import Data, Job, Prediction
 from gpt2x.train.loop import Loop, Reporter
@@ -33,6 +35,9 @@ _ONLY_IN = {"mesh": "flax", "fsdp": "pt"}
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
+
+# In the order in which they move in.
+_WEIGHTS = ("model-*-of-*.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 _NOT_UPLOADED = (PREDICTIONS, log.LOG)
 
@@ -82,8 +87,7 @@ class _Run:
         check_folder(self._output_dir)
         found = checkpoints.found(self._output_dir)
         if self._arguments.overwrite_output_dir:
-            for path in found.values():
-                checkpoints.delete(path)
+            self._check_not_needed(found.values())
             return None
         if found and not self._arguments.resume:
             names = listed(path.name for path in found.values())
@@ -93,11 +97,31 @@ class _Run:
             )
         return [*found.values()][-1] if found else None
 
+    def _check_not_needed(self, found: Iterable[Path]) -> None:
+        """Raise InvalidInputError if a run would delete a checkpoint from which it starts."""
+        a = self._arguments
+        for name in filter(None, (a.model_name_or_path, a.tokenizer_name)):
+            if Path(name).expanduser().resolve() in {path.resolve() for path in found}:
+                raise InvalidInputError(
+                    f"overwrite_output_dir would delete {name!r}, from which this run starts; give "
+                    "another output_dir."
+                )
+
     def results(self) -> dict[str, Any]:
         """Train; write and return the results."""
         engine = self._make_engine()
         data = self._job.data(engine.model.config)
         loop = self._make_loop(engine, data)
+        if engine.world.rank != 0:
+            return self._run(loop, data)
+        with only_run(self._output_dir):
+            # Not before all that can be refused has been checked.
+            if self._arguments.overwrite_output_dir:
+                for path in checkpoints.found(self._output_dir).values():
+                    checkpoints.delete(path)
+            return self._run(loop, data)
+
+    def _run(self, loop: Loop, data: Data) -> dict[str, Any]:
         loop.run()
         return self._finish(loop, data)
 
@@ -193,9 +217,11 @@ class _Run:
             return results
         evaluated = log.evaluation(log.read(path / log.LOG), step)
         scores = data.prediction.scores(logits) if data.prediction else {}
-        every = {**results, **evaluated, **scores}
-        with atomic_folder(path) as folder:
-            _copy_model(checkpoints.path_of(path, step), folder)
+        # An evaluation has the epoch of its step.
+        every = {**results, **evaluated, **scores, "epoch": results["epoch"]}
+        model = checkpoints.path_of(path, step)
+        with atomic_folder(path, replaces=_replaced(model)) as folder:
+            _copy_model(model, folder)
             _write_json(folder / TRAIN_RESULTS, results)
             if evaluated:
                 _write_json(folder / EVAL_RESULTS, evaluated)
@@ -244,6 +270,15 @@ def _check_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"The run cannot go on as it began: {'; '.join(changed)}. Pass what it began with, or "
             "start another run from the checkpoint's folder as model_name_or_path."
         )
+
+
+def _replaced(checkpoint: Path) -> tuple[str, ...]:
+    """Return patterns of the files that an earlier run may have left, which go if not replaced."""
+    results = (EVAL_RESULTS, TEST_RESULTS, PREDICTIONS)
+    if (checkpoint / ADAPTER_CONFIG_NAME).is_file():  # the model beside it may be its own
+        return results
+    # An adapter that stays would be put on the new model; weights in one file, before new shards.
+    return (*results, ADAPTER_CONFIG_NAME, "adapter_model.*", *_WEIGHTS)
 
 
 def _copy_model(checkpoint: Path, folder: Path) -> None:
