@@ -49,6 +49,12 @@ class Distribution:
         spec = PartitionSpec(AXES) if is_divisible else PartitionSpec()
         return {name: self._put(array, spec) for name, array in inputs.items()}
 
+    def shardings(self, arrays: Any) -> Any:
+        """Return how arrays of a tree are divided; None on one device, where nothing is."""
+        if self._mesh is None:
+            return None
+        return jax.tree.map(lambda array: array.sharding, arrays)
+
     def _put(self, array: Any, spec: PartitionSpec) -> Array:
         if self._mesh is None:
             return jax.numpy.asarray(array)

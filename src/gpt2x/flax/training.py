@@ -59,7 +59,12 @@ class Engine:
         # Weights come as arguments and not as constants; those that a step replaces are given up.
         self._gradients = jax.jit(jax.value_and_grad(loss))
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
-        self._update = jax.jit(partial(_update, settings), donate_argnums=(0, 1))
+        # What a step leaves lies where it lay, so that the next one compiles nothing.
+        self._update = jax.jit(
+            partial(_update, settings),
+            donate_argnums=(0, 1),
+            out_shardings=self._distribution.shardings((trained, self._moments, None)),
+        )
         self._evaluated = jax.jit(loss)
         self._output = jax.jit(partial(_output, self.model))
 
@@ -73,7 +78,7 @@ class Engine:
             weight = np.float32(batch.weight)
             found = self._gradients(trained, frozen, self._arrays(batch.inputs), weight, key)
             total = found if total is None else self._add(total, found)
-        loss, gradients = total
+        loss, gradients = total or (np.float32(0), jax.tree.map(jnp.zeros_like, trained))
         count, rate = np.int32(number - 1), np.float32(learning_rate)
         trained, self._moments, norm = self._update(trained, self._moments, gradients, count, rate)
         self._assign(trained)

@@ -201,6 +201,10 @@ class TrainingContract:
             assert weights[0] == weights[1]
             assert log_of(whole) == log_of(broken)
 
+    def test_a_step_without_labels_has_no_loss(self):
+        result = self.engine().step([], 1, 1e-2)
+        assert (float(result.loss), float(result.grad_norm)) == (0, 0)
+
     def test_other_heads_are_trained_by_their_own_losses(self):
         folder = GOLDEN / "token_classification"
         engine = self.engine(kind="ForTokenClassification", folder=folder)
