@@ -197,9 +197,9 @@ class Loop:
             what = f"loss is {loss}" if not math.isfinite(loss) else f"gradients' norm is {norm}"
             where = listed(dict.fromkeys(map(str, places())))
             raise TrainingError(
-                f"The {what} at step {number}, whose rows come from {where}. The last checkpoint "
-                "is whole. A lower learning rate, a longer warm-up or clipping may help; or leave "
-                "those rows out."
+                f"The {what} at step {number}, whose rows come from {where}. Checkpoints that "
+                "were saved before are whole. A lower learning rate, a longer warm-up or clipping "
+                "may help; or leave those rows out."
             )
         self.progress.loss_sum += loss
         self.progress.logged_loss += loss
