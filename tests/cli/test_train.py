@@ -59,6 +59,27 @@ def test_flags_are_taken_as_transformers_scripts_take_them(given):
     assert re.search(r"train loss +1\.5000", done.stderr)
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (SystemExit(143), 143)])
+def test_a_stopped_run_says_how_to_go_on(given, monkeypatch, tmp_path, error, code):
+    def train(task, *, reporter, **arguments):
+        reporter.stopped(tmp_path / "checkpoint-3")
+        raise error
+
+    monkeypatch.setattr("gpt2x.train.run.train", train)
+    path = tmp_path / "run.yaml"
+    path.write_text("overwrite_output_dir: true\n")
+    flags = ["--train_file", "a b.txt", "c.txt", "--output_dir=out", "--no-packing"]
+    done = run(*flags, "--overwrite-output-dir", "--hub-token", "hf_secret", "--max-steps", 9)
+    assert done.exit_code == code
+    assert f"{tmp_path / 'checkpoint-3'} is whole" in done.stderr
+    assert done.stderr.strip().endswith(
+        "gpt2x train lm --output-dir out --train-file 'a b.txt' c.txt --max-steps 9 "
+        "--resume --hub-token ... --no-packing"
+    )
+    done = run(*flags, "--config-file", path)
+    assert done.stderr.strip().endswith("--resume --no-overwrite-output-dir --no-packing")
+
+
 def test_the_line_counts_more_than_the_file(given, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("learning_rate: 1e-3\nmax-steps: 9\noutput_dir: out\nresume: true\n")
@@ -120,6 +141,21 @@ def test_a_new_model_is_trained_and_left_whole(tmp_path):
     refused = run(*flags)
     assert refused.exit_code == 1
     assert "resume" in refused.stderr
+    for changed, message in (
+        (["--max-steps", 11], "The checkpoint is at step 12, and max_steps asks for 11 in all"),
+        (["--max-steps", -1, "--num-train-epochs", 0.01], "num_train_epochs=0.01 asks for 1 in"),
+        (["--lora-r", 2, "--config-overrides", SHAPE], "config_overrides makes a new one"),
+        (["--config-overrides", SHAPE.replace("24", "32")], "config_overrides was"),
+    ):
+        refused = run(*flags, "--resume", *changed)
+        assert refused.exit_code == 1
+        assert message in " ".join(refused.stderr.split())
+    (tmp_path / "text.txt").write_text(TEXT.replace("heaven", "sky"), "utf-8")
+    refused = run(*flags, "--resume", "--max-steps", 13)
+    assert (refused.exit_code, "data is not the same" in refused.stderr) == (1, True)
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    assert run(*flags, "--resume").exit_code == 0  # no step is left
+    assert json.loads((out / "train_results.json").read_text())["steps"] == 12
     assert run(*flags, "--resume", "--max-steps", 13).exit_code == 0
     assert json.loads((out / "train_results.json").read_text())["steps"] == 13
 

@@ -116,13 +116,19 @@ def test_a_run_killed_at_any_moment_goes_on(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_first(tmp_path, number):
+    told = []
+
     class Signals(Reporter):
         def step(self, progress):
             if progress.step == 7:
                 os.kill(os.getpid(), number)
 
+        def stopped(self, checkpoint):
+            told.extend([checkpoint, checkpoints.read_progress(checkpoint).step])
+
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         make_loop(tmp_path / "broken", reporter=Signals()).run()
+    assert told == [tmp_path / "broken" / "checkpoint-8", 8]
     assert [*checkpoints.found(tmp_path / "broken")] == [8]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     make_loop(tmp_path / "broken").run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,11 +20,13 @@ class Display(Reporter):
 
     Attributes:
         has_begun: whether this process reports.
+        checkpoint: that a signal has left; else None.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self.has_begun = False
+        self.checkpoint: Path | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,6 +58,9 @@ class Display(Reporter):
 
     def sample(self, text: str) -> None:
         self._console.print(f"--- sample ---\n{text}\n---")
+
+    def stopped(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
 
     def end(self) -> None:
         self._bar.stop()

@@ -6,8 +6,9 @@ The flags are the fields of each task's arguments; nothing of them is written he
 from __future__ import annotations
 
 import inspect
+import shlex
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any
 
@@ -115,6 +116,19 @@ for _name, _kind in TASKS.items():
     app.command(_name, cls=_Command)(_command(_name, _kind))
 
 
+def _line(flags: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the arguments of a command line that gives these flags."""
+    for name, value in flags.items():
+        spelled = name.replace("_", "-")
+        if value in (None, []):
+            continue
+        if isinstance(value, bool):
+            yield f"--{spelled}" if value else f"--no-{spelled}"
+        else:
+            shown = "..." if name == "hub_token" else value
+            yield from (f"--{spelled}", *map(str, shown if isinstance(shown, list) else [shown]))
+
+
 def _run(task: str, arguments: type[TrainingArguments], flags: dict[str, Any]) -> None:
     """Train with the values of the config file and of the flags."""
     from gpt2x.cli._training import Display
@@ -128,7 +142,16 @@ def _run(task: str, arguments: type[TrainingArguments], flags: dict[str, Any]) -
     display = Display(console)
     with quiet_imports():
         backends.load(values.get("backend") or backends.default(), "gpt2x train", "training")
-    results = train(task, reporter=display, **values)
+    try:
+        results = train(task, reporter=display, **values)
+    except (KeyboardInterrupt, SystemExit):
+        if display.checkpoint is not None:
+            given = {_CONFIG_FILE: path, **flags, "overwrite_output_dir": None, "resume": True}
+            if values.get("overwrite_output_dir") and not flags["overwrite_output_dir"]:
+                given["overwrite_output_dir"] = False  # the config file's
+            line = shlex.join(["gpt2x", "train", task, *_line(given)])
+            console.print(f"Stopped; {display.checkpoint} is whole. Go on: {line}", soft_wrap=True)
+        raise
     if not display.has_begun:  # another process reports
         return
     for name, value in results.items():

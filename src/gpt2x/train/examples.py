@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2x.corpus import Place
+from gpt2x.train.data.identity import fingerprint
 
 #: Columns of a batch at least.
 LEAST_WIDTH = 16
@@ -77,6 +78,11 @@ class Examples:
             "attention_mask": np.array(_padded(ones, width, 0), np.int32),
             "labels": np.array(targets, self._dtype),
         }
+
+    def fingerprint(self) -> str:
+        """Return what stands for the tokens and targets."""
+        each = ((example.input_ids, example.target) for example in self.examples)
+        return fingerprint(np.array(part) for pair in each for part in pair)
 
     def places(self, index: int) -> list[Place]:
         return [self.examples[index].place]

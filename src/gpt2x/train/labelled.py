@@ -23,6 +23,7 @@ from gpt2x.train.examples import Example, Examples
 from gpt2x.train.initial import write_initial
 from gpt2x.train.job import Data, Prediction, load_model, row_length
 from gpt2x.train.loop import Predictions
+from gpt2x.train.resuming import DATA
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head, parameter_shapes
@@ -209,9 +210,11 @@ class LabelledJob(ABC):
         validation = self._evaluated(arguments.validation_file, config, size)
         test = self._evaluated(arguments.test_file, config, size, needs_labels=False)
         self.task = self.make_task(config, validation)
+        rows = self.rows(train, config, size)
         settings = {"rows": len(train), "max_seq_length": size, "labels": [*config.label2id]}
+        settings[DATA] = rows.fingerprint()
         return Data(
-            self.rows(train, config, size),
+            rows,
             validation,
             settings,
             counts=self.counts(train, cut),

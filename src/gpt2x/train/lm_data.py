@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt2x.corpus import OnBad
+from gpt2x.corpus import OnBad, find_files
 from gpt2x.errors import InvalidInputError
 from gpt2x.train.arguments import LMArguments
 from gpt2x.train.data import (
@@ -20,6 +20,7 @@ from gpt2x.train.data import (
     prepare_dataset,
 )
 from gpt2x.train.job import Data
+from gpt2x.train.resuming import DATA
 
 # Splits of a data set to evaluate with, the first that there is.
 _VALIDATION_SPLITS = ("validation", "valid", "dev", "test")
@@ -43,15 +44,17 @@ class LMData(NamedTuple):
     def read(self) -> Data:
         """Return the rows, or a stream of them, and what cannot change while a run goes on."""
         a = self.arguments
-        settings = {"block_size": self.block_size, "packing": a.packing, "lora_r": a.lora_r}
+        settings: dict[str, Any] = {"block_size": self.block_size, "packing": a.packing}
         if a.streaming:
             validation = self._corpus(a.validation_file) if a.validation_file else None
+            settings[DATA] = self._streamed()
             return Data(self._stream(), self._rows(validation), settings)
         train, validation = self._corpora()
         if validation is None and a.validation_split_percentage:
             percentage = a.validation_split_percentage
             train, validation = train.split(percentage, whole_documents=not a.packing)
-        return Data(self._rows(train), self._rows(validation), {**settings, "tokens": len(train)})
+        settings |= {"tokens": len(train), DATA: train.fingerprint()}
+        return Data(self._rows(train), self._rows(validation), settings)
 
     def _corpora(self) -> tuple[TokenCorpus, TokenCorpus | None]:
         """Return the corpora of training and, if it is one of its own, of evaluation."""
@@ -80,6 +83,15 @@ class LMData(NamedTuple):
             "processes": a.preprocessing_num_workers,
             "on_bad": self.on_bad,
         }
+
+    def _streamed(self) -> list[Any]:
+        """Return what stands for the data of a stream, whose content is not known before."""
+        a = self.arguments
+        if a.dataset_name is not None:
+            return [a.dataset_name, a.dataset_config_name, a.text_column]
+        paths = [Path(name) for name in find_files(a.train_file)]
+        sizes = [path.stat().st_size if path.is_file() else None for path in paths]
+        return [[path.name for path in paths], sizes, a.text_column]
 
     def _stream(self) -> StreamedBlocks:
         a = self.arguments

@@ -60,6 +60,9 @@ class Reporter:
     def sample(self, text: str) -> None:
         """The model has written a text."""
 
+    def stopped(self, checkpoint: Path) -> None:
+        """A signal ends the run, after this checkpoint."""
+
     def end(self) -> None:
         """The run has ended, well or not."""
 
@@ -124,6 +127,9 @@ class Loop:
                     must_leave = self._any(signals.received is not None)
                     self._after_step(portions, must_leave)
                     if must_leave:
+                        self.reporter.stopped(
+                            checkpoints.path_of(self.output_dir, self.progress.step)
+                        )
                         signals.leave()
         finally:
             portions.close()

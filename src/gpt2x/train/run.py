@@ -28,7 +28,8 @@ from gpt2x.train.exclusive import only_run
 from gpt2x.train.feed import ShuffledFeed, Stream, StreamedFeed
 from gpt2x.train.job import Data, Job, Prediction
 from gpt2x.train.loop import Loop, Reporter
-from gpt2x.train.tasks import TASKS, Kind
+from gpt2x.train.resuming import check_settings, check_steps, origin
+from gpt2x.train.tasks import TASKS
 
 # Arguments that one backend alone has.
 _ONLY_IN = {"mesh": "flax", "fsdp": "pt"}
@@ -63,21 +64,29 @@ def train(
     >>> train(train_file="poems.txt", output_dir="poet", max_steps=100)  # doctest: +SKIP
     """
     check_choice("task", task, TASKS)
-    kind = TASKS[task]
-    return _Run(kind, kind.arguments.of(arguments), reporter or Reporter()).results()
+    return _Run(task, TASKS[task].arguments.of(arguments), reporter or Reporter()).results()
 
 
 class _Run:
     """A run: it finds where to go on, brings the parts together, and leaves the results."""
 
-    def __init__(self, kind: Kind, arguments: TrainingArguments, reporter: Reporter) -> None:
+    def __init__(self, task: str, arguments: TrainingArguments, reporter: Reporter) -> None:
         self._arguments, self._reporter = arguments, reporter
         self._output_dir = Path(arguments.output_dir)
         self._backend = arguments.backend or backends.default()
         self._training = backends.load(self._backend, "Training", "training")
         self._skipped: list[DataError] = []
         self._checkpoint = self._find_checkpoint()
-        self._job: Job = kind.make_job(arguments, self._backend, self._checkpoint, self._on_bad)
+        self._progress = Progress()
+        self._origin = origin(task, arguments)
+        if self._checkpoint is not None:
+            self._progress = checkpoints.read_progress(self._checkpoint)
+            check_settings(self._progress.settings, self._origin)
+            if arguments.max_steps > 0:
+                check_steps(self._progress.step, arguments.max_steps, "max_steps")
+        self._job: Job = TASKS[task].make_job(
+            arguments, self._backend, self._checkpoint, self._on_bad
+        )
 
     def _find_checkpoint(self) -> Path | None:
         """Return the checkpoint to go on from.
@@ -134,8 +143,7 @@ class _Run:
         with tempfile.TemporaryDirectory() as folder:
             engine = self._engine_of(self._job.start(Path(folder)))
         if self._checkpoint is not None:
-            done = checkpoints.read_progress(self._checkpoint).step
-            engine.restore(checkpoints.read_moments(self._checkpoint), done)
+            engine.restore(checkpoints.read_moments(self._checkpoint), self._progress.step)
         return engine
 
     def _engine_of(self, model: str | Path) -> Engine:
@@ -161,17 +169,17 @@ class _Run:
         a, world = self._arguments, engine.world
         size = a.per_device_train_batch_size * a.gradient_accumulation_steps
         size *= world.devices * world.processes
-        progress = Progress()
-        if self._checkpoint is not None:
-            progress = checkpoints.read_progress(self._checkpoint)
-        settings = {"seed": a.seed, **data.settings}
-        _check_settings(progress.settings or settings, settings)
-        progress.settings = settings
+        progress = self._progress
+        settings = {"seed": a.seed, **self._origin, **data.settings}
+        check_settings(progress.settings, settings)
+        # What a run may leave out when it goes on stays known.
+        progress.settings = {**settings, **progress.settings}
         if a.early_stopping_patience is not None and data.validation is None:
             raise InvalidInputError("early_stopping_patience needs data to evaluate with.")
         if data.validation is not None and len(data.validation) == 0:
             raise InvalidInputError("The validation data is too short for a single row.")
         feed, steps = self._feed(data, size)
+        check_steps(progress.step, steps, f"num_train_epochs={a.num_train_epochs:g}")
         return Loop(
             arguments=a,
             steps=steps,
@@ -256,20 +264,6 @@ class _Run:
                 if file.is_file() and file.name[0] != "." and file.name not in _NOT_UPLOADED:
                     shutil.copy(file, folder)
             push_folder(folder, name, token=a.hub_token)
-
-
-def _check_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError if a run would go on with other data or rows."""
-    changed = [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        raise InvalidInputError(
-            f"The run cannot go on as it began: {'; '.join(changed)}. Pass what it began with, or "
-            "start another run from the checkpoint's folder as model_name_or_path."
-        )
 
 
 def _replaced(checkpoint: Path) -> tuple[str, ...]:

@@ -24,12 +24,16 @@ import numpy as np
 from gpt2x.corpus import Place
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.storage.json_files import read_object
+from gpt2x.train.data.identity import fingerprint
 
 FORMAT = 1
 INDEX = "index.json"
 
 # Shards that are mapped at once. More would let the pages of a whole corpus count as memory.
 _MAPPED = 4
+
+# Pieces of a corpus that its fingerprint is made of, and their tokens.
+_PIECES, _PIECE = 256, 4096
 
 
 class Shard(NamedTuple):
@@ -116,6 +120,16 @@ class TokenCorpus:
             low, high = max(start, begin), min(stop, end)
             tokens[low - start : high - start] = self._tokens(shard)[low - begin : high - begin]
         return tokens
+
+    def fingerprint(self) -> str:
+        """Return what stands for the tokens, wherever the files are and however they are divided.
+
+        Of a large corpus it is made of the length and of about a million tokens all over it.
+        """
+        step = max(_PIECE, len(self) // _PIECES)
+        starts = range(0, len(self), step)
+        pieces = (self.read(start, min(start + _PIECE, len(self))) for start in starts)
+        return fingerprint([np.array(len(self)), *pieces])
 
     @property
     def num_documents(self) -> int:
