@@ -209,7 +209,10 @@ def test_data_that_does_not_fit_is_refused_before_training(tmp_path):
 @needs_framework
 def test_an_option_of_another_backend_is_refused(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT, "utf-8")
-    other = ["--fsdp"] if backends.default() == "flax" else ["--mesh", "data=2"]
-    done = run("--train-file", tmp_path / "text.txt", "--output-dir", tmp_path / "out", *other)
-    assert done.exit_code == 1
-    assert f"this run is one of {backends.default()}" in " ".join(done.stderr.split())
+    others = [["--mesh", "data=2"]] if backends.default() != "flax" else []
+    if backends.default() != "pt":
+        others += [["--fsdp"], ["--torch-compile"], ["--torch-compile-backend", "inductor"]]
+    for other in others:
+        done = run("--train-file", tmp_path / "text.txt", "--output-dir", tmp_path / "out", *other)
+        assert done.exit_code == 1
+        assert f"this run is one of {backends.default()}" in " ".join(done.stderr.split())

@@ -85,10 +85,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(**arguments("alone behind fsdp", 4), resume=True)
     middle("fsdp behind ddp", "ddp")
     train_together(**arguments("fsdp behind ddp", 2), fsdp=True, resume=True)
+    middle("compiled ddp behind fsdp", "fsdp")
+    compiled = {"resume": True, "torch_compile_backend": "aot_eager"}
+    train_together(**arguments("compiled ddp behind fsdp", 2), **compiled)
     return folder
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "alone behind fsdp", "fsdp behind ddp"])
+NAMES = ["ddp", "fsdp", "alone behind fsdp", "fsdp behind ddp", "compiled ddp behind fsdp"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_losses_are_those_of_one_process(name: str, runs: Path):
     expected = losses(runs / "alone")
     assert len(expected) == 21

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from gpt2x.errors import InvalidInputError
 from gpt2x.pt.fused_loss import linear_cross_entropy
-from support.contract.training import TrainingContract
+from gpt2x.train.engine import EngineOptions
+from support.contract.training import IDS, NO_DROPOUT, TrainingContract
 
 
 class TestTraining(TrainingContract):
@@ -16,6 +19,25 @@ class TestTraining(TrainingContract):
     def check_weights(self, engine, wte):
         found = engine.model.transformer.wte.weight.detach().numpy()
         np.testing.assert_allclose(found, wte, rtol=1e-4, atol=1e-5)
+
+    # Dynamo makes an object of a class that it warns of.
+    @pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")
+    def test_a_compiled_loss_is_the_same_and_compiled_once(self):
+        options = EngineOptions(bf16=True, gradient_checkpointing=True)
+        expected = self.losses(self.engine(options=options, **NO_DROPOUT), 2)
+        torch._dynamo.reset()
+        counters.clear()
+        engine = self.engine(options=options._replace(torch_compile="aot_eager"), **NO_DROPOUT)
+        # Two micro-batches each.
+        assert self.losses(engine, 2) == pytest.approx(expected, rel=1e-5)
+        engine.evaluate({"input_ids": IDS, "labels": IDS}, logits=False)
+        assert counters["stats"]["unique_graphs"] == 1
+        assert not counters["graph_break"]
+        assert "exp_avg.h.0.attn.c_attn.weight" in engine.state()
+
+    def test_an_unknown_compiler_is_refused(self):
+        with pytest.raises(InvalidInputError, match=r"torch_compile_backend.*inductor"):
+            self.engine(options=EngineOptions(torch_compile="inducter"))
 
 
 @pytest.mark.parametrize("count", [1, 255, 600])

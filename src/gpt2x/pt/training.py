@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2x.errors import InvalidInputError
+from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.pt import distribution
 from gpt2x.pt.arrays import to_numpy, to_torch
@@ -40,6 +40,8 @@ class Engine:
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self._loss = _Loss(self.model, options.bf16)
+        if options.torch_compile is not None:
+            _compile(self._loss, options.torch_compile)
         self._called = self._distributed(options)
         self._max_grad_norm = settings.max_grad_norm or float("inf")
         self._names = {
@@ -85,6 +87,7 @@ class Engine:
         return StepResult(total, distribution.whole(norm))
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # it is not worth compiling another time
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
         self._called.eval()
         found = self._loss(**self._tensors(inputs), logits=logits)
@@ -169,6 +172,15 @@ class _Loss(nn.Module):
             targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:].reshape(-1).long()
             states = hidden.reshape(-1, hidden.size(-1))
             return linear_cross_entropy(states, self.model.lm_head.weight, targets)
+
+
+def _compile(module: nn.Module, compiler: str) -> None:
+    """Let `torch.compile` compile a module when it is first called.
+
+    Raises InvalidInputError for a compiler that torch does not know.
+    """
+    check_choice("torch_compile_backend", compiler, torch.compiler.list_backends(exclude_tags=()))
+    module.compile(backend=compiler)
 
 
 def _adamw(parameters: Any, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -78,6 +78,10 @@ class TrainingArguments:
     )
     gradient_checkpointing: bool = _computation(False, "Compute blocks twice to save memory.")
     fsdp: bool = _computation(False, "Divide the model between processes (torchrun, PyTorch).")
+    torch_compile: bool = _computation(False, "Compile the loss by torch.compile (PyTorch).")
+    torch_compile_backend: str | None = _computation(
+        None, "The compiler that does it, by default inductor; turns torch_compile on."
+    )
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
 
     logging_steps: int = _output(10, "Steps from one line of the log to the next.")

@@ -58,12 +58,14 @@ class EngineOptions(NamedTuple):
         gradient_checkpointing: compute the blocks again in the backward pass.
         mesh: of JAX's devices, such as "data=2,fsdp=2".
         fsdp: divide weights and moments between the processes; PyTorch alone has it.
+        torch_compile: the compiler that `torch.compile` gives the loss to; None compiles nothing.
     """
 
     bf16: bool = False
     gradient_checkpointing: bool = False
     mesh: str | None = None
     fsdp: bool = False
+    torch_compile: str | None = None
 
 
 class World(NamedTuple):

@@ -32,7 +32,7 @@ from gpt2x.train.resuming import check_settings, check_steps, origin
 from gpt2x.train.tasks import TASKS
 
 # Arguments that one backend alone has.
-_ONLY_IN = {"mesh": "flax", "fsdp": "pt"}
+_ONLY_IN = {"mesh": "flax", "fsdp": "pt", "torch_compile": "pt", "torch_compile_backend": "pt"}
 
 TRAIN_RESULTS, EVAL_RESULTS = "train_results.json", "eval_results.json"
 TEST_RESULTS, PREDICTIONS = "test_results.json", "predictions.jsonl"
@@ -156,7 +156,8 @@ class _Run:
                 raise InvalidInputError(
                     f"{name} is for the backend {backend}; this run is one of {self._backend}."
                 )
-        options = EngineOptions(a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp)
+        compiler = a.torch_compile_backend or ("inductor" if a.torch_compile else None)
+        options = EngineOptions(a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp, compiler)
         load = partial(self._job.load, self._backend, model)
         engine: Engine = self._training.Engine(load, settings, options)
         return engine
