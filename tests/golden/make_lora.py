@@ -3,7 +3,7 @@
     python tests/golden/make_lora.py
 
 in an environment with PyTorch, transformers 4.57.6 and PEFT 0.21.2. All factors are random, B too.
-The models are those of `plain` and `sequence_classification`.
+The models are those of `plain`, `sequence_classification` and `token_classification`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
         "model": "sequence_classification",
         "class": "GPT2ForSequenceClassification",
         "options": {"task_type": "SEQ_CLS", "target_modules": r".*h\.1\..*c_attn"},
+    },
+    "tagger": {
+        "model": "token_classification",
+        "class": "GPT2ForTokenClassification",
+        "options": {"task_type": "TOKEN_CLS", "target_modules": ["attn.c_proj", "c_fc"]},
     },
 }
 

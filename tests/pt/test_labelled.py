@@ -1,13 +1,16 @@
 """Training with labels in PyTorch."""
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import gpt2x
+from gpt2x import cli
 from gpt2x.errors import DataError
 from gpt2x.train.log import read
 from gpt2x.train.loop import Reporter
@@ -15,6 +18,11 @@ from support.contract.labelled import LabelledContract
 from support.labelled import classified, lines_of, tiny_model, write_jsonl
 
 pytest.importorskip("seqeval")
+
+
+def contradicted():
+    """Return validation data with which the loss gets worse from the first step on."""
+    return classified({"good": "bad", "bad": "good"})
 
 
 class Terminated(Reporter):
@@ -75,11 +83,7 @@ class TestLabelled(LabelledContract):
         assert not {"predictions.jsonl", "log.jsonl"} & uploaded["me/mood"]
 
     def test_the_best_model_predicts(self, run, tmp_path):
-        # Validation data that contradicts the training data gets worse from the first step on.
-        wrong = [
-            {**row, "label": "bad" if row["label"] == "good" else "good"} for row in classified()
-        ]
-        path = write_jsonl(tmp_path / "wrong.jsonl", wrong)
+        path = write_jsonl(tmp_path / "wrong.jsonl", contradicted())
         options = {"eval_steps": 1, "early_stopping_patience": 3, "validation_file": path}
         results = run("classify", classified(), learning_rate=0.05, **options)
         assert results["step"] < results["steps"] < 12
@@ -89,6 +93,30 @@ class TestLabelled(LabelledContract):
                 found["label"]: found["score"] for found in classify(line["text"], top_k=None)
             }
             assert line["scores"] == pytest.approx(scores, abs=1e-4)
+
+    def test_an_adapter_goes_on_and_is_left_with_its_head_and_labels(self, run, tmp_path, model):
+        options = {"lora_r": 4, "lora_target": "all-linear", "logging_steps": 1, "eval_steps": 1}
+        options |= {"validation_file": write_jsonl(tmp_path / "wrong.jsonl", contradicted())}
+        options |= {"learning_rate": 0.05, "early_stopping_patience": 3}
+        whole = run("classify", classified(), "whole", **options)
+        assert whole["step"] < whole["steps"]
+        with pytest.raises(SystemExit):
+            run("classify", classified(), "broken", reporter=Terminated(2), **options)
+        run("classify", classified(), "broken", resume=True, **options)
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        for name in ("adapter_model.safetensors", "predictions.jsonl", "config.json"):
+            assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+        assert not (whole / "model.safetensors").exists()
+        described = json.loads((whole / "adapter_config.json").read_text())
+        assert (described["task_type"], described["base_model_name_or_path"]) == ("SEQ_CLS", model)
+        flags = [model, str(tmp_path / "merged"), "--merge-adapter", str(whole)]
+        assert CliRunner().invoke(cli.app, ["convert", *flags]).exit_code == 0
+        for name in ("whole", "merged"):
+            where = {"model": str(tmp_path / name), "tokenizer": str(whole)}
+            classify = gpt2x.pipeline(framework=self.backend, **where)
+            for line in lines_of(whole / "predictions.jsonl"):
+                scores = {one["label"]: one["score"] for one in classify(line["text"], top_k=None)}
+                assert line["scores"] == pytest.approx(scores, abs=1e-4)
 
     def test_bad_records_end_a_run_before_it_begins_or_are_counted(self, run, tmp_path):
         rows = [*classified(), {"text": "no label"}]

@@ -35,7 +35,7 @@ def start(tmp_path, model):
         bad = []
         job: Job = ClassificationJob(arguments, "pt", None, bad.append)
         folder = tmp_path / f"start{len([*tmp_path.iterdir()])}"
-        job.start(folder)
+        job.start(folder, None)
         with open_source(folder) as source:
             config = source.config
             tensors = {name: tensor.read() for name, tensor in source.checkpoint.items()}

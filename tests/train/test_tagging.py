@@ -28,7 +28,7 @@ def start(tmp_path, model):
         bad = []
         arguments = TagArguments(output_dir=str(tmp_path / "out"), **options)
         job = TaggingJob(arguments, "pt", None, bad.append)
-        job.start(tmp_path / "start")
+        job.start(tmp_path / "start", None)
         with open_source(tmp_path / "start") as source:
             config = source.config
         return job, config, job.data(config), bad

@@ -36,7 +36,8 @@ from gpt2x.weights.table import PYTORCH, Head, Kind, Shape, parameter_shapes
 #: Names of the weights in a folder, in the order in which they are looked for.
 WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
-_PREFIX = "base_model.model."
+#: Stands before the names of tensors in PEFT's files.
+PREFIX = "base_model.model."
 
 # What PEFT calls the task of a model, and the layers that it then trains as a whole.
 _TASKS: Mapping[Head, tuple[str | None, tuple[str, ...]]] = {
@@ -327,7 +328,7 @@ def _placed(
     """Return the tensors of a file by the layers they belong to."""
     layers = _layers(model, head)
     shapes = parameter_shapes(model, head)
-    spelled = {f"{_PREFIX}{PYTORCH.spell(n, prefix=head is not Head.NONE)}": n for n in shapes}
+    spelled = {f"{PREFIX}{PYTORCH.spell(n, prefix=head is not Head.NONE)}": n for n in shapes}
     targets = _targets_of(config, layers, tensors)
     expected: dict[str, Shape] = {
         key: shape
@@ -369,7 +370,7 @@ def _targets_of(
 
 
 def _factor_keys(name: str) -> tuple[str, str]:
-    return f"{_PREFIX}{name}.lora_A.weight", f"{_PREFIX}{name}.lora_B.weight"
+    return f"{PREFIX}{name}.lora_A.weight", f"{PREFIX}{name}.lora_B.weight"
 
 
 def _factor_shapes(shapes: Mapping[str, Shape], layer: str, r: int) -> tuple[Shape, Shape]:
@@ -381,10 +382,10 @@ def _without_tied(
     name: str, tensors: Mapping[str, LazyTensor], model: GPT2Config, head: Head
 ) -> dict[str, LazyTensor]:
     """Return the tensors without a copy of the token embedding, as the output layer."""
-    left, key = dict(tensors), f"{_PREFIX}lm_head.weight"
+    left, key = dict(tensors), f"{PREFIX}lm_head.weight"
     if not _is_tied(model, head) or key not in left:
         return left
-    embedding = left.get(f"{_PREFIX}transformer.wte.weight")
+    embedding = left.get(f"{PREFIX}transformer.wte.weight")
     if embedding is None or not same_values(left.pop(key), embedding):
         raise WeightsError(
             f"{name!r} has an output layer of its own, but the model's is its token embedding: "
@@ -426,7 +427,7 @@ def write_adapter(folder: str | os.PathLike[str], adapter: Adapter, head: Head) 
         spelled = PYTORCH.spell(f"{layer}.weight", prefix=prefix).rpartition(".")[0]
         tensors |= zip(_factor_keys(spelled), (factors.a, factors.b), strict=True)
     for name, tensor in adapter.saved.items():
-        tensors[f"{_PREFIX}{PYTORCH.spell(name, prefix=prefix)}"] = tensor
+        tensors[f"{PREFIX}{PYTORCH.spell(name, prefix=prefix)}"] = tensor
     format = weights_format("safetensors")
     assert format.write_file is not None
     with atomic_folder(folder, replaces=WEIGHTS_NAMES) as new:

@@ -128,14 +128,21 @@ def convert(
         MissingBackendError: if the target's framework or library is not installed.
         WeightsError: for weights that do not fit the config, or that the target cannot express.
     """
-    opening = nullcontext(source) if isinstance(source, Source) else open_source(source, **where)
-    with opening as opened:
+    with _opened(source, merge_adapter, where) as opened:
         path = Path(destination).expanduser()
         with _opened_adapter(merge_adapter, opened, where) as adapter:
             made = _plan(opened, path, to, dtype, max_shard_size, overwrite, adapter)
             if not dry_run:
                 _write(opened, made, overwrite, verify, progress)
     return made
+
+
+def _opened(
+    source: Source | str | Path, adapter: Adapter | str | Path | None, where: Mapping[str, Any]
+) -> AbstractContextManager[Source]:
+    if isinstance(source, Source):
+        return nullcontext(source)
+    return open_source(source, adapter=None if isinstance(adapter, Adapter) else adapter, **where)
 
 
 def _opened_adapter(

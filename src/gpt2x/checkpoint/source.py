@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2x.checkpoint.adapted import give_head
 from gpt2x.config import GPT2Config
 from gpt2x.formats.base import Checkpoint
 from gpt2x.formats.opening import fetch_checkpoint
@@ -52,6 +53,7 @@ def open_source(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | None = None,
 ) -> Iterator[Source]:
     """Open a folder, a file, or a model of the hub, with its config and tokenizer.
 
@@ -64,6 +66,7 @@ def open_source(
         cache_dir: folder of downloads.
         token: access token of the hub.
         local_files_only: use only files in the cache, without a request to the hub.
+        adapter: an adapter of the model, which may bring the head; its other part is not added.
 
     Raises:
         CheckpointError: if it cannot be found or read.
@@ -78,6 +81,9 @@ def open_source(
         local_files_only=local_files_only,
     )
     with checkpoint:
+        if adapter is not None:
+            shared: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+            give_head(checkpoint, adapter, local_files_only=local_files_only, **shared)
         inferred = checkpoint.config is None
         values = checkpoint.config or infer_config(checkpoint, n_head)
         if n_head is not None:

@@ -78,8 +78,9 @@ def convert(
         overwrite=overwrite,
     )
     where: dict[str, Any] = {"revision": revision, "subfolder": subfolder, "token": token}
+    where |= {"format": format, "n_head": n_head, "adapter": merge_adapter}
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source, format=format, n_head=n_head, **where))
+        opened = stack.enter_context(open_source(source, **where))
         if merge_adapter is not None:
             adapter = open_adapter(merge_adapter, opened.config, opened.head, token=token)
             write = partial(write, merge_adapter=stack.enter_context(adapter))

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gpt2x.checkpoint.adapted import give_head
 from gpt2x.checkpoint.adapter import base_of_adapter
 from gpt2x.config import GPT2Config
 from gpt2x.config.generation import GENERATION_CONFIG_NAME, GenerationConfig
@@ -146,6 +147,9 @@ def resolve(
         name, where = base, {n: value for n, value in where.items() if n != "revision"}
         files, checkpoint = fetch(name, **where)
     try:
+        if adapter is not None:
+            given = {n: value for n, value in adapter.items() if n != "peft_model_id"}
+            give_head(checkpoint, adapter["peft_model_id"], **given)
         if isinstance(config, GPT2Config):
             config_class = type(config)
         found = _find_config(owner, name, checkpoint, config, config_class, where, keywords)

@@ -72,6 +72,11 @@ class TrainingArguments:
     adam_epsilon: float = _optimizer(1e-8, "Added to the root of the second moment.")
     max_grad_norm: float = _optimizer(1.0, "Largest norm of all gradients together; 0 for any.")
 
+    lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
+    lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
+    lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
+    lora_target: str = _adapter("c_attn", "Layers it changes: c_attn,c_proj ... or all-linear.")
+
     bf16: bool = _computation(False, "Compute in bfloat16; weights stay in float32.")
     mesh: str | None = _computation(
         None, "Flax: devices that share rows (data) and weights (fsdp), such as data=2,fsdp=2."
@@ -114,6 +119,8 @@ class TrainingArguments:
         for name in ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm"):
             self._check_range(name, 0.0)
         check_count("warmup_steps", self.warmup_steps, 0)
+        check_count("lora_r", self.lora_r, 1)
+        self._check_range("lora_dropout", 0.0, 1.0)
         check_count("seed", self.seed, 0)
         if self.max_steps < 1 and not 0 < self.num_train_epochs < math.inf:
             raise InvalidInputError("Pass max_steps or num_train_epochs, above 0 and finite.")
@@ -203,17 +210,10 @@ class LMArguments(TrainingArguments):
         None, "Processes that tokenize; by default one for each core."
     )
 
-    lora_r: int | None = _adapter(None, "Train a LoRA adapter of this rank, not the whole model.")
-    lora_alpha: float = _adapter(16.0, "What the adapter adds is multiplied by this over the rank.")
-    lora_dropout: float = _adapter(0.0, "Dropout before the adapter.")
-    lora_target: str = _adapter("c_attn", "Layers it changes: c_attn,c_proj ... or all-linear.")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("block_size", self.block_size, 2)
         check_count("preprocessing_num_workers", self.preprocessing_num_workers, 1)
-        check_count("lora_r", self.lora_r, 1)
-        self._check_range("lora_dropout", 0.0, 1.0)
         self._check_range("validation_split_percentage", 0, 99)
         if self.config_overrides is not None and self.model_name_or_path is not None:
             raise InvalidInputError(

@@ -12,8 +12,9 @@ import numpy as np
 from gpt2x import backends
 from gpt2x.config import GPT2Config
 from gpt2x.config.lora import ALL_LINEAR, LoraConfig
+from gpt2x.data import EMBEDDED_MODEL
 from gpt2x.errors import InvalidInputError
-from gpt2x.train.arguments import LMArguments
+from gpt2x.train.arguments import TrainingArguments
 from gpt2x.train.feed import Rows, Stream
 from gpt2x.train.loop import Task
 from gpt2x.weights.table import Head
@@ -61,17 +62,20 @@ class Job(Protocol):
 
     task: Task
 
-    def start(self, folder: Path) -> str | Path:
-        """Return the model to start from: a name, or `folder`, after writing a new one there."""
+    def start(self, folder: Path, checkpoint: Path | None) -> str | Path:
+        """Return the model to start from: a name, or `folder`, after writing a new one there.
 
-    def load(self, backend: str, start: str | Path) -> Any:
-        """Return that model, in a backend."""
+        It is the checkpoint, if there is one and it is not that of an adapter alone.
+        """
+
+    def load(self, backend: str, start: str | Path, checkpoint: Path | None) -> Any:
+        """Return that model, in a backend, with the adapter that is trained, if there is one."""
 
     def data(self, config: GPT2Config) -> Data:
         """Return the data for a model of this config; `task` is there from then on."""
 
 
-def give_adapter(model: Any, arguments: LMArguments, checkpoint: Path | None) -> None:
+def give_adapter(model: Any, arguments: TrainingArguments, checkpoint: Path | None) -> None:
     """Give a model the adapter that is to be trained, if there is to be one.
 
     It is new, or that of the checkpoint from which the run goes on.
@@ -87,12 +91,18 @@ def give_adapter(model: Any, arguments: LMArguments, checkpoint: Path | None) ->
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=target if target == ALL_LINEAR else target.replace(" ", "").split(","),
+        base_model_name_or_path=str(arguments.model_name_or_path or EMBEDDED_MODEL),
     )
     model.add_adapter(config, seed=arguments.seed)
 
 
-def load_model(backend: str, head: Head, name: str | Path, tokenizer: Any) -> Any:
-    """Return a model with a head, in float32, that has every token of a tokenizer."""
+def load_model(
+    backend: str, head: Head, name: str | Path, tokenizer: Any, *, grows: bool = True
+) -> Any:
+    """Return a model with a head, in float32, that has every token of a tokenizer.
+
+    Raises InvalidInputError if it would need new rows and does not grow, or is an adapter's.
+    """
     package = backends.load(backend, wanted_by="Training")
     model = getattr(package, backends.get(backend).prefix + head.value).from_pretrained(name)
     if model.adapter_config is not None:
@@ -102,6 +112,12 @@ def load_model(backend: str, head: Head, name: str | Path, tokenizer: Any) -> An
         )
     # Tokens may have been added to the tokenizer; a vocabulary larger than it stays.
     if len(tokenizer) > model.config.vocab_size:
+        if not grows:
+            raise InvalidInputError(
+                f"The tokenizer has {len(tokenizer)} tokens and the model "
+                f"{model.config.vocab_size}; an adapter does not hold new rows. Give them to the "
+                "model first (resize_token_embeddings, save_pretrained), or leave out lora_r."
+            )
         model.resize_token_embeddings(len(tokenizer))
     return model
 

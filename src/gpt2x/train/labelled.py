@@ -13,6 +13,7 @@ import numpy as np
 from gpt2x import backends
 from gpt2x.checkpoint.source import open_source
 from gpt2x.config import GPT2Config
+from gpt2x.config.lora import ADAPTER_CONFIG_NAME
 from gpt2x.corpus import OnBad, Place, Record, read_records
 from gpt2x.data import EMBEDDED_MODEL
 from gpt2x.errors import DataError, InvalidInputError
@@ -21,7 +22,7 @@ from gpt2x.train.arguments import LabelledArguments
 from gpt2x.train.engine import Inputs
 from gpt2x.train.examples import Example, Examples
 from gpt2x.train.initial import write_initial
-from gpt2x.train.job import Data, Prediction, load_model, row_length
+from gpt2x.train.job import Data, Prediction, give_adapter, load_model, row_length
 from gpt2x.train.loop import Predictions
 from gpt2x.train.resuming import DATA
 from gpt2x.weights.lazy import LazyTensor
@@ -95,6 +96,9 @@ class LabelledTask(ABC):
 
     def save_tokenizer(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)
+        if (folder / ADAPTER_CONFIG_NAME).is_file():
+            # The names of the labels, which the model of the adapter does not have.
+            self._config.save_pretrained(folder)
 
 
 class LabelledJob(ABC):
@@ -113,7 +117,7 @@ class LabelledJob(ABC):
 
     def __init__(self, arguments: Any, backend: str, resumed: Path | None, on_bad: OnBad) -> None:
         self._arguments: LabelledArguments = arguments
-        self._resumed, self._on_bad = resumed, on_bad
+        self._on_bad = on_bad
         for library in self.libraries:
             backends.require_library(library, wanted_for="measuring predictions", extra="train")
         self._model = arguments.model_name_or_path or EMBEDDED_MODEL
@@ -166,9 +170,9 @@ class LabelledJob(ABC):
 
     # --- the model ---
 
-    def start(self, folder: Path) -> str | Path:
-        if self._resumed is not None:
-            return self._resumed
+    def start(self, folder: Path, checkpoint: Path | None) -> str | Path:
+        if checkpoint is not None and self._arguments.lora_r is None:
+            return checkpoint
         with open_source(self._model) as source:
             trained = source.config if source.head is self.head else None
             described = self.described(self._training, trained)
@@ -183,8 +187,11 @@ class LabelledJob(ABC):
             write_initial(folder, config, self.head, self._arguments.seed, known)
         return folder
 
-    def load(self, backend: str, start: str | Path) -> Any:
-        return load_model(backend, self.head, start, self.tokenizer)
+    def load(self, backend: str, start: str | Path, checkpoint: Path | None) -> Any:
+        grows = self._arguments.lora_r is None
+        model = load_model(backend, self.head, start, self.tokenizer, grows=grows)
+        give_adapter(model, self._arguments, checkpoint)
+        return model
 
     def _known(
         self, checkpoint: Mapping[str, LazyTensor], config: GPT2Config

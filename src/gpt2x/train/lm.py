@@ -83,21 +83,22 @@ class LMJob:
         name = resumed or arguments.tokenizer_name or model
         self.tokenizer = GPT2TokenizerFast.from_pretrained(name)
         self.task = LMTask(self.tokenizer, arguments.sample_prompt, backend)
-        self._resumed = resumed
-        # An adapter's checkpoint holds the adapter alone.
-        self._start = model if resumed is None or arguments.lora_r is not None else resumed
-        self._overrides = arguments.config_overrides if resumed is None else None
+        self._model = model
 
-    def start(self, folder: Path) -> str | Path:
-        if self._overrides is None:
-            return self._start
-        config = config_of(self._overrides, self.tokenizer)
+    def start(self, folder: Path, checkpoint: Path | None) -> str | Path:
+        a = self._arguments
+        if checkpoint is not None and a.lora_r is None:
+            return checkpoint
+        if a.config_overrides is None:
+            return self._model
+        config = config_of(a.config_overrides, self.tokenizer)
         write_initial(folder, config, Head.LM, self._arguments.seed)
         return folder
 
-    def load(self, backend: str, start: str | Path) -> Any:
-        model = load_model(backend, Head.LM, start, self.tokenizer)
-        give_adapter(model, self._arguments, self._resumed)
+    def load(self, backend: str, start: str | Path, checkpoint: Path | None) -> Any:
+        grows = self._arguments.lora_r is None
+        model = load_model(backend, Head.LM, start, self.tokenizer, grows=grows)
+        give_adapter(model, self._arguments, checkpoint)
         return model
 
     def data(self, config: GPT2Config) -> Data:

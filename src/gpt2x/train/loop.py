@@ -42,7 +42,7 @@ class Task(Protocol):
         """Return what the model writes now, or None."""
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
+        """Write the tokenizer's files, and what else an adapter's folder has of its model."""
 
 
 class Reporter:

@@ -140,13 +140,13 @@ class _Run:
         self._skipped.append(error)
 
     def _make_engine(self) -> Engine:
-        with tempfile.TemporaryDirectory() as folder:
-            engine = self._engine_of(self._job.start(Path(folder)))
+        engine = self._engine_of(self._checkpoint)
         if self._checkpoint is not None:
             engine.restore(checkpoints.read_moments(self._checkpoint), self._progress.step)
         return engine
 
-    def _engine_of(self, model: str | Path) -> Engine:
+    def _engine_of(self, checkpoint: Path | None) -> Engine:
+        """Return the engine of a checkpoint's model, or of that from which the run begins."""
         a = self._arguments
         settings = OptimizerSettings(
             a.adam_beta1, a.adam_beta2, a.adam_epsilon, a.weight_decay, a.max_grad_norm
@@ -158,8 +158,10 @@ class _Run:
                 )
         compiler = a.torch_compile_backend or ("inductor" if a.torch_compile else None)
         options = EngineOptions(a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp, compiler)
-        load = partial(self._job.load, self._backend, model)
-        engine: Engine = self._training.Engine(load, settings, options)
+        with tempfile.TemporaryDirectory() as folder:
+            start = self._job.start(Path(folder), checkpoint)
+            load = partial(self._job.load, self._backend, start, checkpoint)
+            engine: Engine = self._training.Engine(load, settings, options)
         return engine
 
     def _make_loop(self, engine: Engine, data: Data) -> Loop:

@@ -8,6 +8,8 @@ import torch
 from gpt2x import pt
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.cache import KVCache
+from gpt2x.train import train
+from support.labelled import classified, tagged, tiny_model, write_jsonl
 from support.pt_models import TINY, tiny_config
 
 peft = pytest.importorskip("peft")
@@ -202,3 +204,24 @@ def test_caches_of_an_encoder_are_appended_to():
     torch.testing.assert_close(found, expected[:, 3:], rtol=1e-4, atol=1e-4)
     assert cache.cross_attention_cache.get_seq_length() == 3
     assert not isinstance(cache, KVCache)
+
+
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification"])
+def test_a_labelled_adapter_that_was_trained_is_read_by_peft(kind, tmp_path):
+    rows, task = (classified(), "classify") if kind[0] == "S" else (tagged(), "tag")
+    path, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out"
+    model = tiny_model(tmp_path / "model", pad_token_id=0)
+    options = {"train_file": path, "model_name_or_path": model, "output_dir": str(out)}
+    train(task, backend="pt", lora_r=4, max_steps=2, learning_rate=0.1, **options)
+    ours = getattr(pt, f"GPT2For{kind}").from_pretrained(out).eval()
+    labels = {"id2label": ours.config.id2label, "label2id": ours.config.label2id}
+    theirs = getattr(transformers, f"GPT2For{kind}").from_pretrained(model, **labels)
+    theirs = peft.PeftModel.from_pretrained(theirs, out).eval()
+    assert theirs.peft_config["default"].task_type == {"S": "SEQ_CLS", "T": "TOKEN_CLS"}[kind[0]]
+    torch.testing.assert_close(theirs(IDS).logits, ours(IDS).logits, rtol=1e-4, atol=1e-4)
+    # What PEFT saves has no config of the model beside it, but as many labels as its head.
+    theirs.save_pretrained(tmp_path / "peft")
+    assert not (tmp_path / "peft" / "config.json").exists()
+    again = getattr(pt, f"GPT2For{kind}").from_pretrained(tmp_path / "peft").eval()
+    assert again.config.num_labels == ours.config.num_labels
+    torch.testing.assert_close(again(IDS).logits, ours(IDS).logits)

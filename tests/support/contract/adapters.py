@@ -75,11 +75,12 @@ class AdapterContract:
         self.assert_computes(model, expected)
         np.testing.assert_array_equal(self.generate(model, ids), expected["sequences"])
 
-    def test_a_merged_model_is_an_ordinary_one(self, tmp_path):
-        model = self.base("classifier")
+    @pytest.mark.parametrize("name", ["classifier", "tagger"])
+    def test_a_merged_model_is_an_ordinary_one(self, name: str, tmp_path):
+        model = self.base(name)
         count, shapes = model.num_parameters(), self.trainable(model)
-        model.load_adapter(ADAPTERS / "classifier")
-        expected = outputs("classifier")
+        model.load_adapter(ADAPTERS / name)
+        expected = outputs(name)
         self.assert_computes(model, expected)
         model.merge_adapter()
         assert model.num_parameters() == count
