@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt2x import backends
 from gpt2x.config.lora import ADAPTER_CONFIG_NAME
-from gpt2x.errors import DataError, InvalidInputError, check_choice, listed
+from gpt2x.errors import CheckpointError, DataError, InvalidInputError, check_choice, listed
 from gpt2x.storage.atomic import atomic_folder, check_folder
 from gpt2x.storage.publishing import push_folder
 from gpt2x.train import checkpoints, log
@@ -259,14 +259,24 @@ class _Run:
         return [*loop.logits(prediction.rows, engine)]
 
     def _push(self) -> None:
-        """Upload the model's files, without those that are the run's own or hold its texts."""
+        """Upload the model's files, without those that are the run's own or hold its texts.
+
+        Raises CheckpointError if the hub does not take them.
+        """
         a = self._arguments
         name = a.hub_model_id or self._output_dir.resolve().name
         with tempfile.TemporaryDirectory() as folder:
             for file in self._output_dir.iterdir():
                 if file.is_file() and file.name[0] != "." and file.name not in _NOT_UPLOADED:
                     shutil.copy(file, folder)
-            push_folder(folder, name, token=a.hub_token)
+            try:
+                push_folder(folder, name, token=a.hub_token)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error} The run is done, and all that it leaves is in "
+                    f"{str(self._output_dir)!r}. To upload it later, give the same arguments with "
+                    "resume: no step is left to make."
+                ) from error
 
 
 def _replaced(checkpoint: Path) -> tuple[str, ...]:
