@@ -1,11 +1,16 @@
 """Batches for training loops of one's own."""
 
+import json
+
 import numpy as np
 import pytest
 
 from gpt2x import EMBEDDED_MODEL, GPT2TokenizerFast
 from gpt2x.errors import InvalidInputError
 from gpt2x.train import DataCollatorForLanguageModeling
+from support.golden_data import GOLDEN
+
+GIVEN = json.loads((GOLDEN / "training" / "collator.json").read_text("utf-8"))
 
 
 @pytest.fixture
@@ -27,6 +32,27 @@ def test_rows_are_padded_and_padding_has_no_label(tokenizer):
         [-100] * 3 + [5, 6, 7, 8, 9],
         [-100] * 7 + [8],
     ]
+
+
+@pytest.mark.parametrize(
+    "case",
+    GIVEN["cases"],
+    ids=lambda case: "-".join(str(value) for value in [*case.values()][:3]),
+)
+def test_batches_are_those_of_transformers(case):
+    if case["return_tensors"] == "pt":
+        pytest.importorskip("torch")
+    options = {"pad_token": GIVEN["pad_token"], "padding_side": case["padding_side"]}
+    tokenizer = GPT2TokenizerFast.from_pretrained(GOLDEN / "tokenizer" / "tiny_5", **options)
+    collate = DataCollatorForLanguageModeling(
+        tokenizer,
+        mlm=False,
+        pad_to_multiple_of=case["pad_to_multiple_of"],
+        return_tensors=case["return_tensors"],
+    )
+    batch = collate(GIVEN["features"])
+    assert {name: array.tolist() for name, array in batch.items()} == case["batch"]
+    assert {name: str(array.dtype) for name, array in batch.items()} == case["dtypes"]
 
 
 def test_it_takes_what_the_tokenizer_gives(tokenizer):
