@@ -1,4 +1,7 @@
-"""Training in a process of its own, on several devices or as one process of many."""
+"""Training in a process of its own, on several devices or as one process of many.
+
+Arguments: the devices of the processor, and those of `train` as JSON. Samples are printed.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,35 @@ import sys
 from typing import Any
 
 from gpt2x.train import train
+from gpt2x.train.loop import Reporter
 
 
-def run(devices: int, arguments: dict[str, Any]) -> None:
-    """Train in TensorFlow on so many devices of the processor."""
-    import tensorflow as tf
+class Printer(Reporter):
+    """Prints samples."""
 
-    if devices > 1:
+    def sample(self, text: str) -> None:
+        print("SAMPLE", json.dumps(text), flush=True)
+
+
+def give_devices(backend: str, devices: int) -> None:
+    """Let the processor be so many devices."""
+    if backend == "tf":
+        import tensorflow as tf
+
         (cpu, *_) = tf.config.list_physical_devices("CPU")
         configurations = [tf.config.LogicalDeviceConfiguration()] * devices
         tf.config.set_logical_device_configuration(cpu, configurations)
-    train(backend="tf", **arguments)
+    if backend == "flax":
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+def run(devices: int, arguments: dict[str, Any]) -> None:
+    """Train on so many devices of the processor."""
+    if devices > 1:
+        give_devices(arguments["backend"], devices)
+    train(reporter=Printer(), **arguments)
 
 
 if __name__ == "__main__":

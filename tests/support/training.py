@@ -115,15 +115,13 @@ class NextToken:
     """The task of `Bigrams`."""
 
     needs_logits = False
+    sample = None
 
     def labels(self, inputs):
         return (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(axis=1)
 
     def metrics(self, loss, predictions):
         return {"eval_loss": loss}
-
-    def sample(self, model):
-        return None
 
     def save_tokenizer(self, folder):
         pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from gpt2x.train.engine import (
     MicroBatch,
     OptimizerSettings,
     StepResult,
-    World,
 )
 from gpt2x.weights.table import FLAX, Head
 
@@ -40,7 +40,7 @@ class Engine:
         self, load: Callable[[], Any], settings: OptimizerSettings, options: EngineOptions
     ) -> None:
         self._distribution = Distribution(options.mesh)
-        self.world = World(devices=self._distribution.devices)
+        self.world = self._distribution.world
         self.model = load()
         if options.gradient_checkpointing:
             self.model.enable_gradient_checkpointing()
@@ -55,9 +55,8 @@ class Engine:
         self._assign(self._distribution.of_weights(self._parameters()[0]))
         trained, _ = self._parameters()
         self._moments = [jax.tree.map(jnp.zeros_like, trained) for _ in range(2)]
-        loss = partial(_loss, self.model)
         # Weights come as arguments and not as constants; those that a step replaces are given up.
-        self._gradients = jax.jit(jax.value_and_grad(loss))
+        self._gradients = jax.jit(jax.value_and_grad(partial(_weighted, self.model)))
         self._add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
         # What a step leaves lies where it lay, so that the next one compiles nothing.
         self._update = jax.jit(
@@ -65,7 +64,7 @@ class Engine:
             donate_argnums=(0, 1),
             out_shardings=self._distribution.shardings((trained, self._moments, None)),
         )
-        self._evaluated = jax.jit(loss)
+        self._evaluated = jax.jit(partial(_loss, self.model))
         self._output = jax.jit(partial(_output, self.model))
 
     def step(
@@ -74,9 +73,8 @@ class Engine:
         trained, frozen = self._parameters()
         total: Any = None
         for batch in micro_batches:
-            key = np.array([batch.seed >> 32, batch.seed & 0xFFFFFFFF], np.uint32)
-            weight = np.float32(batch.weight)
-            found = self._gradients(trained, frozen, self._arrays(batch.inputs), weight, key)
+            inputs = self._distribution.of_rows(_narrowed(batch.inputs))
+            found = self._gradients(trained, frozen, inputs, *self._weight_and_key(batch))
             total = found if total is None else self._add(total, found)
         loss, gradients = total or (np.float32(0), jax.tree.map(jnp.zeros_like, trained))
         count, rate = np.int32(number - 1), np.float32(learning_rate)
@@ -84,28 +82,55 @@ class Engine:
         self._assign(trained)
         return StepResult(loss, norm)
 
+    def _weight_and_key(self, batch: MicroBatch) -> tuple[Array, Array]:
+        """Return what each process says of its part: shares [devices], a key [devices, 2]."""
+        devices = self.world.devices
+        weight = np.full(devices, batch.weight / devices, np.float32)
+        key = np.array([[batch.seed >> 32, batch.seed & 0xFFFFFFFF]], np.uint32)
+        of_process = self._distribution.of_process
+        return of_process(weight), of_process(key.repeat(devices, axis=0))
+
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
         trained, frozen = self._parameters()
-        arrays = self._arrays(inputs)
+        arrays = self._distribution.of_all_rows(_narrowed(inputs))
         if not logits:
             return Evaluated(float(self._evaluated(trained, frozen, arrays)), None)
         output = self._output(trained, frozen, arrays)
-        return Evaluated(float(output.loss), np.asarray(output.logits, np.float32))
+        return Evaluated(
+            float(output.loss), self._distribution.whole(output.logits).astype(np.float32)
+        )
+
+    @contextmanager
+    def sampled(self) -> Iterator[Any]:
+        yield self._with_whole(jnp.asarray)
+
+    def _with_whole(self, placed: Callable[[np.ndarray], Any]) -> Any:
+        """Return the model with all of its weights in this process, placed by a function."""
+        if self.world.processes == 1:
+            return self.model
+        whole = {
+            path: placed(self._distribution.whole(variable.get_value()))
+            for path, variable in self.model._parameters().items()
+        }
+        return self.model.with_params(unflatten(whole))
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        return values
+        return self._distribution.total(values)
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        model = self._with_whole(np.asarray)
+        if self.world.rank == 0:
+            model.save_pretrained(folder)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {
-            f"{moment}.{name}": np.ascontiguousarray(
-                FLAX.layout(name).to_canonical(np.asarray(arrays[path]))
-            )
-            for moment, arrays in zip(_MOMENTS, self._moments, strict=True)
-            for name, path in self._paths.items()
-        }
+        found = {}
+        for moment, arrays in zip(_MOMENTS, self._moments, strict=True):
+            for name, path in self._paths.items():
+                whole = self._distribution.whole(arrays[path])
+                if self.world.rank == 0:
+                    canonical = FLAX.layout(name).to_canonical(whole)
+                    found[f"{moment}.{name}"] = np.ascontiguousarray(canonical)
+        return found
 
     def restore(self, state: Mapping[str, np.ndarray], steps: int) -> None:
         moments = [
@@ -117,13 +142,6 @@ class Engine:
             for moment in _MOMENTS
         ]
         self._moments = [self._distribution.of_weights(arrays) for arrays in moments]
-
-    def _arrays(self, inputs: Inputs) -> dict[str, Array]:
-        """Return rows where they are read; JAX's integers have 32 bits."""
-        kinds = {"i": np.int32, "f": np.float32}
-        return self._distribution.of_rows(
-            {name: array.astype(kinds[array.dtype.kind]) for name, array in inputs.items()}
-        )
 
     def _parameters(self) -> tuple[Arrays, Arrays]:
         """Return the arrays that are trained, and the others."""
@@ -140,19 +158,39 @@ class Engine:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def _narrowed(inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return rows with numbers of 32 bits, as JAX has them."""
+    kinds = {"i": np.int32, "f": np.float32}
+    return {name: array.astype(kinds[array.dtype.kind]) for name, array in inputs.items()}
+
+
+def _weighted(
+    model: Any,
+    trained: Arrays,
+    frozen: Arrays,
+    inputs: dict[str, Array],
+    weights: Array,
+    keys: Array,
+) -> Array:
+    """Return a micro-batch's part of the loss of a step, with dropout.
+
+    Its share is the sum of what the devices say [devices], the key is the first one's [devices, 2].
+    """
+    return _loss(model, trained, frozen, inputs, keys[0]) * weights.sum()
+
+
 def _loss(
     model: Any,
     trained: Arrays,
     frozen: Arrays,
     inputs: dict[str, Array],
-    weight: Array | float = 1.0,
     key: Array | None = None,
 ) -> Array:
-    """Return a model's loss times a weight; a language model's without all its logits."""
+    """Return a model's loss; a language model's without all its logits."""
     model = model.with_params(unflatten({**trained, **frozen}))
     mode = {"dropout_rng": key, "train": key is not None}
     if model.head is not Head.LM:
-        return model(**inputs, **mode, return_dict=True).loss * weight
+        return model(**inputs, **mode, return_dict=True).loss
     labels = inputs["labels"]
     given = {name: array for name, array in inputs.items() if name != "labels"}
     hidden = model.transformer(**given, **mode, use_cache=False, return_dict=True)[0]
@@ -161,7 +199,7 @@ def _loss(
     table = model.transformer.wte.embedding[...]
     if not model.config.tie_word_embeddings:
         table = model.lm_head.kernel[...].T
-    return linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), table, targets) * weight
+    return linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), table, targets)
 
 
 def _output(model: Any, trained: Arrays, frozen: Arrays, inputs: dict[str, Array]) -> Any:

@@ -114,6 +114,12 @@ def is_divided(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def gather(module: nn.Module) -> None:
+    """Make whole the tensors of a module that is sharded, those of its blocks left out."""
+    if isinstance(module, FSDPModule):
+        module.unshard()
+
+
 def release(module: nn.Module) -> None:
     """Give up the whole tensors that a call without a backward pass has left, if it is sharded."""
     if isinstance(module, FSDPModule):

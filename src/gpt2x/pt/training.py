@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ class Engine:
         if not logits:
             return Evaluated(float(found), None)
         return Evaluated(float(found[0]), to_numpy(found[1].float()))
+
+    @contextmanager
+    def sampled(self) -> Iterator[Any]:
+        self._called.eval()
+        # The blocks are gathered as they are called; the rest, as the whole would be.
+        distribution.gather(self._loss)
+        yield self.model
+        distribution.release(self._loss)
 
     def total(self, values: np.ndarray) -> np.ndarray:
         if self.world.processes == 1:

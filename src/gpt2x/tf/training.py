@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ class Engine:
             return Evaluated(float(self._evaluated_loss(tensors)), None)
         loss, predictions = self._predicted(tensors)
         return Evaluated(float(loss), predictions.numpy())
+
+    def sampled(self) -> AbstractContextManager[Any]:
+        return nullcontext(self.model)
 
     def total(self, values: np.ndarray) -> np.ndarray:
         if self.world.processes == 1:

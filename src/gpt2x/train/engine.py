@@ -8,6 +8,7 @@ keep besides the weights and AdamW's two moments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -75,11 +76,14 @@ class World(NamedTuple):
         rank: number of this process; 0 writes files and reports.
         processes: how many there are.
         devices: of this process, between which a micro-batch is divided by its rows.
+        is_one_program: whether an evaluation is one of all processes: each calls it with the rows
+            of all, and gets what all have computed together.
     """
 
     rank: int = 0
     processes: int = 1
     devices: int = 1
+    is_one_program: bool = False
 
 
 class StepResult(NamedTuple):
@@ -132,6 +136,12 @@ class Engine(Protocol):
 
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
         """Return the loss of rows, without dropout; their logits if asked for."""
+
+    def sampled(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model that it gives can be called.
+
+        Every process enters it, and calls the model in the same way.
+        """
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Return the sums of values float64 [N] over the processes, in each of them."""

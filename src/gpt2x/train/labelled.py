@@ -70,6 +70,7 @@ class LabelledTask(ABC):
     """
 
     needs_logits = True
+    sample = None
 
     def __init__(self, tokenizer: Any, config: GPT2Config, validation: Examples | None) -> None:
         self._tokenizer, self._config, self._validation = tokenizer, config, validation
@@ -90,9 +91,6 @@ class LabelledTask(ABC):
         logits = [row for _, batch in predictions for row in batch]
         scores = self.scores(self._validation.examples, logits) if self._validation else {}
         return {"eval_loss": loss, **{f"eval_{name}": value for name, value in scores.items()}}
-
-    def sample(self, model: Any) -> str | None:
-        return None
 
     def save_tokenizer(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)

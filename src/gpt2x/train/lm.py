@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class LMTask:
     needs_logits = False
 
     def __init__(self, tokenizer: Any, prompt: str | None, backend: str) -> None:
-        self._tokenizer, self._prompt = tokenizer, prompt
+        self._tokenizer = tokenizer
+        self.sample = None if prompt is None else partial(self._sample, prompt)
         self._tensors = {"pt": "pt", "tf": "tf", "flax": "jax"}[backend]
 
     def labels(self, inputs: Inputs) -> np.ndarray:
@@ -43,15 +45,15 @@ class LMTask:
         perplexity = math.exp(loss) if loss < 700 else math.inf
         return {"eval_loss": loss, "perplexity": perplexity}
 
-    def sample(self, model: Any) -> str | None:
-        if self._prompt is None:
-            return None
-        prompt = self._tokenizer(self._prompt, return_tensors=self._tensors)
+    def _sample(self, text: str, model: Any) -> str:
+        """Return what a model writes behind a text."""
+        prompt = self._tokenizer(text, return_tensors=self._tensors)
         room = model.config.n_positions - prompt["input_ids"].shape[1]
         options = {"do_sample": True, "seed": 0, "max_new_tokens": min(SAMPLED_TOKENS, room)}
         options |= {"pad_token_id": self._tokenizer.eos_token_id}
         (tokens,) = model.generate(**prompt, **options)
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        decoded: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return decoded
 
     def save_tokenizer(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)

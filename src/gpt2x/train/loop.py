@@ -38,8 +38,9 @@ class Task(Protocol):
     #: Whether `metrics` reads logits.
     needs_logits: bool
 
-    def sample(self, model: Any) -> str | None:
-        """Return what the model writes now, or None."""
+    @property
+    def sample(self) -> Callable[[Any], str] | None:
+        """What returns a text that a model writes, the same in every process; or None."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer's files, and what else an adapter's folder has of its model."""
@@ -184,13 +185,15 @@ class Loop:
         counts = self.task.labels(inputs)
         total = max(1, int(counts.sum()))
         for number in range(self.arguments.gradient_accumulation_steps):
-            first = (number * world.processes + world.rank) * own
+            every = number * world.processes * own
+            if not counts[every : every + world.processes * own].any():
+                continue  # of no label the mean is NaN
+            first = every + world.rank * own
             rows = slice(first, first + own)
+            # 0 where the labels are other processes': all take part in a micro-batch.
             weight = int(counts[rows].sum()) / total
-            # Every process takes part in every micro-batch; alone, one without labels is left out.
-            if weight or world.processes > 1:
-                seed = _seed(self.arguments.seed, self.progress.step, number, world.rank)
-                yield MicroBatch({k: v[rows] for k, v in inputs.items()}, weight, seed)
+            seed = _seed(self.arguments.seed, self.progress.step, number, world.rank)
+            yield MicroBatch({k: v[rows] for k, v in inputs.items()}, weight, seed)
 
     def _settle(self) -> None:
         """Read the result of the last step; raises TrainingError if it is not finite."""
@@ -253,8 +256,7 @@ class Loop:
         start = time.perf_counter()
         metrics = self.measure(rows)
         self._write({"step": self.progress.step, "epoch": self.epoch, **metrics})
-        if self.engine.world.processes == 1 and (text := self.task.sample(self.engine.model)):
-            self.reporter.sample(text)
+        self._sample()
         loss, progress = metrics["eval_loss"], self.progress
         is_better = progress.best_loss is None or loss < progress.best_loss
         if is_better:
@@ -266,12 +268,20 @@ class Loop:
         self._counted += taken
         return is_better
 
+    def _sample(self) -> None:
+        """Show what the model writes now, if that is asked for."""
+        if self.task.sample is None:
+            return
+        with self.engine.sampled() as model:
+            self.reporter.sample(self.task.sample(model))
+
     def measure(self, rows: Rows) -> dict[str, float]:
         """Return what an evaluation of rows gives, the same in every process."""
         world, needs_logits = self.engine.world, self.task.needs_logits
-        size = world.devices * self.arguments.per_device_eval_batch_size
-        # Predictions are needed whole, so each process makes them all.
-        processes, rank = (1, 0) if needs_logits else (world.processes, world.rank)
+        # Predictions are needed whole, so each process has them all.
+        is_divided = world.processes > 1 and not (needs_logits or world.is_one_program)
+        processes, rank = (world.processes, world.rank) if is_divided else (1, 0)
+        size = self._evaluated_rows(self.engine)
         loss_sum, labels = 0.0, 0
         predictions = []
         starts = range(0, len(rows), size)
@@ -285,17 +295,23 @@ class Loop:
             if found.logits is not None:
                 predictions.append((inputs, found.logits))
         sums = np.array([loss_sum, labels], np.float64)
-        total, among = sums if needs_logits else self.engine.total(sums)
+        total, among = self.engine.total(sums) if is_divided else sums
         return self.task.metrics(float(total / max(1.0, among)), predictions)
 
     def logits(self, rows: Rows, engine: Engine) -> Iterator[np.ndarray]:
         """Yield the logits of each row, in every process."""
-        size = engine.world.devices * self.arguments.per_device_eval_batch_size
+        size = self._evaluated_rows(engine)
         for first in range(0, len(rows), size):
             indices = np.arange(first, min(first + size, len(rows)))
             found = engine.evaluate(rows.rows(indices), logits=True).logits
             assert found is not None
             yield from found
+
+    def _evaluated_rows(self, engine: Engine) -> int:
+        """Return how many rows an evaluation takes at a time."""
+        world = engine.world
+        devices = world.devices * (world.processes if world.is_one_program else 1)
+        return devices * self.arguments.per_device_eval_batch_size
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._log is not None:
