@@ -17,11 +17,12 @@ from gpt2x.flax.distribution import Distribution
 from gpt2x.train import train
 from support.process_groups import (
     ARGUMENTS,
+    TEXT,
     half_of,
+    hide_labels,
     jax_processes,
     losses,
     train_together,
-    write_documents,
 )
 
 SCRIPT = Path(__file__).parents[1] / "support" / "mesh_losses.py"
@@ -57,22 +58,26 @@ def test_losses_are_those_of_one_device_and_checkpoints_go_on_over_any(tmp_path)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
     """The folders of a run alone and of some in two processes, and what these have printed."""
     folder = tmp_path_factory.mktemp("runs")
-    documents = write_documents(folder)
+    (folder / "text.txt").write_text(TEXT)
 
     def arguments(name: str, rows: int) -> dict[str, Any]:
-        places = {"train_file": str(documents), "output_dir": str(folder / name)}
-        data = {**places, "packing": False, "per_device_train_batch_size": rows}
-        return {**ARGUMENTS, **data, "backend": "flax", "per_device_eval_batch_size": 3}
+        places = {"train_file": str(folder / "text.txt"), "output_dir": str(folder / name)}
+        sizes = {"per_device_train_batch_size": rows, "per_device_eval_batch_size": 3}
+        return {**ARGUMENTS, **places, **sizes, "backend": "flax"}
 
-    train(**arguments("alone", 4))
-    mesh = {"mesh": "data=2,fsdp=2", "sample_prompt": "It"}
-    printed = {
-        "divided": train_together({**arguments("divided", 1), **mesh}, jax_processes(2), devices=2)
-    }
-    half_of(folder / "divided", folder / "alone behind divided")
-    train(**arguments("alone behind divided", 4), resume=True)
+    def together(name: str, rows: int, devices: int, **more: Any) -> list[str]:
+        every = {**arguments(name, rows), **more, "hide_labels": True}
+        return train_together(every, jax_processes(2), devices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        hide_labels(patch)
+        train(**arguments("alone", 4))
+        mesh = {"mesh": "data=2,fsdp=2", "sample_prompt": "It"}
+        printed = {"divided": together("divided", 1, 2, **mesh)}
+        half_of(folder / "divided", folder / "alone behind divided")
+        train(**arguments("alone behind divided", 4), resume=True)
     half_of(folder / "alone", folder / "two behind alone")
-    train_together({**arguments("two behind alone", 2), "resume": True}, jax_processes(2))
+    together("two behind alone", 2, 1, resume=True)
     return folder, printed
 
 

@@ -1,6 +1,7 @@
 """Training in a process of its own, on several devices or as one process of many.
 
 Arguments: the devices of the processor, and those of `train` as JSON. Samples are printed.
+With `hide_labels` among them, three rows in four have no labels.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import json
 import sys
 from typing import Any
 
+import pytest
+
 from gpt2x.train import train
 from gpt2x.train.loop import Reporter
+from support.process_groups import hide_labels
 
 
 class Printer(Reporter):
@@ -38,7 +42,10 @@ def run(devices: int, arguments: dict[str, Any]) -> None:
     """Train on so many devices of the processor."""
     if devices > 1:
         give_devices(arguments["backend"], devices)
-    train(reporter=Printer(), **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        if arguments.pop("hide_labels", False):
+            hide_labels(patch)
+        train(reporter=Printer(), **arguments)
 
 
 if __name__ == "__main__":
