@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.fused_loss import linear_cross_entropy
 from gpt2x.train.engine import EngineOptions
-from support.contract.training import IDS, NO_DROPOUT, TrainingContract
+from support.contract.training import IDS, TrainingContract
 
 
 class TestTraining(TrainingContract):
@@ -23,11 +23,11 @@ class TestTraining(TrainingContract):
     # Dynamo makes an object of a class that it warns of.
     @pytest.mark.filterwarnings("ignore:.*autograd.function.Function:DeprecationWarning")
     def test_a_compiled_loss_is_the_same_and_compiled_once(self):
-        options = EngineOptions(bf16=True, gradient_checkpointing=True)
-        expected = self.losses(self.engine(options=options, **NO_DROPOUT), 2)
+        options = EngineOptions(bf16=True, gradient_checkpointing=True, same_dropout=True)
+        expected = self.losses(self.engine(options=options), 2)
         torch._dynamo.reset()
         counters.clear()
-        engine = self.engine(options=options._replace(torch_compile="aot_eager"), **NO_DROPOUT)
+        engine = self.engine(options=options._replace(torch_compile="aot_eager"))
         # Two micro-batches each.
         assert self.losses(engine, 2) == pytest.approx(expected, rel=1e-5)
         engine.evaluate({"input_ids": IDS, "labels": IDS}, logits=False)

@@ -24,7 +24,7 @@ def main(mesh: str, before: str, after: str) -> None:
     # A smaller epsilon would make much of rounding where gradients are nearly 0.
     settings = OptimizerSettings(0.9, 0.95, 1e-5, 0.1, 1.0)
     engine = Engine(
-        lambda: FlaxGPT2LMHeadModel.from_pretrained(start, **NO_DROPOUT),
+        lambda: FlaxGPT2LMHeadModel.from_pretrained(start, **dict.fromkeys(NO_DROPOUT, 0.1)),
         settings,
         EngineOptions(mesh=None if mesh == "none" else mesh),
     )

@@ -1,9 +1,14 @@
-"""Dropout with explicit keys: nothing in a module changes, so models stay pure functions."""
+"""Dropout with explicit keys: nothing in a module changes, so models stay pure functions.
+
+With JAX's defaults (keys of the kind threefry2x32, partitionable) this draws what
+`gpt2x.train.dropout` defines.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -16,7 +21,7 @@ def dropout(x: Array, *, rate: float, key: Array | None) -> Array:
         return x
     if rate == 1.0:
         return jnp.zeros_like(x)
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    kept = jax.random.bernoulli(key, np.float32(1.0 - rate), x.shape)
     return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
 
 

@@ -34,10 +34,8 @@ from gpt2x.flax.pretrained import FlaxGPT2PreTrainedModel
 from gpt2x.models import checks, heads
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.pretrained import documented
+from gpt2x.train.dropout import HEAD
 from gpt2x.weights.table import Head
-
-# The number of a head's part of the dropout key; blocks have the numbers from 0 on.
-_HEAD = 2**31
 
 
 def cross_entropy(logits: Array, labels: Array, ignore_index: int = IGNORE_INDEX) -> Array:
@@ -248,7 +246,7 @@ class FlaxGPT2DoubleHeadsModel(GenerationMixin, _LanguageModel):
     ) -> FlaxGPT2DoubleHeadsModelOutput | tuple[Any, ...]:
         """Predict the next tokens of every choice, and score the choices."""
         checks.reject_unknown(self.__call__, unknown)
-        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
+        key = subkey(self._dropout_key(dropout_rng, train), HEAD)
         model = self._with_params(params)
         outputs = model.transformer(
             input_ids,
@@ -416,7 +414,7 @@ class FlaxGPT2ForTokenClassification(FlaxGPT2PreTrainedModel):
     ) -> FlaxTokenClassifierOutput | tuple[Any, ...]:
         """Classify every token."""
         checks.reject_unknown(self.__call__, unknown)
-        key = subkey(self._dropout_key(dropout_rng, train), _HEAD)
+        key = subkey(self._dropout_key(dropout_rng, train), HEAD)
         model = self._with_params(params)
         outputs = model.transformer(
             input_ids,

@@ -74,7 +74,9 @@ class Engine:
         total: Any = None
         for batch in micro_batches:
             inputs = self._distribution.of_rows(_narrowed(batch.inputs))
-            found = self._gradients(trained, frozen, inputs, *self._weight_and_key(batch))
+            share = self._weight_and_key(batch)
+            with jax.threefry_partitionable(True):  # the default, which a program may have changed
+                found = self._gradients(trained, frozen, inputs, *share)
             total = found if total is None else self._add(total, found)
         loss, gradients = total or (np.float32(0), jax.tree.map(jnp.zeros_like, trained))
         count, rate = np.int32(number - 1), np.float32(learning_rate)
@@ -188,6 +190,9 @@ def _loss(
 ) -> Array:
     """Return a model's loss; a language model's without all its logits."""
     model = model.with_params(unflatten({**trained, **frozen}))
+    if key is not None:
+        # As `gpt2x.train.dropout` says, so that dropout is always that of the other frameworks.
+        key = jax.random.wrap_key_data(key, impl="threefry2x32")
     mode = {"dropout_rng": key, "train": key is not None}
     if model.head is not Head.LM:
         return model(**inputs, **mode, return_dict=True).loss

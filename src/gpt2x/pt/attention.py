@@ -6,6 +6,7 @@ implementation is called, and what the masks look like.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,13 +25,14 @@ def eager_attention(
     *,
     is_causal: bool,
     scaling: float,
-    dropout: float,
+    dropout: float | Callable[[Tensor], Tensor],
     head_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend step by step, and return the attention weights [B, H, T, S] as well.
 
     Scores are float32 (or wider) from the product on, since they can exceed float16.
-    `head_mask` (broadcast to [B, H, T, S]) multiplies the weights.
+    `dropout` is a rate, or a function that drops weights. `head_mask` (broadcast to [B, H, T, S])
+    multiplies them.
     """
     wide = score_dtype(query.dtype)
     with without_autocast(query.device):
@@ -40,7 +42,10 @@ def eager_attention(
         if mask is not None:
             scores = scores + mask
         weights = scores.softmax(dim=-1).to(value.dtype)
-        weights = F.dropout(weights, dropout, training=dropout > 0)
+        if callable(dropout):
+            weights = dropout(weights)
+        else:
+            weights = F.dropout(weights, dropout, training=dropout > 0)
         if head_mask is not None:
             weights = weights * head_mask
         return weights @ value, weights

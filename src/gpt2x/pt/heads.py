@@ -19,6 +19,7 @@ from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.pretrained import documented
 from gpt2x.pt.activations import ACTIVATIONS
 from gpt2x.pt.cpu.linear import Linear
+from gpt2x.pt.dropout import Dropout
 from gpt2x.pt.generation import GenerationMixin
 from gpt2x.pt.inputs import host_values
 from gpt2x.pt.model import GPT2Model, Past
@@ -159,8 +160,8 @@ class GPT2SequenceSummary(nn.Module):
         if n_out is not None:
             self.summary = nn.Linear(config.n_embd, n_out)
         self.activation = ACTIVATIONS[config.summary_activation or "linear"]
-        self.first_dropout = nn.Dropout(config.summary_first_dropout)
-        self.last_dropout = nn.Dropout(heads.last_dropout(config))
+        self.first_dropout = Dropout(config.summary_first_dropout)
+        self.last_dropout = Dropout(heads.last_dropout(config))
 
     @documented(heads.SUMMARY)
     def forward(self, hidden_states: Tensor, cls_index: Tensor | None = None) -> Tensor:
@@ -341,7 +342,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.transformer = GPT2Model(config)
-        self.dropout = nn.Dropout(heads.classifier_dropout(config))
+        self.dropout = Dropout(heads.classifier_dropout(config))
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 

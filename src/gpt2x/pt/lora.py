@@ -18,6 +18,7 @@ from gpt2x.checkpoint.adapter import Adapter, Factors
 from gpt2x.config.lora import LoraConfig
 from gpt2x.models.adapters import AdapterMixin, Installed, is_trained
 from gpt2x.pt.arrays import lazy, to_torch
+from gpt2x.pt.dropout import Dropout
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import canonical_pytorch_name, without_wrappers
 
@@ -33,7 +34,7 @@ class LowRank(nn.Module):
         self.A = nn.Parameter(a)
         self.B = nn.Parameter(b)
         self.scaling = config.scaling
-        self.dropout = nn.Dropout(config.lora_dropout)
+        self.dropout = Dropout(config.lora_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]; the factors may be wider than x."""

@@ -36,6 +36,7 @@ from gpt2x.pt.attention import (
 )
 from gpt2x.pt.cache import KVCache
 from gpt2x.pt.cpu.linear import linear
+from gpt2x.pt.dropout import Dropout, is_keyed
 from gpt2x.pt.inputs import Inputs, check_inputs, is_counting_on, positions, rows, visible
 from gpt2x.pt.interop.foreign_cache import append, as_cache, is_foreign
 from gpt2x.pt.interop.recognition import Recognised
@@ -103,8 +104,8 @@ class GPT2Attention(nn.Module):
         else:
             self.c_attn = Conv1D(3 * config.n_embd, config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd, adds_to_residual=True)
-        self.attn_dropout = nn.Dropout(config.attn_pdrop)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.attn_dropout = Dropout(config.attn_pdrop)
+        self.resid_dropout = Dropout(config.resid_pdrop)
 
     def forward(
         self,
@@ -166,7 +167,10 @@ class GPT2Attention(nn.Module):
             "scaling": attention_scaling(self.config, self.layer_idx),
             "dropout": self.attn_dropout.p if self.training else 0.0,
         }
-        if output_attentions or head_mask is not None:
+        keyed = is_keyed(self.attn_dropout)
+        if keyed:
+            options["dropout"] = self.attn_dropout  # a fused kernel draws on its own
+        if output_attentions or head_mask is not None or keyed:
             out, weights = eager_attention(query, key, value, mask, head_mask=head_mask, **options)
             return out, weights if output_attentions else None
         attend = get_attention(self.config._attn_implementation or "sdpa")
@@ -196,7 +200,7 @@ class GPT2MLP(nn.Module):
         self.c_fc = Conv1D(intermediate_size, config.n_embd)
         self.c_proj = Conv1D(config.n_embd, intermediate_size, adds_to_residual=True)
         self.act = Activation(config.activation_function)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map [B, T, E] to [B, T, E]."""
@@ -274,7 +278,7 @@ class GPT2Model(GPT2PreTrainedModel):
         self.embed_dim = config.n_embd
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, layer_idx=i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         # Configs of 2020 and 2021 switch it on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gpt2x.errors import InvalidInputError, check_choice
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.pt import distribution
 from gpt2x.pt.arrays import to_numpy, to_torch
+from gpt2x.pt.dropout import keyed
 from gpt2x.pt.fused_loss import linear_cross_entropy
 from gpt2x.train.engine import (
     EngineOptions,
@@ -44,6 +45,7 @@ class Engine:
         if options.torch_compile is not None:
             _compile(self._loss, options.torch_compile)
         self._called = self._distributed(options)
+        self._same_dropout = options.same_dropout
         self._max_grad_norm = settings.max_grad_norm or float("inf")
         self._names = {
             canonical_pytorch_name(name): parameter
@@ -71,9 +73,8 @@ class Engine:
         self._called.train()
         total = torch.zeros((), device=self.model.device)
         for batch in micro_batches:
-            torch.manual_seed(batch.seed)
             is_last = batch is micro_batches[-1]
-            with distribution.averaging(self._called, is_last):
+            with self._seeded(batch), distribution.averaging(self._called, is_last):
                 loss = self._called(**self._tensors(_with_labels(batch))) * batch.weight
                 # The weights sum to 1 over the processes, and gradients are averaged over them.
                 (loss * self.world.processes).backward()
@@ -86,6 +87,13 @@ class Engine:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return StepResult(total, distribution.whole(norm))
+
+    def _seeded(self, batch: MicroBatch) -> AbstractContextManager[Any]:
+        """Let dropout draw from the seed of a micro-batch, in its backward pass too."""
+        if self._same_dropout:
+            return keyed(self.model, batch.seed, batch.first_row)
+        torch.manual_seed(batch.seed)
+        return nullcontext()
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # it is not worth compiling another time

@@ -18,6 +18,7 @@ from gpt2x.models import checks, heads
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.models.pretrained import documented
 from gpt2x.tf.activations import ACTIVATIONS
+from gpt2x.tf.dropout import Dropout
 from gpt2x.tf.generation import GenerationMixin
 from gpt2x.tf.inputs import host_values
 from gpt2x.tf.keras.losses import Target, choices, classes, next_tokens, numbers, positions
@@ -495,5 +496,5 @@ def _linear(
     )
 
 
-def _dropout(rate: float, name: str, owner: keras.layers.Layer) -> keras.layers.Dropout:
-    return keras.layers.Dropout(rate, name=name, dtype=owner.dtype_policy)
+def _dropout(rate: float, name: str, owner: keras.layers.Layer) -> Dropout:
+    return Dropout(rate, name=name, dtype=owner.dtype_policy)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from gpt2x.checkpoint.adapter import Adapter, Factors
 from gpt2x.config.lora import LoraConfig
 from gpt2x.models.adapters import AdapterMixin, Installed, is_trained
+from gpt2x.tf.dropout import Dropout
 from gpt2x.tf.tracking import TrackedLayer
 from gpt2x.weights.lazy import LazyTensor
 from gpt2x.weights.table import TENSORFLOW
@@ -32,9 +33,7 @@ class LowRank(TrackedLayer):
         super().__init__(**options)
         self.shapes = (config.r, nx), (nf, config.r)
         self.scaling = config.scaling
-        self.dropout = keras.layers.Dropout(
-            config.lora_dropout, name="dropout", dtype=self.dtype_policy
-        )
+        self.dropout = Dropout(config.lora_dropout, name="dropout", dtype=self.dtype_policy)
 
     def build(self, input_shape: Any = None) -> None:
         self.A, self.B = (
@@ -43,8 +42,9 @@ class LowRank(TrackedLayer):
         )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Map [N, in] to [N, out]; the factors may be wider than what the layer computes in."""
-        inner = tf.matmul(self.dropout(x), self.A, transpose_b=True)  # [N, r]
+        """Map [..., in] to [N, out]; the factors may be wider than what the layer computes in."""
+        flat = tf.reshape(self.dropout(x), [-1, self.A.shape[1]])  # [N, in]
+        inner = tf.matmul(flat, self.A, transpose_b=True)  # [N, r]
         return tf.matmul(inner, self.B, transpose_b=True) * self.scaling
 
 

@@ -38,6 +38,7 @@ from gpt2x.tf.attention import (
 )
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.checkpointing import recomputed
+from gpt2x.tf.dropout import Dropout
 from gpt2x.tf.inputs import (
     Inputs,
     check_inputs,
@@ -83,7 +84,7 @@ class Conv1D(TrackedLayer):
         flat = tf.reshape(x, [-1, self.nx])
         out = tf.matmul(flat, self.weight) + self.bias
         if self.lora is not None:
-            out += tf.cast(self.lora(flat), out.dtype)
+            out += tf.cast(self.lora(x), out.dtype)
         return tf.reshape(out, [*shape_of(x)[:-1], self.nf])
 
 
@@ -117,12 +118,10 @@ class TFGPT2Attention(TrackedLayer):
         self.c_proj = Conv1D(width, width, _residual_stddev(config), name="c_proj", dtype=dtype)
         # A layer casts its inputs to its own type, here that of the weights.
         wide = score_dtype(self.compute_dtype).name
-        self.attn_dropout = keras.layers.Dropout(
+        self.attn_dropout = Dropout(
             config.attn_pdrop, name="attn_dropout", dtype=wide if self.upcast else dtype
         )
-        self.resid_dropout = keras.layers.Dropout(
-            config.resid_pdrop, name="resid_dropout", dtype=dtype
-        )
+        self.resid_dropout = Dropout(config.resid_pdrop, name="resid_dropout", dtype=dtype)
 
     def build(self, input_shape: Any = None) -> None:
         self.c_attn.build()
@@ -213,7 +212,7 @@ class TFGPT2MLP(TrackedLayer):
         self.c_fc = Conv1D(inner, width, std, name="c_fc", dtype=dtype)
         self.c_proj = Conv1D(width, inner, _residual_stddev(config), name="c_proj", dtype=dtype)
         self.act = ACTIVATIONS[config.activation_function]
-        self.dropout = keras.layers.Dropout(config.resid_pdrop, name="dropout", dtype=dtype)
+        self.dropout = Dropout(config.resid_pdrop, name="dropout", dtype=dtype)
 
     def build(self, input_shape: Any = None) -> None:
         self.c_fc.build()
@@ -300,7 +299,7 @@ class TFGPT2MainLayer(TrackedLayer):
         width, std, dtype = config.n_embd, config.initializer_range, self.dtype_policy
         self.wte = Embedding(config.vocab_size, width, normal(std), name="wte", dtype=dtype)
         self.wpe = Embedding(config.n_positions, width, normal(std), name="wpe", dtype=dtype)
-        self.drop = keras.layers.Dropout(config.embd_pdrop, name="drop", dtype=dtype)
+        self.drop = Dropout(config.embd_pdrop, name="drop", dtype=dtype)
         # transformers' name of a list's item; a layer's name cannot contain a slash.
         self.h = [
             TFGPT2Block(config, layer_idx=i, name=f"h_._{i}", dtype=dtype)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import IGNORE_INDEX
-from gpt2x.tf.checkpointing import seed_generators
+from gpt2x.tf.dropout import DropoutSeeds
 from gpt2x.tf.fused_loss import linear_cross_entropy
 from gpt2x.train.engine import (
     EngineOptions,
@@ -54,7 +54,14 @@ class Engine:
             self.model = load()
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        self._loss = _Loss(self.model, self.world.devices)
+        devices = self.world.devices
+        self._seeds = DropoutSeeds(
+            self.model,
+            first=self.world.rank * devices,
+            devices=devices,
+            same=options.same_dropout,
+        )
+        self._loss = _Loss(self.model, devices, self._seeds.variables)
         self._names = {
             name: variable
             for name, variable in self.model._canonical_variables()
@@ -70,8 +77,9 @@ class Engine:
     ) -> StepResult:
         total = tf.zeros([])
         for batch in micro_batches:
-            weight, seed = tf.constant(batch.weight, tf.float32), tf.constant(batch.seed, tf.int64)
-            total += self._add_gradients(self._divided(batch.inputs), weight, seed)
+            weight = tf.constant(batch.weight, tf.float32)
+            seeds = self._seeds(batch)
+            total += self._add_gradients(self._divided(batch.inputs), weight, seeds)
         return StepResult(total, self._update(*self._optimizer.factors(number, learning_rate)))
 
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
@@ -129,12 +137,12 @@ class Engine:
     # --- compiled; numbers that change are tensors, so that each is traced once ---
 
     @tf.function(autograph=False)
-    def _add_gradients(self, inputs: Any, weight: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def _add_gradients(self, inputs: Any, weight: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Add a micro-batch's gradients to the sums, and return its part of the loss."""
 
-        def run(inputs: _Tensors, weight: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        def run(inputs: _Tensors, weight: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                loss = self._loss(inputs, weight, seed)
+                loss = self._loss(inputs, weight, seeds)
             gradients = tape.gradient(
                 loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
@@ -142,7 +150,7 @@ class Engine:
                 _add(total, gradient)
             return loss
 
-        losses = self._strategy.run(run, (inputs, weight, seed))
+        losses = self._strategy.run(run, (inputs, weight, seeds))
         return self._strategy.reduce("SUM", losses, axis=None)
 
     @tf.function(autograph=False)
@@ -177,25 +185,26 @@ class Engine:
 class _Loss:
     """A model's loss; a language model's without all its logits."""
 
-    def __init__(self, model: Any, devices: int) -> None:
+    def __init__(self, model: Any, devices: int, generators: Sequence[keras.Variable]) -> None:
         self.model = model
         self._devices = devices
-        self._generators = seed_generators(model)
+        self._generators = generators
 
     def __call__(
-        self, inputs: _Tensors, weight: tf.Tensor | None = None, seed: tf.Tensor | None = None
+        self, inputs: _Tensors, weight: tf.Tensor | None = None, seeds: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Return a device's part of the mean over the labels of all devices, times `weight`.
 
-        Dropout draws from `seed`; without one there is no dropout, and there are no gradients.
+        Dropout draws from `seeds`, the states of its generators on each device of this process;
+        without them there is no dropout, and there are no gradients.
         """
-        is_trained = seed is not None
+        is_trained = seeds is not None
         labels = {n: inputs[n] for n in self.model.labels_of_outputs if n in inputs}
         given = {name: tensor for name, tensor in inputs.items() if name not in labels}
         run, options = self.model, {"return_dict": True, "training": is_trained}
         if self.model.head is Head.LM:
             run, options = self.model.transformer, {**options, "use_cache": False}
-        with keras.StatelessScope(state_mapping=self._states(seed)):
+        with keras.StatelessScope(state_mapping=self._states(seeds)):
             output = run(**given, **options)
         if self.model.head is Head.LM:
             return self._next_tokens(output[0], labels["labels"], weight, is_trained)
@@ -224,16 +233,13 @@ class _Loss:
             needs_weight=is_trained and output.trainable,
         )
 
-    def _states(self, seed: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
+    def _states(self, seeds: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
         """Return what each generator of dropout holds in a micro-batch, on this device."""
-        if seed is None:
+        if seeds is None:
             return []
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        first = tf.cast(replica, tf.int64) * len(self._generators)
-        return [
-            (generator.state, tf.stack([seed, first + number]))
-            for number, generator in enumerate(self._generators)
-        ]
+        own = seeds[replica % self._devices]
+        return [(state, own[number]) for number, state in enumerate(self._generators)]
 
     def _count(self, count: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
         """Return what the sum of a device's losses is divided by."""

@@ -87,6 +87,9 @@ class TrainingArguments:
     torch_compile_backend: str | None = _computation(
         None, "The compiler that does it, by default inductor; turns torch_compile on."
     )
+    same_dropout: bool = _computation(
+        False, "Draw dropout that is the same in each framework; slower in PyTorch."
+    )
     seed: int = _steps(42, "Of initial weights, of the order of the data and of dropout.")
 
     logging_steps: int = _output(10, "Steps from one line of the log to the next.")

@@ -26,11 +26,13 @@ class MicroBatch(NamedTuple):
         weight: its share in the loss of the step: of the labels of all its micro-batches, in every
             process, those that stand here. They sum to 1.
         seed: of its dropout, from 0 to 2**63 - 1.
+        first_row: number of its first row, counted over the processes that have the same seed.
     """
 
     inputs: Inputs
     weight: float
     seed: int
+    first_row: int = 0
 
 
 class OptimizerSettings(NamedTuple):
@@ -60,6 +62,7 @@ class EngineOptions(NamedTuple):
         mesh: of JAX's devices, such as "data=2,fsdp=2".
         fsdp: divide weights and moments between the processes; PyTorch alone has it.
         torch_compile: the compiler that `torch.compile` gives the loss to; None compiles nothing.
+        same_dropout: draw dropout as `gpt2x.train.dropout` says, in each framework the same.
     """
 
     bf16: bool = False
@@ -67,6 +70,7 @@ class EngineOptions(NamedTuple):
     mesh: str | None = None
     fsdp: bool = False
     torch_compile: str | None = None
+    same_dropout: bool = False
 
 
 class World(NamedTuple):

@@ -180,7 +180,7 @@ class Loop:
 
     def _micro_batches(self, inputs: Inputs) -> Iterator[MicroBatch]:
         """Yield what this process reads of the rows of a step, one micro-batch after another."""
-        world = self.engine.world
+        world, same = self.engine.world, self.arguments.same_dropout
         own = world.devices * self.arguments.per_device_train_batch_size
         counts = self.task.labels(inputs)
         total = max(1, int(counts.sum()))
@@ -192,8 +192,10 @@ class Loop:
             rows = slice(first, first + own)
             # 0 where the labels are other processes': all take part in a micro-batch.
             weight = int(counts[rows].sum()) / total
-            seed = _seed(self.arguments.seed, self.progress.step, number, world.rank)
-            yield MicroBatch({k: v[rows] for k, v in inputs.items()}, weight, seed)
+            stream, first_row = (0, world.rank * own) if same else (world.rank, 0)
+            seed = _seed(self.arguments.seed, self.progress.step, number, stream)
+            part = {name: array[rows] for name, array in inputs.items()}
+            yield MicroBatch(part, weight, seed, first_row)
 
     def _settle(self) -> None:
         """Read the result of the last step; raises TrainingError if it is not finite."""

@@ -157,7 +157,8 @@ class _Run:
                     f"{name} is for the backend {backend}; this run is one of {self._backend}."
                 )
         compiler = a.torch_compile_backend or ("inductor" if a.torch_compile else None)
-        options = EngineOptions(a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp, compiler)
+        how = a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp, compiler, a.same_dropout
+        options = EngineOptions(*how)
         with tempfile.TemporaryDirectory() as folder:
             start = self._job.start(Path(folder), checkpoint)
             load = partial(self._job.load, self._backend, start, checkpoint)
