@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2x.models.attention import AttentionRegistry
+from gpt2x.pt.cpu import attention as cpu
 
 
 def eager_attention(
@@ -61,7 +62,12 @@ def sdpa_attention(
     scaling: float,
     dropout: float,
 ) -> Tensor:
-    """Attend in one fused kernel, `torch.nn.functional.scaled_dot_product_attention`."""
+    """Attend in one fused kernel, `torch.nn.functional.scaled_dot_product_attention`.
+
+    On a CPU, where that kernel has no dropout, plain products may be faster.
+    """
+    if is_causal and cpu.is_faster(query, key, dropout):
+        return cpu.causal_attention(query, key, value, scaling, dropout)
     if mask is not None:
         # In half precision the mask of a hidden key becomes -inf; no row hides all keys by now.
         mask = mask.to(query.dtype)

@@ -75,17 +75,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """Return the product of rows [n, in] -> [n, out], or None where `F.linear` is fastest."""
     count = x.size(0)
-    is_few, is_half, is_watched = 0 < count <= _FEW, weight.dtype == torch.bfloat16, _is_watched()
-    if (is_few if is_half else not _PREFERS_MKL) and not is_watched:
+    is_few, is_half, watched = 0 < count <= _FEW, weight.dtype == torch.bfloat16, is_watched()
+    if (is_few if is_half else not _PREFERS_MKL) and not watched:
         weight = copies.out_in(weight)
     is_out_in = weight.is_contiguous()
     if is_half:
-        is_counted = bias is None or not is_watched  # the FLOP counter does not know addmv
+        is_counted = bias is None or not watched  # the FLOP counter does not know addmv
         return _weight_first_half(x, weight, bias) if is_few and is_out_in and is_counted else None
     if count == 1:
         return _weight_first(x, weight, bias) if is_out_in and not _PREFERS_MKL else None
     if not _PREFERS_MKL:
-        if not _HAS_ONEDNN or count == 0 or is_watched:
+        if not _HAS_ONEDNN or count == 0 or watched:
             return None
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if not is_few:
@@ -141,7 +141,7 @@ def _parts_of_sum(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out + bias
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Return whether something counts or differentiates operators; it may not know oneDNN's."""
     return (
         forward_ad._current_level >= 0
