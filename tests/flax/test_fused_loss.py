@@ -30,3 +30,13 @@ def test_the_fused_loss_is_that_of_all_logits(count):
     assert found(hidden, weight) == pytest.approx(float(ways[0][0]), rel=1e-5)
     for gradient, other in zip(ways[1][1], ways[0][1], strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_logits_of_a_whole_batch_are_never_there():
+    hidden, weight = jnp.ones((600, 8)), jnp.ones((50, 8))
+    targets = jnp.zeros(600, jnp.int32)
+    steps = jax.make_jaxpr(jax.value_and_grad(linear_cross_entropy, (0, 1)))
+    text = str(steps(hidden, weight, targets))
+    assert "f32[256,50]" in text
+    assert "f32[600,50]" not in text
+    assert "f32[768,50]" not in text

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gpt2x.errors import InvalidInputError
 from gpt2x.pt.fused_loss import linear_cross_entropy
@@ -56,3 +58,26 @@ def test_the_fused_loss_is_that_of_all_logits(count, dtype):
     expected = torch.autograd.grad(losses[0] * 3, [hidden, weight])
     found = torch.autograd.grad(losses[1] * 3, [hidden, weight])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return found
+
+
+def test_the_logits_of_a_whole_batch_are_never_there():
+    hidden, weight = torch.randn(600, 8).requires_grad_(), torch.randn(50, 8).requires_grad_()
+    targets = torch.randint(50, (600,))
+    with _Largest() as largest:
+        linear_cross_entropy(hidden, weight, targets).backward()
+    assert largest.elements < 300 * 50
+    with _Largest() as largest:
+        torch.nn.functional.cross_entropy(hidden @ weight.T, targets).backward()
+    assert largest.elements == 600 * 50
