@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from gpt2x import EMBEDDED_MODEL, GPT2TokenizerFast
 from gpt2x.corpus import Piece, Place
 from gpt2x.errors import InvalidInputError
-from gpt2x.train.data import Blocks, Documents, prepare_pieces
+from gpt2x.train.data import Blocks, Documents, TokenCorpus, prepare, prepare_pieces
 
 TEXTS = ["a", "some more words", "b c d", "e" * 9, "!", "nothing else matters"]
 
@@ -117,3 +118,27 @@ def test_the_example_of_the_documentation(tmp_path, monkeypatch):
     exec(example, names)
     assert names["batch"]["input_ids"].shape == (8, 256)
     assert len(names["validation"]) > 50
+
+
+def test_joined_corpora_are_one(tmp_path):
+    tokenizer = GPT2TokenizerFast.from_pretrained(EMBEDDED_MODEL)
+    lines = [json.dumps({"text": f"verse {number} of a song"}) for number in range(60)]
+    parts = {"a.jsonl": lines[:25], "b.jsonl": lines[25:40], "c.jsonl": lines[40:]}
+    for name, part in parts.items():
+        (tmp_path / name).write_text("\n".join(part))
+
+    def corpus(*names):
+        files = [tmp_path / name for name in names]
+        return prepare(files, tokenizer, tmp_path / "tokens", shard_tokens=40)
+
+    whole, each = corpus(*parts), [corpus(name) for name in parts]
+    joined = TokenCorpus.joined([TokenCorpus.joined(each[:2]), each[2]])
+    assert (len(joined), joined.num_documents) == (len(whole), 60)
+    assert joined.fingerprint() == whole.fingerprint()
+    for index in (0, 24, 25, 39, 40, 59):
+        np.testing.assert_array_equal(joined.document(index), whole.document(index))
+        assert joined.places(*joined.span(index)) == whole.places(*whole.span(index))
+    validation = joined.split(25, whole_documents=True)[1]
+    assert validation.num_documents == 15
+    with pytest.raises(InvalidInputError, match="each of them whole"):
+        TokenCorpus.joined([each[0], validation])

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -69,6 +69,16 @@ def finished_shards(folder: Path) -> list[Shard]:
     return shards
 
 
+class _Stored(NamedTuple):
+    """Where a shard is, and how much of joined corpora stands before its own."""
+
+    path: Path
+    shard: Shard
+    dtype: np.dtype[Any]
+    first_token: int = 0
+    first_file: int = 0
+
+
 class TokenCorpus:
     """The tokens of documents, in order, each document with the end-of-text token behind it.
 
@@ -76,7 +86,7 @@ class TokenCorpus:
         folder: of a finished corpus; see `gpt2x.train.data.prepare`.
 
     Attributes:
-        folder: see there.
+        folder: see there; the first one's of joined corpora.
         skipped: how many bad records were left out.
 
     Raises:
@@ -93,11 +103,47 @@ class TokenCorpus:
         self.folder = folder
         self.skipped: int = index["skipped"]
         self._files: list[str] = index["files"]
-        self._dtype = np.dtype(index["dtype"])
+        dtype = np.dtype(index["dtype"])
         shards = [Shard(*counts) for counts in index["shards"]]
+        paths = (shard_path(folder, number) for number in range(len(shards)))
+        self._set([_Stored(path, s, dtype) for path, s in zip(paths, shards, strict=True)])
+
+    @classmethod
+    def joined(cls, corpora: Sequence[Self]) -> Self:
+        """Return corpora as one, in this order; nothing is copied.
+
+        Args:
+            corpora: whole ones, such as those that several machines have prepared with the same
+                tokenizer.
+
+        Raises:
+            InvalidInputError: if there is none, or one is a part of a corpus.
+        """
+        if not corpora or any(len(corpus) != corpus._token_bounds[-1] for corpus in corpora):
+            raise InvalidInputError("Pass one corpus or more to join, each of them whole.")
+        joined = cls.__new__(cls)
+        joined.__dict__.update(corpora[0].__dict__)
+        joined.skipped = sum(corpus.skipped for corpus in corpora)
+        joined._files, stored = [], []
+        tokens = 0
+        for corpus in corpora:
+            stored += [
+                one._replace(
+                    first_token=one.first_token + tokens,
+                    first_file=one.first_file + len(joined._files),
+                )
+                for one in corpus._stored
+            ]
+            tokens += len(corpus)
+            joined._files += corpus._files
+        joined._set(stored)
+        return joined
+
+    def _set(self, stored: list[_Stored]) -> None:
+        self._stored = stored
         # Where each shard begins, and the last one ends.
-        self._token_bounds = _bounds([shard.tokens for shard in shards])
-        self._document_bounds = _bounds([shard.documents for shard in shards])
+        self._token_bounds = _bounds([one.shard.tokens for one in stored])
+        self._document_bounds = _bounds([one.shard.documents for one in stored])
         self._first, self._last = 0, int(self._token_bounds[-1])
         self._tokens = lru_cache(_MAPPED)(self._map_tokens)
         self._documents = lru_cache(_MAPPED)(self._map_documents)
@@ -215,10 +261,16 @@ class TokenCorpus:
         return self._documents(shard)[:, number - int(self._document_bounds[shard])]
 
     def _map_tokens(self, shard: int) -> np.ndarray:
-        return np.memmap(shard_path(self.folder, shard) / "tokens.bin", self._dtype, mode="r")
+        stored = self._stored[shard]
+        return np.memmap(stored.path / "tokens.bin", stored.dtype, mode="r")
 
     def _map_documents(self, shard: int) -> np.ndarray:
-        return np.load(shard_path(self.folder, shard) / "documents.npy", mmap_mode="r")
+        stored = self._stored[shard]
+        documents = np.load(stored.path / "documents.npy", mmap_mode="r")
+        if stored.first_token == stored.first_file == 0:
+            return documents
+        # Of a joined corpus: its tokens and files are counted through all.
+        return documents + np.array([[stored.first_token], [stored.first_file], [0], [0]])
 
 
 def _bounds(counts: Sequence[int]) -> np.ndarray:
