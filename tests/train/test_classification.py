@@ -19,11 +19,6 @@ from support.labelled import TEXTS, classified, tiny_model, write_jsonl
 pytest.importorskip("sklearn")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture
 def start(tmp_path, model):
     """A function that starts a run on records: its job, config, data, and errors."""

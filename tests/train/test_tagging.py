@@ -8,14 +8,9 @@ from gpt2x.errors import DataError
 from gpt2x.models.checks import IGNORE_INDEX
 from gpt2x.train.arguments import TagArguments
 from gpt2x.train.tagging import TaggingJob
-from support.labelled import tagged, tiny_model, write_jsonl
+from support.labelled import tagged, write_jsonl
 
 pytest.importorskip("seqeval")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
