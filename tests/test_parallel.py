@@ -27,6 +27,9 @@ FILES = (
     "pretrained",
     "inference",
     "lora",
+    "training",
+    "distribution",
+    "fused_loss",
 )
 
 # Classes that one or two backends have beside those that all have, with the reason.
@@ -46,6 +49,12 @@ BESIDES = {
     ("tf", "engine", "TracedLoop"): "the loop is compiled",
     ("tf", "engine", "TracedEngine"): "steps are compiled one by one",
     ("flax", "lora", "Trained"): "NNX chooses what is trained by a filter",
+    ("pt", "training", "_Loss"): "what DDP and FSDP2 wrap is a module",
+    ("tf", "training", "_Loss"): "of a device, which needs what the others count",
+    ("tf", "training", "_AdamW"): "its factors come from the host, where they have more digits",
+    ("flax", "distribution", "Distribution"): "a mesh is kept, the others' libraries keep theirs",
+    ("pt", "fused_loss", "_LinearCrossEntropy"): "PyTorch's own gradients are written as a class",
+    ("tf", "fused_loss", "_Computed"): "what a forward pass gives is named",
     ("flax", "engine", "CompiledLoop"): "the loop is compiled",
     ("flax", "engine", "CompiledEngine"): "steps are compiled one by one",
 }

@@ -23,7 +23,8 @@ TEXT = "It was the best of times, it was the worst of times, it was the age of w
 #: Of a run whose losses are compared: a line of the log for each step, and an evaluation.
 ARGUMENTS = {
     "config_overrides": "n_layer=1,n_embd=16,n_head=2,n_positions=16,n_inner=16,"
-    "resid_pdrop=0.0,embd_pdrop=0.0,attn_pdrop=0.0",
+    "resid_pdrop=0.1,embd_pdrop=0.1,attn_pdrop=0.1",
+    "same_dropout": True,
     "block_size": 16,
     "validation_split_percentage": 10,
     "gradient_accumulation_steps": 2,

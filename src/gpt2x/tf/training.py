@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -14,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gpt2x.errors import InvalidInputError
 from gpt2x.models.checks import IGNORE_INDEX
+from gpt2x.tf import distribution
 from gpt2x.tf.dropout import DropoutSeeds
 from gpt2x.tf.fused_loss import linear_cross_entropy
 from gpt2x.train.engine import (
@@ -25,7 +23,6 @@ from gpt2x.train.engine import (
     MicroBatch,
     OptimizerSettings,
     StepResult,
-    World,
 )
 from gpt2x.weights.table import TENSORFLOW, Head
 
@@ -49,7 +46,7 @@ class Engine:
     def __init__(
         self, load: Callable[[], Any], settings: OptimizerSettings, options: EngineOptions
     ) -> None:
-        self._strategy, self.world = _strategy()
+        self._strategy, self.world = distribution.join()
         with self._strategy.scope(), _computing(options.bf16):
             self.model = load()
         if options.gradient_checkpointing:
@@ -78,12 +75,12 @@ class Engine:
         total = tf.zeros([])
         for batch in micro_batches:
             weight = tf.constant(batch.weight, tf.float32)
-            seeds = self._seeds(batch)
-            total += self._add_gradients(self._divided(batch.inputs), weight, seeds)
+            inputs = distribution.divided(self._strategy, self.world.devices, batch.inputs)
+            total += self._add_gradients(inputs, weight, self._seeds(batch))
         return StepResult(total, self._update(*self._optimizer.factors(number, learning_rate)))
 
     def evaluate(self, inputs: Inputs, *, logits: bool) -> Evaluated:
-        tensors = _tensors(inputs)
+        tensors = distribution.tensors(inputs)
         if not logits:
             return Evaluated(float(self._evaluated_loss(tensors)), None)
         loss, predictions = self._predicted(tensors)
@@ -95,12 +92,7 @@ class Engine:
     def total(self, values: np.ndarray) -> np.ndarray:
         if self.world.processes == 1:
             return values
-
-        def own(context: tf.distribute.DistributedValues) -> tf.Tensor:
-            is_first = context.replica_id_in_sync_group % self.world.devices == 0
-            return tf.constant(values if is_first else np.zeros_like(values), tf.float64)
-
-        parts = self._strategy.experimental_distribute_values_from_function(own)
+        parts = distribution.of_process(self._strategy, self.world.devices, values)
         sums: np.ndarray = self._summed(parts).numpy()
         return sums
 
@@ -121,18 +113,6 @@ class Engine:
         for moment, values in self._optimizer.moments.items():
             for name, value in zip(self._names, values, strict=True):
                 value.assign(TENSORFLOW.layout(name).from_canonical(state[f"{moment}.{name}"]))
-
-    def _divided(self, inputs: Inputs) -> Any:
-        """Give each device of this process its rows."""
-        devices = self.world.devices
-        if devices == 1:
-            return _tensors(inputs)
-
-        def own(context: Any) -> _Tensors:
-            place = context.replica_id_in_sync_group % devices
-            return _tensors({n: np.array_split(a, devices)[place] for n, a in inputs.items()})
-
-        return self._strategy.experimental_distribute_values_from_function(own)
 
     # --- compiled; numbers that change are tensors, so that each is traced once ---
 
@@ -312,33 +292,6 @@ class _AdamW:
         return norm
 
 
-def _strategy() -> tuple[tf.distribute.Strategy, World]:
-    """Return how the environment says to train, and with whom.
-
-    Raises InvalidInputError for a cluster that has other tasks than a chief and workers.
-    """
-    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
-    if config.get("cluster"):
-        cluster, task = config["cluster"], config.get("task", {})
-        tasks = [
-            (kind, i) for kind in ("chief", "worker") for i in range(len(cluster.get(kind, [])))
-        ]
-        own = task.get("type"), task.get("index")
-        if set(cluster) - {"chief", "worker"} or own not in tasks:
-            raise InvalidInputError(
-                "TF_CONFIG must name a cluster of a chief and workers, or of workers alone, and as "
-                f"its task one of them; got {os.environ['TF_CONFIG']}."
-            )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        devices = strategy.num_replicas_in_sync // len(tasks)
-        return strategy, World(tasks.index(own), len(tasks), devices)
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) > 1:
-        names = [device.name for device in devices]
-        return tf.distribute.MirroredStrategy(names), World(devices=len(names))
-    return tf.distribute.get_strategy(), World()
-
-
 @contextmanager
 def _computing(bf16: bool) -> Iterator[None]:
     """Make models that compute in bfloat16, if asked for, with weights in float32."""
@@ -348,13 +301,6 @@ def _computing(bf16: bool) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def _tensors(inputs: Inputs) -> dict[str, tf.Tensor]:
-    return {
-        name: tf.constant(array, tf.float32 if array.dtype.kind == "f" else tf.int32)
-        for name, array in inputs.items()
-    }
 
 
 def _zeros(
