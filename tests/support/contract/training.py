@@ -190,7 +190,7 @@ class TrainingContract:
 
     def test_runs_that_are_killed_go_on(self, tmp_path):
         script = Path(__file__).parents[1] / "kills.py"
-        command = [sys.executable, str(script), str(tmp_path), self.backend, "6"]
+        command = [sys.executable, str(script), str(tmp_path), self.backend, "10"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
