@@ -52,6 +52,17 @@ def _measured(request):
     measuring.start()
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on localhost, which huggingface-hub asks, with an empty cache."""
+    from support.hub_server import serve_hub  # its assertions are rewritten from here on
+
+    with serve_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _drop_compiled_computations():
     """Drop what JAX compiled for the tests of a module.

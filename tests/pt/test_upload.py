@@ -8,18 +8,9 @@ import torch
 from gpt2x import GPT2LMHeadModel, GPT2TokenizerFast
 from gpt2x.errors import CheckpointError
 from gpt2x.train import train
-from support.hub_server import serve_hub
 from support.labelled import tiny_model
 
 IDS = torch.tensor([[3, 28, 40, 41, 7]])
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
 
 
 @pytest.mark.parametrize("adapter", [{}, {"lora_r": 2}], ids=["model", "adapter"])

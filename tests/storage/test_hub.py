@@ -11,17 +11,9 @@ from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.formats.opening import fetch_checkpoint
 from gpt2x.storage.hub import ModelFiles, resolve_files
 from support.golden_data import GOLDEN
-from support.hub_server import HubServer, commit_of, files_of, serve_hub
+from support.hub_server import HubServer, commit_of, files_of
 
 NAME = "someone/tiny-gpt2"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
 
 
 def downloads(hub: HubServer) -> list[str]:

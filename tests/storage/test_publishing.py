@@ -16,7 +16,6 @@ from gpt2x.storage.publishing import PushToHubMixin, push_folder
 from gpt2x.tokenization import GPT2Tokenizer
 from gpt2x.weights.load_plan import plan_load
 from gpt2x.weights.table import Head, parameter_shapes
-from support.hub_server import serve_hub
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=4, n_embd=8, n_layer=1, n_head=2)
 WEIGHTS = {
@@ -30,14 +29,6 @@ class Model(PushToHubMixin):
 
     def save_pretrained(self, folder, **options):
         save_folder(folder, CONFIG, WEIGHTS, Head.LM, **options)
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
 
 
 def test_a_pushed_model_loads_by_its_name(hub):

@@ -70,3 +70,21 @@ def test_the_fused_loss_is_that_of_all_logits(count, dtype):
         needs_weight=False,
     )
     assert float(evaluated) * 3 == pytest.approx(float(found[1][0]), rel=1e-6)
+
+
+def test_the_logits_of_a_whole_batch_are_never_there(monkeypatch):
+    shapes, matmul = [], tf.matmul
+
+    def watched(*args, **kwargs):
+        found = matmul(*args, **kwargs)
+        shapes.append(tuple(found.shape))
+        return found
+
+    monkeypatch.setattr(tf, "matmul", watched)  # logits are a product, and so are gradients
+    hidden, weight = tf.ones([600, 8]), tf.ones([50, 8])
+    with tf.GradientTape() as tape:
+        tape.watch([hidden, weight])
+        loss = linear_cross_entropy(hidden, weight, tf.zeros([600], tf.int32))
+    tape.gradient(loss, [hidden, weight])
+    assert (256, 50) in shapes
+    assert max(np.prod(shape) for shape in shapes) < 300 * 50

@@ -9,7 +9,7 @@ import pytest
 
 from gpt2x.errors import CheckpointError, InvalidInputError
 from gpt2x.tokenization import AddedToken, GPT2Tokenizer, GPT2TokenizerFast
-from support.hub_server import files_of, serve_hub
+from support.hub_server import files_of
 
 TEXTS = ["The cat<sep> sat", "extra <pad> b", " naïve 語\n", "a<|endoftext|>b <mask> c"]
 
@@ -353,14 +353,6 @@ def test_merges_that_files_cannot_hold(tmp_path):
 
 
 # Names on the hub ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
 
 
 def test_from_the_hub(hub, tokenizer_class, tiny, tiny_folder, tmp_path):

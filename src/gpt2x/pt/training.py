@@ -110,8 +110,10 @@ class Engine:
         self._called.eval()
         # The blocks are gathered as they are called; the rest, as the whole would be.
         distribution.gather(self._loss)
-        yield self.model
-        distribution.release(self._loss)
+        try:
+            yield self.model
+        finally:
+            distribution.release(self._loss)
 
     def total(self, values: np.ndarray) -> np.ndarray:
         if self.world.processes == 1:

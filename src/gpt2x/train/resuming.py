@@ -24,10 +24,8 @@ def origin(task: str, arguments: TrainingArguments) -> dict[str, Any]:
     """Return what the arguments say of the model: settings of the run."""
     given = {name: getattr(arguments, name, None) for name in _ORIGIN}
     found = {"task": task, **{name: _normal(value) for name, value in given.items()}}
-    rank = getattr(arguments, "lora_r", None)
-    if rank is None:
-        return {**found, "lora_r": None}
-    return {**found, **{name: getattr(arguments, name) for name in _ADAPTER}}
+    names = _ADAPTER if arguments.lora_r is not None else ("lora_r",)
+    return {**found, **{name: getattr(arguments, name) for name in names}}
 
 
 def _normal(value: str | None) -> str | None:
@@ -80,5 +78,5 @@ def check_steps(done: int, asked: int, name: str) -> None:
     if done > asked:
         raise InvalidInputError(
             f"The checkpoint is at step {done}, and {name} asks for {asked} in all. Ask for "
-            f"{done} or more to go on, or pass overwrite_output_dir to begin anew."
+            f"{done} or more to go on, or pass overwrite_output_dir to start over."
         )

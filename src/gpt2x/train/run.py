@@ -157,8 +157,14 @@ class _Run:
                     f"{name} is for the backend {backend}; this run is one of {self._backend}."
                 )
         compiler = a.torch_compile_backend or ("inductor" if a.torch_compile else None)
-        how = a.bf16, a.gradient_checkpointing, a.mesh, a.fsdp, compiler, a.same_dropout
-        options = EngineOptions(*how)
+        options = EngineOptions(
+            bf16=a.bf16,
+            gradient_checkpointing=a.gradient_checkpointing,
+            mesh=a.mesh,
+            fsdp=a.fsdp,
+            torch_compile=compiler,
+            same_dropout=a.same_dropout,
+        )
         with tempfile.TemporaryDirectory() as folder:
             start = self._job.start(Path(folder), checkpoint)
             load = partial(self._job.load, self._backend, start, checkpoint)

@@ -14,7 +14,6 @@ from gpt2x.tf import (
     TFGPT2ForSequenceClassification,
     TFGPT2LMHeadModel,
 )
-from support.hub_server import serve_hub
 from support.tf_models import random_ids, tiny_model
 
 # Keras's variables are read by numpy in a way that numpy 2 will end; so Keras writes its files.
@@ -134,14 +133,6 @@ class Tokenizer:
 
     def save_pretrained(self, folder):
         (folder / "vocab.json").write_text("{}")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serve_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
 
 
 @pytest.mark.parametrize(

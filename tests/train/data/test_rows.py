@@ -142,3 +142,6 @@ def test_joined_corpora_are_one(tmp_path):
     assert validation.num_documents == 15
     with pytest.raises(InvalidInputError, match="each of them whole"):
         TokenCorpus.joined([each[0], validation])
+    tokenizer.add_tokens("verse")
+    with pytest.raises(InvalidInputError, match="different tokenizers"):
+        TokenCorpus.joined([each[0], corpus("a.jsonl")])

@@ -177,6 +177,7 @@ def prepare_pieces(
             "files": list(numbers),
             "skipped": bad.count,
             "identity": identity,
+            "encoder": encoder.fingerprint(),
         }
         with atomic_file(target / INDEX) as path:
             path.write_text(json.dumps(index), encoding="utf-8")

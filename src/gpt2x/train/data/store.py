@@ -13,6 +13,7 @@ Its ``index.json`` comes last, when all shards are there.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -103,6 +104,7 @@ class TokenCorpus:
         self.folder = folder
         self.skipped: int = index["skipped"]
         self._files: list[str] = index["files"]
+        self._encoder = index.get("encoder")  # what stands for the tokenizer; None of old corpora
         dtype = np.dtype(index["dtype"])
         shards = [Shard(*counts) for counts in index["shards"]]
         paths = (shard_path(folder, number) for number in range(len(shards)))
@@ -117,12 +119,16 @@ class TokenCorpus:
                 tokenizer.
 
         Raises:
-            InvalidInputError: if there is none, or one is a part of a corpus.
+            InvalidInputError: if there is none, one is a part of a corpus, or their tokenizers are
+                not the same.
         """
         if not corpora or any(len(corpus) != corpus._token_bounds[-1] for corpus in corpora):
             raise InvalidInputError("Pass one corpus or more to join, each of them whole.")
-        joined = cls.__new__(cls)
-        joined.__dict__.update(corpora[0].__dict__)
+        if any(corpus._encoder != corpora[0]._encoder for corpus in corpora):
+            raise InvalidInputError(
+                "The corpora were prepared with different tokenizers; prepare them with one."
+            )
+        joined = copy.copy(corpora[0])
         joined.skipped = sum(corpus.skipped for corpus in corpora)
         joined._files, stored = [], []
         tokens = 0
