@@ -22,9 +22,10 @@ PACKAGE = Path(gpt2x.__file__).parent
 LINES = """
 __main__
 cli publishing integrations
+serve
 pipelines evaluation
 pt tf flax
-train
+train batching
 generation
 models
 checkpoint

@@ -124,7 +124,7 @@ class KVCache(CacheMixin):
         layers = config.n_layer if n_layer is None else n_layer
         keys = [jnp.zeros(shape, dtype) for _ in range(layers)]
         values = [jnp.zeros(shape, dtype) for _ in range(layers)]
-        return cls(keys, values, jnp.zeros((), jnp.int32))._fold()
+        return cls(keys, values, jnp.zeros((), jnp.int32)).folded()
 
     @classmethod
     def from_dict(cls, past_key_values: Mapping[str, Any]) -> Self:
@@ -267,7 +267,7 @@ class KVCache(CacheMixin):
         """Return `copies` of each row, next to one another; see `CacheMixin.fork`."""
         forked = super().fork(copies)
         # Whether folded buffers are faster depends on the number of rows.
-        return forked if isinstance(copies, int) and copies == 1 else forked._fold()
+        return forked if isinstance(copies, int) and copies == 1 else forked.folded()
 
     def _repeated(self, buffer: Array, copies: Any) -> Array:
         rows = jnp.arange(self.batch_size * copies) // copies
@@ -302,9 +302,9 @@ class KVCache(CacheMixin):
         )
         extended.know(self.text)
         extended.model = self.model
-        return extended._fold()
+        return extended.folded()
 
-    def _fold(self) -> Self:
+    def folded(self) -> Self:
         """Return the cache with folded buffers, where that is faster."""
         folded = self.fork()
         folded._keys, folded._folded_heads = folding.folded(self.keys)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.generation.ops import Array, Ops, Scalar
+from gpt2x.generation.ops import Array, Ops, Scalar, as_column
 from gpt2x.generation.processors.base import (
     NEG_INF,
     BuiltInProcessor,
@@ -234,18 +234,21 @@ def candidate_width(top_k: int) -> int:
     return max(64, 1 << (2 * top_k - 1).bit_length())
 
 
-def kth_best(ops: Ops, best: Array, k: int | Scalar) -> Array:
-    """Return the k-th column of descending scores [R, W], or the last if k > W: float [R, 1]."""
+def kth_best(ops: Ops, best: Array, k: int | Scalar | Array) -> Array:
+    """Return the k-th column of descending scores [R, W], or the last if k > W: float [R, 1].
+
+    `k` is one for all rows, or int [R, 1].
+    """
     rows, width = ops.shape(best)
-    column = ops.minimum(ops.full((rows, 1), k, "int"), width) - 1
-    return ops.take_along(best, column)
+    column = ops.full((rows, 1), 0, "int") + as_column(ops, k)
+    return ops.take_along(best, ops.minimum(column, width) - 1)
 
 
-def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
+def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar | Array) -> Array:
     """Return the first columns in descending `order` whose weights add up to `mass`.
 
-    A column is among them if the columns strictly before it weigh less than `mass`.
-    order, weights: float [R, C] (weights >= 0) -> bool [R, C].
+    A column is among them if the columns strictly before it weigh less than `mass`, one for all
+    rows or [R, 1]. order, weights: float [R, C] (weights >= 0) -> bool [R, C].
     """
     if _at_most(ops.shape(order)[1], PAIRWISE_LIMIT):
         precedes = order[:, None, :] > order[:, :, None]  # [R, C, C]: column j before column i
@@ -253,14 +256,14 @@ def leading_mass(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -
         return before < mass
 
     def enough(leads: Array) -> Array:
-        return ops.sum(ops.where(leads, weights, 0.0), axis=-1) >= mass
+        return ops.sum(ops.where(leads, weights, 0.0), axis=-1)[:, None] >= mass
 
     return _bisect(ops, order, enough)
 
 
-def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -> Array:
+def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar | Array) -> Array:
     """Return the columns that remain when the last ones in descending `order` are removed, as many
-    as weigh at most `mass` in all: bool [R, C].
+    as weigh at most `mass` in all, one for all rows or [R, 1]: bool [R, C].
 
     Up to rounding this is `leading_mass` of the rest, but small weights are best added alone.
     order, weights: float [R, C] (weights >= 0).
@@ -271,7 +274,7 @@ def without_tail(ops: Ops, order: Array, weights: Array, mass: float | Scalar) -
         return tail > mass
 
     def enough(leads: Array) -> Array:
-        return ops.sum(ops.where(leads, 0.0, weights), axis=-1) <= mass
+        return ops.sum(ops.where(leads, 0.0, weights), axis=-1)[:, None] <= mass
 
     return _bisect(ops, order, enough)
 
@@ -289,18 +292,30 @@ def _at_most(size: int | Scalar, limit: int) -> bool:
     return isinstance(size, int) and size <= limit
 
 
+def highest(ops: Ops, order: Array, k: Array) -> Array:
+    """Return the k highest columns of each row, and those that tie with the k-th.
+
+    order: float [R, C]; k: int [R, 1], at least 1 -> bool [R, C].
+    """
+
+    def enough(leads: Array) -> Array:
+        return ops.sum(ops.cast(leads, "int"), axis=-1)[:, None] >= k
+
+    return _bisect(ops, order, enough)
+
+
 def _bisect(ops: Ops, order: Array, enough: Callable[[Array], Array]) -> Array:
     """Keep the columns at or above each row's highest threshold that leaves enough of them.
 
-    The threshold is found one bit at a time; enough: bool [R, C] -> bool [R].
+    The threshold is found one bit at a time; enough: bool [R, C] -> bool [R, 1].
     """
     bits = ops.float_bits(order)
     keys = ops.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
 
     def leads(threshold: Array) -> Array:
-        return keys >= threshold[:, None]
+        return keys >= threshold
 
-    lowest = ops.max(keys, axis=-1) * 0 - 0x7FFFFFFF - 1  # [R], int32
+    lowest = ops.max(keys, axis=-1)[:, None] * 0 - 0x7FFFFFFF - 1  # [R, 1], int32
     threshold = ops.where(enough(leads(lowest * 0)), lowest * 0, lowest)  # decides the sign
 
     def next_bit(state: tuple[Array, Scalar]) -> tuple[Array, Scalar]:

@@ -1,0 +1,114 @@
+"""`gpt2x serve`: a server with OpenAI's API."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gpt2x import backends
+from gpt2x.cli import _options as options
+from gpt2x.cli._writer import load_model
+from gpt2x.errors import InvalidInputError
+
+app = typer.Typer(add_completion=False)
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@app.command(name="serve")
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A folder, a .gguf file, or a name on the hub; NAME=MODEL serves it as NAME. "
+            "Several may be given; the first is the default.",
+            show_default="the embedded model",
+        ),
+    ] = None,
+    backend: options.Backend = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that requests must bring; several may be given.",
+            envvar="GPT2X_API_KEY",
+        ),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Texts written at once.", min=1)] = 16,
+    max_queue: Annotated[int, typer.Option(help="Texts that may wait.", min=0)] = 64,
+    max_time: Annotated[
+        float, typer.Option(help="Seconds that a text may take.", min=0.001)
+    ] = 120.0,
+    max_models: Annotated[
+        int | None,
+        typer.Option(help="Models that stay loaded.", min=1, show_default="all"),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that requests have to end after SIGTERM.", min=0)
+    ] = 10.0,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of a page elsewhere that may use the server (CORS)."),
+    ] = None,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    revision: options.Revision = None,
+) -> None:
+    """Serve models by OpenAI's API."""
+    from gpt2x.serve.app import Limits, make_app
+    from gpt2x.serve.models import Models, load_served
+    from gpt2x.serve.server import Server, listen
+
+    backend = backend or backends.default()
+    hub = {"revision": revision} if revision else {}
+    loaders = {}
+    for name, source in _named(model or []).items():
+        load = partial(load_model, source, backend, dtype, device, hub, wanted_by="gpt2x serve")
+        loaders[name] = partial(load_served, name, source, hub, backend, load, max_batch, max_queue)
+    console = Console(stderr=True, highlight=False, markup=False)
+    if host not in _LOOPBACK and not api_key:
+        console.print(
+            f"warning: {host} can be reached from other machines, and no --api-key is asked for."
+        )
+    application = make_app(
+        Models(loaders, max_models),
+        keys=api_key or [],
+        limits=Limits(max_time=max_time),
+        allowed_origins=allow_origin or [],
+        grace=grace,
+    )
+    with listen(host, port) as listening:
+        address = f"[{host}]" if ":" in host else host
+        where = f"http://{address}:{listening.getsockname()[1]}"
+
+        def ready() -> None:
+            typer.echo(f"Serving {', '.join(loaders)} on {where}")
+
+        def stopping() -> None:
+            application.state.is_stopping = True
+
+        server = Server(application, grace, ready, stopping)
+        server.run([listening])
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def _named(models: list[str]) -> dict[str, Any]:
+    """Return the models by their names; a folder's is its last part."""
+    from gpt2x import EMBEDDED_MODEL
+
+    found = {}
+    for given in models or [str(EMBEDDED_MODEL)]:
+        name, has_name, source = given.partition("=")
+        if not has_name:
+            name, source = given.rstrip("/").rpartition("/")[2], given
+        if name in found:
+            raise InvalidInputError(f"Two models are called {name!r}; give NAME=MODEL.")
+        found[name] = source
+    return found

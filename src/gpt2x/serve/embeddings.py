@@ -1,0 +1,67 @@
+"""POST /v1/embeddings: what a model makes of texts, the mean of its last hidden states."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2x.serve.failures import RequestError
+from gpt2x.serve.messages import EmbeddingRequest
+from gpt2x.serve.models import ServedModel
+from gpt2x.serve.requests import prompts_of
+
+
+def texts_of(model: ServedModel, body: EmbeddingRequest) -> list[list[int]]:
+    """Return the tokens of a request's texts.
+
+    Raises RequestError for what cannot be done.
+    """
+    if body.encoding_format not in (None, "float", "base64"):
+        message = f"encoding_format is {body.encoding_format!r}; it must be float or base64."
+        raise RequestError(400, message, "encoding_format")
+    size = model.model.config.n_embd
+    if body.dimensions not in (None, size):
+        message = f"dimensions is {body.dimensions}; those of this model are {size}."
+        raise RequestError(400, message, "dimensions")
+    texts = prompts_of(model, body.input, "input")
+    longest = max(map(len, texts))
+    if longest > model.columns:
+        message = f"The model reads {model.columns} tokens; a text of input has {longest}."
+        raise RequestError(400, message, "input")
+    return texts
+
+
+def embed(model: ServedModel, tokens: Sequence[int]) -> np.ndarray:
+    """Return the mean of the last hidden states of a text, float32 [E]."""
+    inference = model.inference
+    count = len(tokens)
+    room = (0, inference.width(count, model.columns) - count)
+    inputs = {
+        "input_ids": np.pad(np.array(tokens), room)[None, :],
+        "attention_mask": np.pad(np.ones(count, np.int64), room)[None, :],
+    }
+    states = inference.forward(model.model.base_model, inputs, use_cache=False)[0]
+    mean: np.ndarray = inference.to_host(states)[0, :count].mean(axis=0, dtype=np.float32)
+    return mean
+
+
+def answer(
+    model: ServedModel, texts: Sequence[Sequence[int]], vectors: Sequence[np.ndarray], form: str
+) -> dict[str, Any]:
+    """Return the body of the response; `form` is "float" or "base64", of little-endian float32."""
+
+    def shown(vector: np.ndarray) -> Any:
+        if form == "base64":
+            return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        return vector.tolist()
+
+    data = [
+        {"object": "embedding", "index": index, "embedding": shown(vector)}
+        for index, vector in enumerate(vectors)
+    ]
+    count = sum(map(len, texts))
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    return {"object": "list", "data": data, "model": model.name, "usage": usage}

@@ -1,0 +1,255 @@
+"""From a request to the texts that it asks for, and their counts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2x.batching.options import TextOptions
+from gpt2x.errors import InvalidInputError, MissingBackendError
+from gpt2x.generation.grammar import Grammar
+from gpt2x.generation.plan import eos_tokens
+from gpt2x.generation.processors.guided import GrammarLogitsProcessor
+from gpt2x.serve.failures import RequestError
+from gpt2x.serve.messages import ChatRequest, CompletionRequest, Message, Prompts, Sampling
+from gpt2x.serve.models import ServedModel
+from gpt2x.serve.writing import Allowed, Wanted
+
+
+class Job(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        model: that writes.
+        texts: to be written.
+        prompt_count: different prompts; each has as many texts, which follow one another.
+    """
+
+    model: ServedModel
+    texts: list[Wanted]
+    prompt_count: int
+
+
+def completion(model: ServedModel, body: CompletionRequest, deadline: float | None) -> Job:
+    """Return the texts of a request to continue prompts.
+
+    Raises RequestError for what cannot be done.
+    """
+    if body.suffix:
+        raise RequestError(400, "suffix is not available: a GPT-2 writes forwards.", "suffix")
+    keep = body.n or 1
+    count = keep if body.best_of is None else body.best_of
+    if count < keep:
+        raise RequestError(400, f"best_of is {count}; it must be at least n, {keep}.", "best_of")
+    if count > keep and body.stream:
+        raise RequestError(400, "best_of cannot be streamed.", "best_of")
+    logprobs = body.logprobs
+    if count > keep and logprobs is None:
+        logprobs = 0  # the best ones are found by them
+    texts = _texts(
+        model,
+        body,
+        prompts_of(model, body.prompt),
+        asked=16 if body.max_tokens is None else body.max_tokens,
+        param="max_tokens",
+        count=count,
+        logprobs=logprobs,
+        deadline=deadline,
+        echo=bool(body.echo),
+    )
+    return Job(model, texts, len(texts) // count)
+
+
+def conversation(model: ServedModel, body: ChatRequest, deadline: float | None) -> Job:
+    """Return the texts of a request to answer in a conversation.
+
+    Raises RequestError for what cannot be done.
+    """
+    name = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
+    prompt = prompt_of_messages(model, body.messages)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    texts = _texts(
+        model,
+        body,
+        [prompt],
+        asked=getattr(body, name),
+        param=name,
+        count=body.n or 1,
+        logprobs=logprobs,
+        deadline=deadline,
+    )
+    return Job(model, texts, 1)
+
+
+def prompt_of_messages(model: ServedModel, messages: Sequence[Message]) -> list[int]:
+    """Return the prompt of a conversation.
+
+    It is made by the tokenizer's chat template; without one each message is a paragraph that begins
+    with who speaks, as in a play, and the prompt ends where the assistant begins to speak.
+    """
+    said = [(message.role, _content(message)) for message in messages]
+    if model.tokenizer.chat_template is not None:
+        given = [{"role": role, "content": content} for role, content in said]
+        return list(model.tokenizer.apply_chat_template(given, add_generation_prompt=True))
+    lines = [f"{role.upper()}.\n{content}\n\n" for role, content in said]
+    return model.encode("".join(lines) + "ASSISTANT.\n")
+
+
+def _content(message: Message) -> str:
+    if message.content is None:
+        return ""
+    if isinstance(message.content, str):
+        return message.content
+    for part in message.content:
+        if part.type != "text" or not isinstance(part.text, str):
+            raise RequestError(400, "messages may have parts of the type text only.", "messages")
+    return "".join(str(part.text) for part in message.content)
+
+
+def _texts(
+    model: ServedModel,
+    body: Sampling,
+    prompts: Sequence[list[int]],
+    *,
+    asked: int | None,
+    param: str,
+    count: int,
+    logprobs: int | None,
+    deadline: float | None,
+    echo: bool = False,
+) -> list[Wanted]:
+    """Return `count` texts of each prompt; `param` is the field that asks for so many tokens."""
+    grammar = grammar_of(model, body)
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    stop = [body.stop] if isinstance(body.stop, str) else list(body.stop or [])
+    texts: list[Wanted] = []
+    for prompt in prompts:
+        if body.truncate_prompt_tokens is not None:
+            prompt = prompt[-body.truncate_prompt_tokens :]
+        new = new_tokens(model, prompt, asked, param)
+        for _ in range(count):
+            options = options_of(model, body, max(new, 1), logprobs, seed, len(texts), echo)
+            allowed = None if grammar is None else grammar()
+            texts.append(Wanted(prompt, options, allowed, stop, deadline, echo, has_new=new > 0))
+    return texts
+
+
+def grammar_of(model: ServedModel, body: Sampling) -> Callable[[], Allowed] | None:
+    """Return what makes the function of a text that says which tokens may follow.
+
+    Raises RequestError for a grammar that cannot be used.
+    """
+    given = {"regex": body.regex, "json_schema": body.json_schema}
+    names = [name for name, value in given.items() if value is not None]
+    if not names:
+        return None
+    eos = eos_tokens(model.model.generation_config)
+    try:
+        grammar = Grammar.of(model.tokenizer, regex=body.regex, json_schema=body.json_schema)
+        assert grammar is not None, "one is given"
+        matcher = grammar.matcher(model.vocab_size, eos)
+    except (InvalidInputError, MissingBackendError) as error:
+        raise RequestError(400, str(error), names[0]) from error
+
+    def start() -> Allowed:
+        reader = GrammarLogitsProcessor(matcher, 0, eos)
+
+        def allowed(new: Sequence[int]) -> np.ndarray:
+            found: np.ndarray = reader.allowed([np.array(new, np.int32)], model.vocab_size)[0]
+            return found
+
+        return allowed
+
+    return start
+
+
+def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> list[list[int]]:
+    """Return the tokens of a request's texts: a text, texts, tokens, or lists of tokens."""
+    items: Any = [given] if isinstance(given, str) else given
+    if not items:
+        raise RequestError(400, f"{param} must not be empty.", param)
+    if len({type(each) for each in items}) > 1:
+        message = f"{param} must hold texts, or tokens, or lists of tokens."
+        raise RequestError(400, message, param)
+    if isinstance(items[0], int):
+        items = [items]
+    found = [model.encode(each) if isinstance(each, str) else list(each) for each in items]
+    for tokens in found:
+        if not tokens:
+            raise RequestError(400, f"{param} has no tokens.", param)
+        check_tokens(model, tokens, param)
+    return found
+
+
+def check_tokens(model: ServedModel, tokens: Sequence[int], param: str) -> None:
+    """Raise RequestError for a token that the model does not have."""
+    last = model.vocab_size - 1
+    if tokens and max(tokens) > last:
+        raise RequestError(400, f"{param} has token {max(tokens)}; there are 0 to {last}.", param)
+
+
+def new_tokens(model: ServedModel, prompt: Sequence[int], asked: int | None, param: str) -> int:
+    """Return how many tokens a prompt gets at most.
+
+    Raises RequestError if the model cannot read so many.
+    """
+    room = model.columns - len(prompt)
+    if room < 1 or (asked or 0) > room:
+        message = (
+            f"The model reads {model.columns} tokens; the prompt has {len(prompt)}, and {param} "
+            f"asks for {asked or 'some'} more."
+        )
+        raise RequestError(400, message, param if room >= 1 else "prompt")
+    return room if asked is None else asked
+
+
+def options_of(
+    model: ServedModel,
+    body: Sampling,
+    max_new_tokens: int,
+    logprobs: int | None,
+    seed: int,
+    stream: int,
+    echo: bool,
+) -> TextOptions:
+    """Return the options of a request's text; `stream` numbers the texts of its seed."""
+    return TextOptions(
+        max_new_tokens=max_new_tokens,
+        temperature=_given(body.temperature, 1.0),
+        top_k=_given(body.top_k, 0),
+        top_p=_given(body.top_p, 1.0),
+        min_p=_given(body.min_p, 0.0),
+        typical_p=_given(body.typical_p, 1.0),
+        repetition_penalty=_given(body.repetition_penalty, 1.0),
+        presence_penalty=_given(body.presence_penalty, 0.0),
+        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        logit_bias=_bias(model, body.logit_bias or {}),
+        logprobs=logprobs,
+        scores_prompt=echo and logprobs is not None,
+        seed=seed,
+        stream=stream,
+    )
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _bias(model: ServedModel, given: dict[str, float]) -> dict[int, float]:
+    """Return the biases by token; JSON has their names as strings."""
+    try:
+        found = {int(token): bias for token, bias in given.items()}
+    except ValueError as error:
+        raise RequestError(
+            400, "logit_bias must name tokens by their ids.", "logit_bias"
+        ) from error
+    if any(not 0 <= token < model.vocab_size for token in found):
+        raise RequestError(
+            400,
+            f"logit_bias names a token that is not one of 0 to {model.vocab_size - 1}.",
+            "logit_bias",
+        )
+    return found

@@ -1,0 +1,181 @@
+"""Texts of requests, as their handlers see them: pieces that arrive while they are written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2x.batching.batch import Text
+from gpt2x.batching.choice import LogProbabilities
+from gpt2x.batching.options import TextOptions
+from gpt2x.batching.runner import BusyError, StoppingError
+from gpt2x.generation.plan import eos_tokens
+from gpt2x.serve.failures import RequestError
+from gpt2x.serve.metrics import Metrics, Watch
+from gpt2x.serve.models import ServedModel
+from gpt2x.serve.pieces import Pieces
+
+#: See `Text.allowed`.
+Allowed = Callable[[Sequence[int]], np.ndarray]
+
+
+class Wanted(NamedTuple):
+    """A text that a request asks for.
+
+    Attributes:
+        prompt: its tokens.
+        options: how it is continued.
+        allowed: what says which tokens may follow; None for all.
+        stop: strings that end it.
+        deadline: when it ends in any case, as in `Text`.
+        echo: whether it is shown with its prompt.
+        has_new: whether new tokens are shown; without them a single one is written.
+    """
+
+    prompt: list[int]
+    options: TextOptions
+    allowed: Allowed | None = None
+    stop: Sequence[str] = ()
+    deadline: float | None = None
+    echo: bool = False
+    has_new: bool = True
+
+
+class Piece(NamedTuple):
+    """What a token, or the end of a text, adds to it.
+
+    Attributes:
+        text: the text that is final now.
+        token: the token; None at the end.
+        probabilities: what the request asked to be told of it.
+        offset: characters of the text before the token.
+    """
+
+    text: str
+    token: int | None = None
+    probabilities: LogProbabilities | None = None
+    offset: int = 0
+
+
+class Writing:
+    """A text that is written for a request; to be iterated over once, in its event loop.
+
+    Attributes:
+        text: the text as the batch sees it.
+    """
+
+    def __init__(self, model: ServedModel, wanted: Wanted, watch: Watch) -> None:
+        self._wanted, self._watch = wanted, watch
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._prompt = Pieces(model.tokens, shows_special=True) if wanted.echo else None
+        self._new = Pieces(model.tokens, wanted.stop)
+        self._ends = frozenset(eos_tokens(model.model.generation_config))
+        self.text = Text(
+            prompt=wanted.prompt,
+            options=wanted.options,
+            receive=self._receive,
+            ended=self._ended,
+            allowed=wanted.allowed,
+            deadline=wanted.deadline,
+        )
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield what is written, to the end.
+
+        Raises RequestError (500) if it cannot be continued.
+        """
+        while (piece := await self._events.get()) is not None:
+            yield piece
+        if self.text.reason == "error":
+            raise RequestError(500, f"The text could not be written: {self.text.error}")
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the text ended, in OpenAI's words."""
+        return "stop" if self.text.reason == "stop" and self._wanted.has_new else "length"
+
+    @property
+    def count(self) -> int:
+        """New tokens."""
+        return len(self.text.new) if self._wanted.has_new else 0
+
+    # ---- in the runner's thread ---------------------------------------------------------------
+
+    def _receive(self, token: int, probabilities: LogProbabilities | None) -> bool:
+        self._watch.token()
+        if self._prompt is not None and self._prompt.length == 0:
+            self._send_prompt(self._prompt)
+        if not self._wanted.has_new:
+            return False
+        before = 0 if self._prompt is None else self._prompt.length
+        offset = before + self._new.length
+        self._send(Piece(self._new.add(token), token, probabilities, offset))
+        return token not in self._ends and not self._new.is_stopped
+
+    def _send_prompt(self, pieces: Pieces) -> None:
+        told = [None, *self.text.prompt_probabilities]
+        told += [None] * (len(self.text.prompt) - len(told))
+        for token, probabilities in zip(self.text.prompt, told, strict=True):
+            offset = pieces.length
+            self._send(Piece(pieces.add(token), token, probabilities, offset))
+        self._send(Piece(pieces.end()))
+
+    def _ended(self) -> None:
+        self._watch.end(self.text)
+        self._send(Piece(self._new.end()))
+        self._send(None)
+
+    def _send(self, piece: Piece | None) -> None:
+        self._loop.call_soon_threadsafe(self._events.put_nowait, piece)
+
+
+def start(model: ServedModel, texts: Sequence[Wanted], metrics: Metrics) -> list[Writing]:
+    """Begin to write texts, all or none of them.
+
+    Raises RequestError if the queue is full, or the server stops.
+    """
+    found = [Writing(model, wanted, metrics.watch(model.name)) for wanted in texts]
+    try:
+        model.runner.submit([writing.text for writing in found])
+    except BusyError as error:
+        raise RequestError(429, str(error), headers={"Retry-After": "1"}) from error
+    except StoppingError as error:
+        raise RequestError(503, str(error), headers={"Retry-After": "5"}) from error
+    return found
+
+
+async def collected(writing: Writing) -> tuple[str, list[Piece]]:
+    """Return the whole text, and the pieces that have tokens."""
+    found: list[Piece] = [piece async for piece in writing.pieces()]
+    text = "".join(piece.text for piece in found)
+    return text, [piece for piece in found if piece.token is not None]
+
+
+async def merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[int, Piece | None]]:
+    """Yield the number of a text with its next piece, or None at its end, as they come."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def forward(number: int, writing: Writing) -> None:
+        try:
+            async for piece in writing.pieces():
+                queue.put_nowait((number, piece))
+            queue.put_nowait((number, None))
+        except RequestError as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(writings)]
+    try:
+        left = len(tasks)
+        while left:
+            event = await queue.get()
+            if isinstance(event, RequestError):
+                raise event
+            left -= event[1] is None
+            yield event
+    finally:
+        for task in tasks:
+            task.cancel()
