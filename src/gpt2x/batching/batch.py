@@ -39,6 +39,7 @@ class Text:
         reason: why it ended: "stop" (`receive` said so), "length", "time", "cancelled" or "error";
             None before.
         error: what was wrong, of "error".
+        is_unwanted: nobody waits for it any more; it will be removed before the next step.
     """
 
     prompt: Sequence[int]
@@ -52,6 +53,7 @@ class Text:
     cached_tokens: int = 0
     reason: str | None = None
     error: Exception | None = None
+    is_unwanted: bool = False
 
     def end(self, reason: str, error: Exception | None = None) -> None:
         """Let it end here."""

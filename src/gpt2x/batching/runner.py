@@ -6,8 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
-from gpt2x.batching.batch import Batch, Text
+from gpt2x.batching.batch import Text
 
 
 class BusyError(Exception):
@@ -16,6 +17,37 @@ class BusyError(Exception):
 
 class StoppingError(Exception):
     """No more texts are taken, since the server stops."""
+
+
+class Texts(Protocol):
+    """What a runner runs: a `Batch`, or what is like one."""
+
+    @property
+    def size(self) -> int:
+        """Texts in it."""
+
+    @property
+    def texts(self) -> list[Text]:
+        """The texts in it."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a text can join."""
+
+    def check(self, text: Text) -> None:
+        """Raise InvalidInputError if a text does not fit."""
+
+    def join(self, text: Text) -> None:
+        """Let a text join."""
+
+    def step(self) -> None:
+        """Continue the texts."""
+
+    def remove(self, text: Text, reason: str, error: Exception | None = None) -> None:
+        """Let a text end, if it is in it."""
+
+    def abort(self, error: Exception) -> None:
+        """Let all texts end for an error."""
 
 
 class Runner:
@@ -29,7 +61,7 @@ class Runner:
         max_queue: the most texts that wait.
     """
 
-    def __init__(self, batch: Batch, max_queue: int) -> None:
+    def __init__(self, batch: Texts, max_queue: int) -> None:
         self._batch = batch
         self._max_queue = max_queue
         self._waiting: deque[Text] = deque()
@@ -69,6 +101,7 @@ class Runner:
 
     def cancel(self, text: Text) -> None:
         """Let a text end before the next step."""
+        text.is_unwanted = True
         with self._changed:
             self._cancelled.append(text)
             self._changed.notify()

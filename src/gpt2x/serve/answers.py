@@ -51,7 +51,7 @@ async def whole(
     try:
         texts = [await collected(writing) for writing in writings]
     finally:
-        cancel(job, writings)
+        cancel(writings)
     each = len(writings) // job.prompt_count
     choices: list[Json] = []
     for start in range(0, len(writings), each):
@@ -86,14 +86,13 @@ async def chunks(
         if has_usage:
             yield {**head, "object": form.part, "choices": [], "usage": usage(job, writings)}
     finally:
-        cancel(job, writings)
+        cancel(writings)
 
 
-def cancel(job: Job, writings: Sequence[Writing]) -> None:
+def cancel(writings: Sequence[Writing]) -> None:
     """Let texts end that nobody waits for any more."""
     for writing in writings:
-        if writing.text.reason is None:
-            job.model.runner.cancel(writing.text)
+        writing.cancel()
 
 
 def new_head(form: Form, model: str) -> Json:

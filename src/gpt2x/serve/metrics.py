@@ -55,8 +55,8 @@ class Metrics:
     def render(self, models: Iterable[ServedModel]) -> bytes:
         """Return all metrics in Prometheus's text format."""
         for model in models:
-            self._running.labels(model.name).set(model.runner.running)
-            self._waiting.labels(model.name).set(model.runner.waiting)
+            self._running.labels(model.name).set(model.running)
+            self._waiting.labels(model.name).set(model.waiting)
         return generate_latest(self._registry)
 
 

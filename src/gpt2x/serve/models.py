@@ -11,6 +11,7 @@ from typing import Any
 from gpt2x import backends
 from gpt2x.batching.batch import Batch
 from gpt2x.batching.runner import Runner
+from gpt2x.serve.beams import Searches
 from gpt2x.serve.failures import RequestError
 from gpt2x.serve.pieces import TokenBytes
 from gpt2x.tokenization import GPT2TokenizerFast
@@ -25,6 +26,7 @@ class ServedModel:
         model: the language model, of any backend.
         tokenizer: its tokenizer.
         runner: writes texts.
+        searcher: writes those that a beam search finds.
         columns: tokens that the model can read, `n_positions`.
         vocab_size: of the model.
         inference: the module of its backend that runs it.
@@ -36,6 +38,7 @@ class ServedModel:
     model: Any
     tokenizer: Any
     runner: Runner
+    searcher: Runner
     columns: int
     vocab_size: int
     inference: Any
@@ -48,7 +51,23 @@ class ServedModel:
     @property
     def is_idle(self) -> bool:
         """Whether no text is written or waits."""
-        return not (self.runner.running or self.runner.waiting)
+        return not (self.running or self.waiting)
+
+    @property
+    def running(self) -> int:
+        """Texts that are written."""
+        return self.runner.running + self.searcher.running
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait."""
+        return self.runner.waiting + self.searcher.waiting
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Write no more texts after `grace` seconds at most."""
+        until = time.monotonic() + grace
+        for runner in (self.runner, self.searcher):
+            runner.stop(max(0.0, until - time.monotonic()))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, whose special tokens are their own."""
@@ -111,12 +130,11 @@ class Models:
                 await asyncio.sleep(0.01)
                 continue
             del self._loaded[idle.name]
-            await asyncio.to_thread(idle.runner.stop)
+            await asyncio.to_thread(idle.stop)
 
     async def stop(self, grace: float) -> None:
         """Let what is written end, for so many seconds at most."""
-        models = self.loaded
-        await asyncio.gather(*(asyncio.to_thread(m.runner.stop, grace) for m in models))
+        await asyncio.gather(*(asyncio.to_thread(each.stop, grace) for each in self.loaded))
 
 
 def load_served(
@@ -142,12 +160,14 @@ def load_served(
     tokenizer = GPT2TokenizerFast.from_pretrained(source, **hub)
     model = load()
     slots = backends.load(backend, module="slots").Slots(model, max_batch)
+    inference = backends.load(backend, module="inference")
     return ServedModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         runner=Runner(Batch(slots), max_queue),
+        searcher=Runner(Searches(model, tokenizer, inference), max_queue),
         columns=slots.columns,
         vocab_size=slots.vocab_size,
-        inference=backends.load(backend, module="inference"),
+        inference=inference,
     )

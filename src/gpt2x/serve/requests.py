@@ -46,6 +46,8 @@ def completion(model: ServedModel, body: CompletionRequest, deadline: float | No
         raise RequestError(400, f"best_of is {count}; it must be at least n, {keep}.", "best_of")
     if count > keep and body.stream:
         raise RequestError(400, "best_of cannot be streamed.", "best_of")
+    if count > keep and (body.num_beams or 1) > 1:
+        raise RequestError(400, "num_beams finds the best texts; leave out best_of.", "best_of")
     logprobs = body.logprobs
     if count > keep and logprobs is None:
         logprobs = 0  # the best ones are found by them
@@ -122,6 +124,9 @@ def _texts(
     echo: bool = False,
 ) -> list[Wanted]:
     """Return `count` texts of each prompt; `param` is the field that asks for so many tokens."""
+    is_searched = (body.num_beams or 1) > 1
+    if is_searched:
+        check_search(body, count, logprobs)
     grammar = grammar_of(model, body)
     seed = secrets.randbits(63) if body.seed is None else body.seed
     stop = [body.stop] if isinstance(body.stop, str) else list(body.stop or [])
@@ -130,11 +135,49 @@ def _texts(
         if body.truncate_prompt_tokens is not None:
             prompt = prompt[-body.truncate_prompt_tokens :]
         new = new_tokens(model, prompt, asked, param)
+        search = search_of(model, body) if is_searched and new > 0 else None
         for _ in range(count):
             options = options_of(model, body, max(new, 1), logprobs, seed, len(texts), echo)
-            allowed = None if grammar is None else grammar()
-            texts.append(Wanted(prompt, options, allowed, stop, deadline, echo, has_new=new > 0))
+            allowed = None if grammar is None or search is not None else grammar()
+            wanted = Wanted(prompt, options, allowed, stop, deadline, echo, new > 0, search)
+            texts.append(wanted)
     return texts
+
+
+def check_search(body: Sampling, count: int, logprobs: int | None) -> None:
+    """Raise RequestError for what does not go with num_beams, which searches for likely texts."""
+    beams = body.num_beams or 1
+    if count > beams:
+        raise RequestError(400, f"n is {count}; num_beams, {beams}, finds no more texts.", "n")
+    drawn: dict[str, tuple[Any, ...]] = {
+        "temperature": (0, 1),
+        "top_p": (1,),
+        "top_k": (0,),
+        "min_p": (0,),
+        "typical_p": (1,),
+        "presence_penalty": (0,),
+        "frequency_penalty": (0,),
+    }
+    given = {name: getattr(body, name) for name in drawn}
+    others = [name for name in drawn if given[name] not in (None, *drawn[name])]
+    if logprobs is not None:
+        others.append("logprobs")
+    if others:
+        message = f"num_beams searches for the likeliest texts; leave out {others[0]}."
+        raise RequestError(400, message, others[0])
+
+
+def search_of(model: ServedModel, body: Sampling) -> dict[str, Any]:
+    """Return what a beam search reads besides lengths: arguments of `generate`."""
+    bias = _bias(model, body.logit_bias or {})
+    given = {
+        "num_beams": body.num_beams,
+        "repetition_penalty": body.repetition_penalty,
+        "sequence_bias": {(token,): value for token, value in bias.items()} or None,
+        "regex": body.regex,
+        "json_schema": body.json_schema,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def grammar_of(model: ServedModel, body: Sampling) -> Callable[[], Allowed] | None:

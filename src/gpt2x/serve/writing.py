@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpt2x.batching.choice import LogProbabilities
 from gpt2x.batching.options import TextOptions
 from gpt2x.batching.runner import BusyError, StoppingError
 from gpt2x.generation.plan import eos_tokens
+from gpt2x.serve.beams import Search
 from gpt2x.serve.failures import RequestError
 from gpt2x.serve.metrics import Metrics, Watch
 from gpt2x.serve.models import ServedModel
@@ -33,6 +35,8 @@ class Wanted(NamedTuple):
         deadline: when it ends in any case, as in `Text`.
         echo: whether it is shown with its prompt.
         has_new: whether new tokens are shown; without them a single one is written.
+        search: arguments of the beam search that finds it, with all texts of its prompt that are
+            behind it; None if it is drawn.
     """
 
     prompt: list[int]
@@ -42,6 +46,7 @@ class Wanted(NamedTuple):
     deadline: float | None = None
     echo: bool = False
     has_new: bool = True
+    search: Mapping[str, Any] | None = None
 
 
 class Piece(NamedTuple):
@@ -65,10 +70,15 @@ class Writing:
 
     Attributes:
         text: the text as the batch sees it.
+        wanted: what was asked for.
+        search: what finds it; None if it is drawn.
     """
 
+    search: Search | None = None
+
     def __init__(self, model: ServedModel, wanted: Wanted, watch: Watch) -> None:
-        self._wanted, self._watch = wanted, watch
+        self.wanted, self._watch = wanted, watch
+        self._model = model
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._prompt = Pieces(model.tokens, shows_special=True) if wanted.echo else None
@@ -93,15 +103,24 @@ class Writing:
         if self.text.reason == "error":
             raise RequestError(500, f"The text could not be written: {self.text.error}")
 
+    def cancel(self) -> None:
+        """Let the text end, since nobody waits for it any more."""
+        if self.text.reason is not None:
+            return
+        if self.search is None:
+            self._model.runner.cancel(self.text)
+        else:
+            self._model.searcher.cancel(self.search)
+
     @property
     def finish_reason(self) -> str:
         """Why the text ended, in OpenAI's words."""
-        return "stop" if self.text.reason == "stop" and self._wanted.has_new else "length"
+        return "stop" if self.text.reason == "stop" and self.wanted.has_new else "length"
 
     @property
     def count(self) -> int:
         """New tokens."""
-        return len(self.text.new) if self._wanted.has_new else 0
+        return len(self.text.new) if self.wanted.has_new else 0
 
     # ---- in the runner's thread ---------------------------------------------------------------
 
@@ -109,7 +128,7 @@ class Writing:
         self._watch.token()
         if self._prompt is not None and self._prompt.length == 0:
             self._send_prompt(self._prompt)
-        if not self._wanted.has_new:
+        if not self.wanted.has_new:
             return False
         before = 0 if self._prompt is None else self._prompt.length
         offset = before + self._new.length
@@ -140,11 +159,35 @@ def start(model: ServedModel, texts: Sequence[Wanted], metrics: Metrics) -> list
     """
     found = [Writing(model, wanted, metrics.watch(model.name)) for wanted in texts]
     try:
-        model.runner.submit([writing.text for writing in found])
+        if texts[0].search is None:
+            model.runner.submit([writing.text for writing in found])
+        else:
+            model.searcher.submit(_searches(found))
     except BusyError as error:
         raise RequestError(429, str(error), headers={"Retry-After": "1"}) from error
     except StoppingError as error:
         raise RequestError(503, str(error), headers={"Retry-After": "5"}) from error
+    return found
+
+
+def _searches(writings: Sequence[Writing]) -> list[Search]:
+    """Return the searches that find these texts."""
+    found = []
+    for _, each in groupby(writings, key=lambda writing: id(writing.wanted.search)):
+        group = list(each)
+        wanted = group[0].wanted
+        assert wanted.search is not None, "all texts of a request are searched for"
+        search = Search(
+            prompt=wanted.prompt,
+            options=wanted.options,
+            receive=lambda *_: True,
+            deadline=wanted.deadline,
+            arguments=wanted.search,
+            found=[writing.text for writing in group],
+        )
+        for writing in group:
+            writing.search = search
+        found.append(search)
     return found
 
 
