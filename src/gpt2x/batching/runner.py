@@ -59,11 +59,14 @@ class Runner:
     Args:
         batch: what it runs; nobody else may use it.
         max_queue: the most texts that wait.
+
+    Attributes:
+        max_queue: the same.
     """
 
     def __init__(self, batch: Texts, max_queue: int) -> None:
         self._batch = batch
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._waiting: deque[Text] = deque()
         self._cancelled: list[Text] = []
         self._is_stopping = False
@@ -94,7 +97,7 @@ class Runner:
         with self._changed:
             if self._is_stopping:
                 raise StoppingError("The server is stopping.")
-            if len(self._waiting) + len(texts) > self._max_queue:
+            if len(self._waiting) + len(texts) > self.max_queue:
                 raise BusyError(f"{len(self._waiting)} texts are waiting; try again later.")
             self._waiting.extend(texts)
             self._changed.notify()

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar, Protocol
 
+from msgspec import UNSET, Struct
+
 from gpt2x.serve.pieces import TokenBytes
+from gpt2x.serve.replies import (
+    Alternative,
+    Chat,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatLogprobs,
+    ChatMessage,
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+    Delta,
+    FinishReason,
+    PromptTokens,
+    TokenLogprob,
+    Usage,
+)
 from gpt2x.serve.requests import Job
 from gpt2x.serve.writing import Piece, Writing, collected, merged
-
-Json = dict[str, Any]
 
 
 class Form(Protocol):
@@ -19,26 +38,31 @@ class Form(Protocol):
 
     Attributes:
         prefix: of the answers' ids.
-        whole, part: the `object` of an answer, and of a chunk.
+        reply, chunk: the types of an answer, and of a part of a stream.
     """
 
     prefix: ClassVar[str]
-    whole: ClassVar[str]
-    part: ClassVar[str]
+    reply: ClassVar[type[Struct]]
+    chunk: ClassVar[type[Struct]]
 
-    def choice(self, text: str, pieces: Sequence[Piece]) -> Json:
-        """Return what an answer says of a text."""
+    def choice(
+        self, index: int, text: str, pieces: Sequence[Piece], reason: FinishReason
+    ) -> Struct:
+        """Return what an answer says of a text, and why it ended."""
 
-    def begin(self) -> Json | None:
+    def begin(self, index: int) -> Struct | None:
         """Return what the first chunk of a text says, if there is one before its first token."""
 
-    def delta(self, piece: Piece | None) -> Json:
-        """Return what a chunk says of a piece; None for the chunk that ends a text."""
+    def part(self, index: int, piece: Piece) -> Struct:
+        """Return what a chunk says of a piece."""
+
+    def end(self, index: int, reason: FinishReason) -> Struct:
+        """Return what the last chunk of a text says."""
 
 
 async def whole(
     job: Job, form: Form, head: Mapping[str, Any], writings: Sequence[Writing], keep: int
-) -> Json:
+) -> Struct:
     """Return the answer with all texts.
 
     Args:
@@ -48,45 +72,37 @@ async def whole(
         writings: the texts, those of a prompt behind one another.
         keep: of the texts of each prompt, how many are shown: the likeliest by token.
     """
-    try:
-        texts = [await collected(writing) for writing in writings]
-    finally:
-        cancel(writings)
+    texts = [await collected(writing) for writing in writings]
     each = len(writings) // job.prompt_count
-    choices: list[Json] = []
+    choices: list[Struct] = []
     for start in range(0, len(writings), each):
         group = range(start, start + each)
         best = group if keep == each else sorted(group, key=lambda i: -_mean(texts[i][1]))[:keep]
         for number in best:
-            shown = form.choice(*texts[number])
             reason = writings[number].finish_reason
-            choices.append({"index": len(choices), **shown, "finish_reason": reason})
-    return {**head, "object": form.whole, "choices": choices, "usage": usage(job, writings)}
+            choices.append(form.choice(len(choices), *texts[number], reason))
+    return form.reply(**head, choices=choices, usage=usage(job, writings))
 
 
 async def chunks(
     job: Job, form: Form, head: Mapping[str, Any], writings: Sequence[Writing], has_usage: bool
-) -> AsyncIterator[Json]:
+) -> AsyncGenerator[Struct]:
     """Yield the chunks of texts as they are written; at the end their counts, if asked for."""
 
-    def chunk(number: int, says: Json, reason: str | None = None) -> Json:
-        choice = {"index": number, **says, "finish_reason": reason}
-        more = {"usage": None} if has_usage else {}
-        return {**head, "object": form.part, "choices": [choice], **more}
+    def chunk(choice: Struct) -> Struct:
+        return form.chunk(**head, choices=[choice], usage=None if has_usage else UNSET)
 
-    try:
-        for number in range(len(writings)):
-            if (says := form.begin()) is not None:
-                yield chunk(number, says)
-        async for number, piece in merged(writings):
+    for number in range(len(writings)):
+        if (first := form.begin(number)) is not None:
+            yield chunk(first)
+    async with aclosing(merged(writings)) as pieces:
+        async for number, piece in pieces:
             if piece is None:
-                yield chunk(number, form.delta(None), writings[number].finish_reason)
+                yield chunk(form.end(number, writings[number].finish_reason))
             elif piece.text or piece.probabilities is not None:
-                yield chunk(number, form.delta(piece))
-        if has_usage:
-            yield {**head, "object": form.part, "choices": [], "usage": usage(job, writings)}
-    finally:
-        cancel(writings)
+                yield chunk(form.part(number, piece))
+    if has_usage:
+        yield form.chunk(**head, choices=[], usage=usage(job, writings))
 
 
 def cancel(writings: Sequence[Writing]) -> None:
@@ -95,7 +111,7 @@ def cancel(writings: Sequence[Writing]) -> None:
         writing.cancel()
 
 
-def new_head(form: Form, model: str) -> Json:
+def new_head(form: Form, model: str) -> dict[str, Any]:
     """Return what answer and chunks of a request begin with."""
     return {
         "id": f"{form.prefix}-{secrets.token_hex(12)}",
@@ -104,18 +120,14 @@ def new_head(form: Form, model: str) -> Json:
     }
 
 
-def usage(job: Job, writings: Sequence[Writing]) -> Json:
+def usage(job: Job, writings: Sequence[Writing]) -> Usage:
     """Return the counts of tokens: each prompt once, and all that was written."""
     each = len(writings) // job.prompt_count
     firsts = [writing.text for writing in writings[::each]]
     prompts = sum(len(text.prompt) for text in firsts)
     written = sum(writing.count for writing in writings)
-    return {
-        "prompt_tokens": prompts,
-        "completion_tokens": written,
-        "total_tokens": prompts + written,
-        "prompt_tokens_details": {"cached_tokens": sum(text.cached_tokens for text in firsts)},
-    }
+    cached = sum(text.cached_tokens for text in firsts)
+    return Usage(prompts, written, prompts + written, PromptTokens(cached))
 
 
 def _mean(pieces: Sequence[Piece]) -> float:
@@ -133,38 +145,41 @@ class CompletionForm:
     """
 
     prefix: ClassVar[str] = "cmpl"
-    whole: ClassVar[str] = "text_completion"
-    part: ClassVar[str] = "text_completion"
+    reply: ClassVar[type[Struct]] = Completion
+    chunk: ClassVar[type[Struct]] = CompletionChunk
 
     def __init__(self, tokens: TokenBytes, logprobs: int | None) -> None:
         self._tokens, self._logprobs = tokens, logprobs
 
-    def choice(self, text: str, pieces: Sequence[Piece]) -> Json:
-        """Return what an answer says of a text."""
-        return {"text": text, "logprobs": self._told(pieces)}
+    def choice(
+        self, index: int, text: str, pieces: Sequence[Piece], reason: FinishReason
+    ) -> Struct:
+        return CompletionChoice(index, text, self._told(pieces), reason)
 
-    def begin(self) -> None:
-        """Return None: a text begins with its first token."""
+    def begin(self, index: int) -> None:
+        return None  # a text begins with its first token
 
-    def delta(self, piece: Piece | None) -> Json:
-        """Return what a chunk says of a piece."""
-        return self.choice("" if piece is None else piece.text, [] if piece is None else [piece])
+    def part(self, index: int, piece: Piece) -> Struct:
+        return CompletionChoice(index, piece.text, self._told([piece]), None)
 
-    def _told(self, pieces: Sequence[Piece]) -> Json | None:
+    def end(self, index: int, reason: FinishReason) -> Struct:
+        return CompletionChoice(index, "", self._told([]), reason)
+
+    def _told(self, pieces: Sequence[Piece]) -> CompletionLogprobs | None:
         if self._logprobs is None:
             return None
-        found: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        found = CompletionLogprobs([], [], [], [])
         for piece in pieces:
             if piece.token is None:
                 continue
             told = piece.probabilities  # None of the first token of a prompt
             chosen = None if told is None else told.chosen
             likeliest = [] if told is None else told.likeliest[: self._logprobs]
-            shown = {self._tokens.shown(token): value for token, value in likeliest} or None
-            found["tokens"].append(self._tokens.shown(piece.token))
-            found["token_logprobs"].append(chosen)
-            found["top_logprobs"].append(shown)
-            found["text_offset"].append(piece.offset)
+            shown = {self._tokens.named(token): value for token, value in likeliest} or None
+            found.tokens.append(self._tokens.named(piece.token))
+            found.token_logprobs.append(chosen)
+            found.top_logprobs.append(shown)
+            found.text_offset.append(piece.offset)
         return found
 
 
@@ -172,28 +187,28 @@ class ChatForm:
     """Of /v1/chat/completions; the arguments are those of `CompletionForm`."""
 
     prefix: ClassVar[str] = "chatcmpl"
-    whole: ClassVar[str] = "chat.completion"
-    part: ClassVar[str] = "chat.completion.chunk"
+    reply: ClassVar[type[Struct]] = Chat
+    chunk: ClassVar[type[Struct]] = ChatChunk
 
     def __init__(self, tokens: TokenBytes, logprobs: int | None) -> None:
         self._tokens, self._logprobs = tokens, logprobs
 
-    def choice(self, text: str, pieces: Sequence[Piece]) -> Json:
-        """Return what an answer says of a text."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"message": message, "logprobs": self._told(pieces)}
+    def choice(
+        self, index: int, text: str, pieces: Sequence[Piece], reason: FinishReason
+    ) -> Struct:
+        return ChatChoice(index, ChatMessage("assistant", text), self._told(pieces), reason)
 
-    def begin(self) -> Json:
+    def begin(self, index: int) -> Struct:
         """Return the chunk that says who speaks."""
-        return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        return ChatChunkChoice(index, Delta("assistant", ""), None, None)
 
-    def delta(self, piece: Piece | None) -> Json:
-        """Return what a chunk says of a piece."""
-        if piece is None:
-            return {"delta": {}, "logprobs": None}
-        return {"delta": {"content": piece.text}, "logprobs": self._told([piece])}
+    def part(self, index: int, piece: Piece) -> Struct:
+        return ChatChunkChoice(index, Delta(content=piece.text), self._told([piece]), None)
 
-    def _told(self, pieces: Sequence[Piece]) -> Json | None:
+    def end(self, index: int, reason: FinishReason) -> Struct:
+        return ChatChunkChoice(index, Delta(), None, reason)
+
+    def _told(self, pieces: Sequence[Piece]) -> ChatLogprobs | None:
         if self._logprobs is None:
             return None
         content = []
@@ -201,11 +216,10 @@ class ChatForm:
             if piece.token is None or piece.probabilities is None:
                 continue
             likeliest = piece.probabilities.likeliest[: self._logprobs]
-            alternatives = [self._one(token, value) for token, value in likeliest]
-            told = self._one(piece.token, piece.probabilities.chosen)
-            content.append({**told, "top_logprobs": alternatives})
-        return {"content": content, "refusal": None}
+            alternatives = [Alternative(*self._shown(*pair)) for pair in likeliest]
+            shown = self._shown(piece.token, piece.probabilities.chosen)
+            content.append(TokenLogprob(*shown, alternatives))
+        return ChatLogprobs(content)
 
-    def _one(self, token: int, value: float) -> Json:
-        shown = self._tokens.shown(token)
-        return {"token": shown, "logprob": value, "bytes": list(self._tokens.all_of(token))}
+    def _shown(self, token: int, value: float) -> tuple[str, float, list[int]]:
+        return self._tokens.shown(token), value, list(self._tokens.all_of(token))

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,13 +21,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from gpt2x.errors import InvalidInputError
 from gpt2x.serve import answers, embeddings, requests
 from gpt2x.serve.answers import ChatForm, CompletionForm, Form
-from gpt2x.serve.failures import RequestError, of_validation
+from gpt2x.serve.failures import RequestError, of_decoding
 from gpt2x.serve.messages import (
     ChatRequest,
     CompletionRequest,
@@ -38,9 +38,14 @@ from gpt2x.serve.messages import (
     TokenizeRequest,
 )
 from gpt2x.serve.metrics import CONTENT_TYPE, Metrics
+from gpt2x.serve.middleware import Observed, crash, encoded, reply_to
 from gpt2x.serve.models import Models
+from gpt2x.serve.openapi import OPERATIONS, document
+from gpt2x.serve.replies import Detokenized, Health, ModelCard, ModelCards, Tokens
 from gpt2x.serve.requests import Job
-from gpt2x.serve.writing import start
+from gpt2x.serve.writing import Writing, start
+
+_LOG = logging.getLogger("gpt2x.serve")
 
 Body = TypeVar("Body")
 
@@ -65,6 +70,7 @@ def make_app(
     limits: Limits | None = None,
     allowed_origins: Sequence[str] = (),
     grace: float = 0.0,
+    log_prompts: bool = False,
 ) -> Starlette:
     """Return the application.
 
@@ -74,32 +80,29 @@ def make_app(
         limits: of requests.
         allowed_origins: of pages elsewhere that may use it (CORS); none by default.
         grace: seconds that texts have to end when it stops.
+        log_prompts: whether the bodies of requests to write are logged, a line each, by the logger
+            "gpt2x.serve"; otherwise nothing of them is.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    api = _Api(models, limits, metrics)
-    guard = partial(_guarded, keys=[key.encode() for key in keys])
+    api = _Api(models, limits, metrics, log_prompts)
+    allowed = [key.encode() for key in keys]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await models.get(None)  # the default is ready when requests are answered
-        api.is_ready = True
+        api.app = app
         yield
-        api.is_ready = False
+        api.app = None
         await models.stop(grace)
 
-    routes = [
-        Route("/v1/models", guard(api.models), methods=["GET"]),
-        Route("/v1/models/{name:path}", guard(api.model), methods=["GET"]),
-        Route("/v1/completions", guard(api.completions), methods=["POST"]),
-        Route("/v1/chat/completions", guard(api.chat), methods=["POST"]),
-        Route("/v1/embeddings", guard(api.embeddings), methods=["POST"]),
-        Route("/tokenize", guard(api.tokenize), methods=["POST"]),
-        Route("/detokenize", guard(api.detokenize), methods=["POST"]),
-        Route("/metrics", guard(api.metrics), methods=["GET"]),
-        Route("/health", api.health, methods=["GET"]),
-    ]
-    middleware = [Middleware(_Counted, metrics=metrics)]
+    routes = [Route("/openapi.json", api.openapi, methods=["GET"])]
+    for each in OPERATIONS:
+        endpoint = getattr(api, each.name)
+        path = each.path.replace("{name}", "{name:path}")
+        guarded = endpoint if each.is_open else _guarded(endpoint, allowed)
+        routes.append(Route(path, guarded, methods=[each.method]))
+    middleware = [Middleware(Observed, metrics=metrics)]
     if allowed_origins:
         middleware.append(
             Middleware(
@@ -107,6 +110,7 @@ def make_app(
                 allow_origins=list(allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["authorization", "content-type"],
+                expose_headers=["x-request-id", "retry-after"],
             )
         )
     return Starlette(
@@ -114,78 +118,102 @@ def make_app(
         middleware=middleware,
         exception_handlers={
             RequestError: _failed,
+            InvalidInputError: _refused,
             HTTPException: _http_failed,
-            Exception: _crashed,
         },
         lifespan=lifespan,
-        max_body_size=limits.max_body,
     )
 
 
 class _Api:
     """The endpoints."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, log_prompts: bool) -> None:
         self._models = models
         self._limits = limits
         self._metrics = metrics
-        self.is_ready = False
+        self._log_prompts = log_prompts
+        self._document = msgspec.json.encode(document())
+        self.app: Starlette | None = None  # while it answers
+
+    async def openapi(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
 
     async def models(self, request: Request) -> Response:
-        loaded = {model.name: model.created for model in self._models.loaded}
-        data = [_shown(name, loaded.get(name, 0)) for name in self._models.names]
-        return JSONResponse({"object": "list", "data": data})
+        return encoded(ModelCards([self._card(name) for name in self._models.names]))
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self._models.names:
-            raise RequestError(404, f"The model {name!r} is not served.", "model")
-        created = {model.name: model.created for model in self._models.loaded}.get(name, 0)
-        return JSONResponse(_shown(name, created))
+            message = f"The model {name!r} is not served."
+            raise RequestError(404, message, "model", code="model_not_found")
+        return encoded(self._card(name))
+
+    def _card(self, name: str) -> ModelCard:
+        loaded = {model.name: model.created for model in self._models.loaded}
+        return ModelCard(name, loaded.get(name, 0))
 
     async def completions(self, request: Request) -> Response:
-        body = await _body(request, CompletionRequest)
+        body = await self._body(request, CompletionRequest)
         model = await self._models.get(body.model)
-        job = requests.completion(model, body, self._deadline())
+        job = await asyncio.to_thread(requests.completion, model, body, self._deadline())
         form = CompletionForm(model.tokens, body.logprobs)
         return await self._write(request, body, job, form, keep=body.n or 1)
 
     async def chat(self, request: Request) -> Response:
-        body = await _body(request, ChatRequest)
+        body = await self._body(request, ChatRequest)
         model = await self._models.get(body.model)
-        job = requests.conversation(model, body, self._deadline())
+        job = await asyncio.to_thread(requests.conversation, model, body, self._deadline())
         form = ChatForm(model.tokens, (body.top_logprobs or 0) if body.logprobs else None)
         return await self._write(request, body, job, form, keep=body.n or 1)
 
     async def embeddings(self, request: Request) -> Response:
-        body = await _body(request, EmbeddingRequest)
+        body = await self._body(request, EmbeddingRequest)
         model = await self._models.get(body.model)
-        texts = embeddings.texts_of(model, body)
-        vectors = [await asyncio.to_thread(embeddings.embed, model, tokens) for tokens in texts]
-        form = body.encoding_format or "float"
-        return JSONResponse(embeddings.answer(model, texts, vectors, form))
+        texts = await asyncio.to_thread(embeddings.texts_of, model, body)
+
+        async def embed() -> Any:
+            vectors = [await asyncio.to_thread(embeddings.embed, model, each) for each in texts]
+            return embeddings.answer(model, texts, vectors, body.encoding_format)
+
+        return await _while_connected(request, embed())
 
     async def tokenize(self, request: Request) -> Response:
-        body = await _body(request, TokenizeRequest)
+        body = await self._body(request, TokenizeRequest)
         model = await self._models.get(body.model)
-        tokens = model.encode(body.text)
-        return JSONResponse(
-            {"tokens": tokens, "count": len(tokens), "max_model_len": model.columns}
+        found = await asyncio.to_thread(
+            model.tokenizer,
+            body.text,
+            add_special_tokens=body.add_special_tokens,
+            return_offsets_mapping=True,
+            verbose=False,
         )
+        tokens = found["input_ids"]
+        return encoded(Tokens(tokens, len(tokens), model.columns, found["offset_mapping"]))
 
     async def detokenize(self, request: Request) -> Response:
-        body = await _body(request, DetokenizeRequest)
+        body = await self._body(request, DetokenizeRequest)
         model = await self._models.get(body.model)
         requests.check_tokens(model, body.tokens, "tokens")
         text = b"".join(map(model.tokens.all_of, body.tokens)).decode("utf-8", "replace")
-        return JSONResponse({"text": text})
+        return encoded(Detokenized(text))
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(self._models.loaded), media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        state = "ready" if self.is_ready else "starting"
-        return JSONResponse({"status": state}, 200 if self.is_ready else 503)
+        health = self._health()
+        return encoded(health, 200 if health.ready else 503)
+
+    async def alive(self, request: Request) -> Response:
+        return encoded(self._health())
+
+    def _health(self) -> Health:
+        if self.app is None:
+            return Health("starting", live=True, ready=False)
+        if is_stopping(self.app):
+            return Health("stopping", live=True, ready=False)
+        return Health("ready", live=True, ready=True)
 
     def _deadline(self) -> float | None:
         seconds = self._limits.max_time
@@ -195,59 +223,85 @@ class _Api:
         self, request: Request, body: Sampling, job: Job, form: Form, keep: int
     ) -> Response:
         """Answer with the texts of a job: whole, or as they are written."""
+        if self._log_prompts:
+            line = msgspec.json.encode(body).decode()
+            _LOG.info("%s %s %s", request.state.request_id, request.url.path, line)
         head = answers.new_head(form, job.model.name)
         # What is refused is refused before a stream begins.
         writings = start(job.model, job.texts, self._metrics)
-        if not body.stream:
+        if body.stream:
+            has_usage = body.stream_options is not None and body.stream_options.include_usage
+            return _Stream(writings, answers.chunks(job, form, head, writings, has_usage))
+        try:
             answer = answers.whole(job, form, head, writings, keep)
-            return JSONResponse(await _while_connected(request, answer))
-        has_usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventSourceResponse(_events(answers.chunks(job, form, head, writings, has_usage)))
+            return await _while_connected(request, answer)
+        finally:
+            answers.cancel(writings)
+
+    async def _body(self, request: Request, kind: type[Body]) -> Body:
+        """Return the body of a request.
+
+        Raises RequestError if it is too large (413), not JSON (422), or not of this kind (400).
+        """
+        most = self._limits.max_body
+        too_large = RequestError(
+            413, f"A body may have {most} bytes.", headers={"Connection": "close"}
+        )
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > most:
+            raise too_large
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > most:
+                raise too_large
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise of_decoding(error) from error
 
 
-def _shown(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "gpt2x"}
+class _Stream(EventSourceResponse):
+    """Chunks as server-sent events; texts that are still written when it ends are given up."""
+
+    def __init__(
+        self, writings: Sequence[Writing], chunks: AsyncGenerator[msgspec.Struct]
+    ) -> None:
+        super().__init__(_events(chunks), sep="\n")
+        self._writings = writings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            answers.cancel(self._writings)
 
 
-async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _events(chunks: AsyncGenerator[msgspec.Struct]) -> AsyncIterator[str]:
     """Yield the data of server-sent events; an error is the last one of a stream."""
-    try:
-        async for chunk in chunks:
-            yield json.dumps(chunk, ensure_ascii=False)
-        yield "[DONE]"
-    except RequestError as error:
-        yield json.dumps(error.body)
+    async with aclosing(chunks):
+        try:
+            async for chunk in chunks:
+                yield msgspec.json.encode(chunk).decode()
+            yield "[DONE]"
+        except RequestError as error:
+            yield msgspec.json.encode(error.body).decode()
+        except Exception:
+            _LOG.exception("a stream failed")
+            yield msgspec.json.encode(crash().body).decode()
 
 
-async def _body(request: Request, kind: type[Body]) -> Body:
-    """Return the body of a request.
-
-    Raises RequestError if it is not JSON, or not of this kind.
-    """
-    data = await request.body()
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(400, f"The body is not JSON: {error}.") from error
-
-
-async def _while_connected(request: Request, answer: Awaitable[Any]) -> Any:
-    """Return an answer; give it up if the client goes away."""
+async def _while_connected(request: Request, answer: Awaitable[Any]) -> Response:
+    """Return the response with an answer; give it up if the client goes away."""
     task = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            raise RequestError(499, "The client has gone.")
-        return task.result()
+        # Nobody reads what is answered to a client that has gone.
+        return encoded(await task) if task.done() else Response(status_code=499)
     finally:
         gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        task.cancel()
 
 
 async def _until_gone(request: Request) -> None:
@@ -255,21 +309,9 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-class _Counted:
-    """Counts the requests of each endpoint."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                route = scope.get("route")  # only of endpoints that there are
-                path = "other" if route is None else route.path
-                self._metrics.answered(path, message["status"])
-            await send(message)
-
-        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+def is_stopping(app: Starlette) -> bool:
+    """Whether an application has been told that it is to end."""
+    return bool(getattr(app.state, "is_stopping", False))
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -279,14 +321,14 @@ def _guarded(endpoint: Endpoint, keys: Sequence[bytes]) -> Endpoint:
     """Return an endpoint that asks for one of the keys, if there are some."""
 
     async def guarded(request: Request) -> Response:
-        if getattr(request.app.state, "is_stopping", False):
+        if is_stopping(request.app):
             raise RequestError(503, "The server is stopping.", headers={"Retry-After": "5"})
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        token = given.encode("latin-1") if scheme.lower() == "bearer" else b""
         # All are compared, in constant time.
-        if keys and not sum(hmac.compare_digest(given, key) for key in keys):
-            raise RequestError(
-                401, "Send an API key: Authorization: Bearer KEY.", headers=_AUTHENTICATE
-            )
+        if keys and not sum(hmac.compare_digest(token, key) for key in keys):
+            message = "Send an API key: Authorization: Bearer KEY."
+            raise RequestError(401, message, code="invalid_api_key", headers=_AUTHENTICATE)
         return await endpoint(request)
 
     return guarded
@@ -297,14 +339,15 @@ _AUTHENTICATE = {"WWW-Authenticate": "Bearer"}
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return JSONResponse(error.body, error.status, error.headers)
+    return reply_to(error)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return reply_to(RequestError(400, str(error)))
 
 
 async def _http_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = RequestError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
-    return JSONResponse(body.body, error.status_code, error.headers)
-
-
-async def _crashed(request: Request, error: Exception) -> Response:
-    return JSONResponse(RequestError(500, "An error inside the server.").body, 500)
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    headers = dict(error.headers or {})
+    return reply_to(RequestError(error.status_code, message, headers=headers))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from gpt2x.serve.failures import RequestError
 from gpt2x.serve.messages import EmbeddingRequest
 from gpt2x.serve.models import ServedModel
+from gpt2x.serve.replies import Embedding, Embeddings, EmbeddingUsage
 from gpt2x.serve.requests import prompts_of
+
+#: Texts of a request at most, as OpenAI's API has it.
+_MOST = 2048
 
 
 def texts_of(model: ServedModel, body: EmbeddingRequest) -> list[list[int]]:
@@ -19,14 +22,13 @@ def texts_of(model: ServedModel, body: EmbeddingRequest) -> list[list[int]]:
 
     Raises RequestError for what cannot be done.
     """
-    if body.encoding_format not in (None, "float", "base64"):
-        message = f"encoding_format is {body.encoding_format!r}; it must be float or base64."
-        raise RequestError(400, message, "encoding_format")
     size = model.model.config.n_embd
     if body.dimensions not in (None, size):
         message = f"dimensions is {body.dimensions}; those of this model are {size}."
         raise RequestError(400, message, "dimensions")
     texts = prompts_of(model, body.input, "input")
+    if len(texts) > _MOST:
+        raise RequestError(400, f"input has {len(texts)} texts; {_MOST} are allowed.", "input")
     longest = max(map(len, texts))
     if longest > model.columns:
         message = f"The model reads {model.columns} tokens; a text of input has {longest}."
@@ -49,19 +51,19 @@ def embed(model: ServedModel, tokens: Sequence[int]) -> np.ndarray:
 
 
 def answer(
-    model: ServedModel, texts: Sequence[Sequence[int]], vectors: Sequence[np.ndarray], form: str
-) -> dict[str, Any]:
-    """Return the body of the response; `form` is "float" or "base64", of little-endian float32."""
+    model: ServedModel,
+    texts: Sequence[Sequence[int]],
+    vectors: Sequence[np.ndarray],
+    encoding: str | None,
+) -> Embeddings:
+    """Return the answer; `encoding` is "float" or "base64", of little-endian float32."""
 
-    def shown(vector: np.ndarray) -> Any:
-        if form == "base64":
+    def shown(vector: np.ndarray) -> list[float] | str:
+        if encoding == "base64":
             return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-        return vector.tolist()
+        numbers: list[float] = vector.tolist()
+        return numbers
 
-    data = [
-        {"object": "embedding", "index": index, "embedding": shown(vector)}
-        for index, vector in enumerate(vectors)
-    ]
     count = sum(map(len, texts))
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    return {"object": "list", "data": data, "model": model.name, "usage": usage}
+    data = [Embedding(index, shown(vector)) for index, vector in enumerate(vectors)]
+    return Embeddings(data, model.name, EmbeddingUsage(count, count))

@@ -1,10 +1,17 @@
-"""Errors as OpenAI's API sends them."""
+"""Errors as OpenAI's API sends them.
+
+400 names the field of the body that is wrong. 422 is for a body that is not a JSON object at all,
+of which no field can be named.
+"""
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any
+
+import msgspec
+
+from gpt2x.serve.replies import Error, ErrorReply
 
 
 class RequestError(Exception):
@@ -13,6 +20,7 @@ class RequestError(Exception):
     Attributes:
         status: of the response.
         param: the field of the body that is wrong; None if no single one is.
+        code: a word for programs; by default that of the status.
         headers: further ones of the response.
     """
 
@@ -21,22 +29,19 @@ class RequestError(Exception):
         status: int,
         message: str,
         param: str | None = None,
+        *,
+        code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.headers = status, param, headers or {}
+        self.code = code or HTTPStatus(status).name.lower()
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorReply:
         """The body of the response."""
-        return {
-            "error": {
-                "message": str(self),
-                "type": _TYPES.get(self.status, "server_error"),
-                "param": self.param,
-                "code": HTTPStatus(self.status).name.lower(),
-            }
-        }
+        kind = _TYPES.get(self.status, "server_error")
+        return ErrorReply(Error(str(self), kind, self.param, self.code))
 
 
 _TYPES = {
@@ -45,23 +50,24 @@ _TYPES = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
-    415: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
 
 
-def of_validation(error: Exception) -> RequestError:
-    """Return the error of a body that msgspec refuses.
-
-    It is 422 if the body is not JSON at all, else 400 with the name of the field.
-    """
-    found = re.fullmatch(r"(?P<what>.*?)(?: - at `\$\.?(?P<place>[^`]*)`)?", str(error), re.DOTALL)
+def of_decoding(error: Exception) -> RequestError:
+    """Return the error of a body that msgspec refuses."""
+    if not isinstance(error, msgspec.ValidationError):
+        return RequestError(422, f"The body is not JSON: {error}.")
+    found = re.fullmatch(
+        r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<place>[^`]*)`)?", str(error), re.DOTALL
+    )
     assert found is not None
-    place = found["place"] or ""
-    if missing := re.search(r"missing required field `(\w+)`", str(error)):
-        return RequestError(400, f"{missing[1]} is required.", missing[1])
-    name = re.split(r"[.\[]", place)[0] or None
-    what = found["what"]
-    return RequestError(400, f"{place}: {what}." if place else f"The body is wrong: {what}.", name)
+    what, place = found["what"], found["place"] or ""
+    name = re.split(r"[.\[]", place)[0]
+    if missing := re.search(r"missing required field `(\w+)`", what):
+        return RequestError(400, f"{what} in {place or 'the body'}.", name or missing[1])
+    if not name:
+        return RequestError(422, f"The body must be a JSON object: {what}.")
+    return RequestError(400, f"{place}: {what}.", name)

@@ -6,7 +6,7 @@ of them. Fields that nobody knows are ignored, as clients send new ones before s
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -14,6 +14,7 @@ Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Token = Annotated[int, Meta(ge=0)]
+TokenName = Annotated[str, Meta(pattern="^[0-9]{1,18}$")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(min_length=1)]
 #: A text, several, its tokens, or the tokens of several.
@@ -28,7 +29,7 @@ class StreamOptions(Struct):
     ] = False
 
 
-class Sampling(Struct, kw_only=True):
+class Sampling(Struct, kw_only=True, omit_defaults=True):
     """How texts are continued; what all endpoints that write have."""
 
     model: Annotated[
@@ -48,7 +49,10 @@ class Sampling(Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = 0.0
     frequency_penalty: Penalty | None = 0.0
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[
+        dict[TokenName, Annotated[float, Meta(ge=-100, le=100)]] | None,
+        Meta(description="By the ids of tokens, which JSON writes as strings."),
+    ] = None
     user: str | None = None
 
     top_k: Annotated[int, Meta(ge=0)] | None = 0
@@ -89,6 +93,21 @@ class Message(Struct):
     name: str | None = None
 
 
+class JsonSchema(Struct):
+    """A schema that the answer follows."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    """The form of the answer; others than text need the extra `guided`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(Sampling, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
@@ -97,6 +116,7 @@ class ChatRequest(Sampling, kw_only=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
 
 
 class EmbeddingRequest(Struct, kw_only=True):
@@ -104,7 +124,7 @@ class EmbeddingRequest(Struct, kw_only=True):
 
     input: Prompts
     model: str | None = None
-    encoding_format: str | None = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Count | None = None
     user: str | None = None
 
@@ -114,6 +134,9 @@ class TokenizeRequest(Struct, kw_only=True):
 
     text: str
     model: str | None = None
+    add_special_tokens: Annotated[
+        bool, Meta(description="Whether those that the tokenizer adds to every text are added.")
+    ] = True
 
 
 class DetokenizeRequest(Struct, kw_only=True):

@@ -54,6 +54,8 @@ class Metrics:
 
     def render(self, models: Iterable[ServedModel]) -> bytes:
         """Return all metrics in Prometheus's text format."""
+        for gauge in (self._running, self._waiting):
+            gauge.clear()  # of models that are not loaded any more
         for model in models:
             self._running.labels(model.name).set(model.running)
             self._waiting.labels(model.name).set(model.waiting)

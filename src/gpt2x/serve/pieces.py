@@ -36,6 +36,17 @@ class TokenBytes:
         """Return a token for people, special ones by their names; bytes that are not UTF-8 as �."""
         return self._bytes.get(token, b"").decode("utf-8", "replace")
 
+    def named(self, token: int) -> str:
+        r"""Return a token as `shown` does, but one that is not UTF-8 as ``bytes:\xf0\x9f``.
+
+        This is how OpenAI's API tells such tokens apart.
+        """
+        found = self._bytes.get(token, b"")
+        try:
+            return found.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
+
 
 class Pieces:
     """The text of tokens that come one by one.
@@ -62,6 +73,11 @@ class Pieces:
         self._held = ""
         self.is_stopped = False
         self.length = 0
+
+    @property
+    def read(self) -> int:
+        """Characters of all tokens so far, those too that are held back."""
+        return self.length + len(self._held)
 
     def add(self, token: int) -> str:
         """Take a token; return the text that is final now."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gpt2x.batching.options import TextOptions
-from gpt2x.errors import InvalidInputError, MissingBackendError
-from gpt2x.generation.grammar import Grammar
-from gpt2x.generation.plan import eos_tokens
-from gpt2x.generation.processors.guided import GrammarLogitsProcessor
 from gpt2x.serve.failures import RequestError
-from gpt2x.serve.messages import ChatRequest, CompletionRequest, Message, Prompts, Sampling
+from gpt2x.serve.grammars import constraint_of, grammar_of
+from gpt2x.serve.messages import (
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    Prompts,
+    Sampling,
+)
 from gpt2x.serve.models import ServedModel
-from gpt2x.serve.writing import Allowed, Wanted
+from gpt2x.serve.writing import Wanted
 
 
 class Job(NamedTuple):
@@ -57,6 +58,7 @@ def completion(model: ServedModel, body: CompletionRequest, deadline: float | No
         prompts_of(model, body.prompt),
         asked=16 if body.max_tokens is None else body.max_tokens,
         param="max_tokens",
+        source="prompt",
         count=count,
         logprobs=logprobs,
         deadline=deadline,
@@ -79,6 +81,7 @@ def conversation(model: ServedModel, body: ChatRequest, deadline: float | None) 
         [prompt],
         asked=getattr(body, name),
         param=name,
+        source="messages",
         count=body.n or 1,
         logprobs=logprobs,
         deadline=deadline,
@@ -95,7 +98,11 @@ def prompt_of_messages(model: ServedModel, messages: Sequence[Message]) -> list[
     said = [(message.role, _content(message)) for message in messages]
     if model.tokenizer.chat_template is not None:
         given = [{"role": role, "content": content} for role, content in said]
-        return list(model.tokenizer.apply_chat_template(given, add_generation_prompt=True))
+        try:
+            return list(model.tokenizer.apply_chat_template(given, add_generation_prompt=True))
+        except Exception as error:  # whatever a template raises
+            message = f"The model's chat template refuses the messages: {error}"
+            raise RequestError(400, message, "messages") from error
     lines = [f"{role.upper()}.\n{content}\n\n" for role, content in said]
     return model.encode("".join(lines) + "ASSISTANT.\n")
 
@@ -118,12 +125,20 @@ def _texts(
     *,
     asked: int | None,
     param: str,
+    source: str,
     count: int,
     logprobs: int | None,
     deadline: float | None,
     echo: bool = False,
 ) -> list[Wanted]:
-    """Return `count` texts of each prompt; `param` is the field that asks for so many tokens."""
+    """Return `count` texts of each prompt.
+
+    `param` is the field that asks for so many tokens, and `source` the one of the prompts.
+    """
+    most = model.runner.max_queue
+    if len(prompts) * count > most:
+        message = f"{len(prompts) * count} texts are asked for; a request gets {most} at most."
+        raise RequestError(400, message, "n" if count > 1 else source)
     is_searched = (body.num_beams or 1) > 1
     if is_searched:
         check_search(body, count, logprobs)
@@ -134,7 +149,7 @@ def _texts(
     for prompt in prompts:
         if body.truncate_prompt_tokens is not None:
             prompt = prompt[-body.truncate_prompt_tokens :]
-        new = new_tokens(model, prompt, asked, param)
+        new = new_tokens(model, prompt, asked, param, source)
         search = search_of(model, body) if is_searched and new > 0 else None
         for _ in range(count):
             options = options_of(model, body, max(new, 1), logprobs, seed, len(texts), echo)
@@ -174,43 +189,16 @@ def search_of(model: ServedModel, body: Sampling) -> dict[str, Any]:
         "num_beams": body.num_beams,
         "repetition_penalty": body.repetition_penalty,
         "sequence_bias": {(token,): value for token, value in bias.items()} or None,
-        "regex": body.regex,
-        "json_schema": body.json_schema,
+        **constraint_of(body)[1],
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
-def grammar_of(model: ServedModel, body: Sampling) -> Callable[[], Allowed] | None:
-    """Return what makes the function of a text that says which tokens may follow.
-
-    Raises RequestError for a grammar that cannot be used.
-    """
-    given = {"regex": body.regex, "json_schema": body.json_schema}
-    names = [name for name, value in given.items() if value is not None]
-    if not names:
-        return None
-    eos = eos_tokens(model.model.generation_config)
-    try:
-        grammar = Grammar.of(model.tokenizer, regex=body.regex, json_schema=body.json_schema)
-        assert grammar is not None, "one is given"
-        matcher = grammar.matcher(model.vocab_size, eos)
-    except (InvalidInputError, MissingBackendError) as error:
-        raise RequestError(400, str(error), names[0]) from error
-
-    def start() -> Allowed:
-        reader = GrammarLogitsProcessor(matcher, 0, eos)
-
-        def allowed(new: Sequence[int]) -> np.ndarray:
-            found: np.ndarray = reader.allowed([np.array(new, np.int32)], model.vocab_size)[0]
-            return found
-
-        return allowed
-
-    return start
-
-
 def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> list[list[int]]:
-    """Return the tokens of a request's texts: a text, texts, tokens, or lists of tokens."""
+    """Return the tokens of a request's texts: a text, texts, tokens, or lists of tokens.
+
+    An empty text is the beginning of a new document.
+    """
     items: Any = [given] if isinstance(given, str) else given
     if not items:
         raise RequestError(400, f"{param} must not be empty.", param)
@@ -219,7 +207,8 @@ def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> lis
         raise RequestError(400, message, param)
     if isinstance(items[0], int):
         items = [items]
-    found = [model.encode(each) if isinstance(each, str) else list(each) for each in items]
+    start = model.tokenizer.bos_token or ""
+    found = [model.encode(each or start) if isinstance(each, str) else each for each in items]
     for tokens in found:
         if not tokens:
             raise RequestError(400, f"{param} has no tokens.", param)
@@ -234,19 +223,24 @@ def check_tokens(model: ServedModel, tokens: Sequence[int], param: str) -> None:
         raise RequestError(400, f"{param} has token {max(tokens)}; there are 0 to {last}.", param)
 
 
-def new_tokens(model: ServedModel, prompt: Sequence[int], asked: int | None, param: str) -> int:
-    """Return how many tokens a prompt gets at most.
+def new_tokens(
+    model: ServedModel, prompt: Sequence[int], asked: int | None, param: str, source: str
+) -> int:
+    """Return how many tokens a prompt gets at most; see `_texts`.
 
     Raises RequestError if the model cannot read so many.
     """
     room = model.columns - len(prompt)
-    if room < 1 or (asked or 0) > room:
-        message = (
-            f"The model reads {model.columns} tokens; the prompt has {len(prompt)}, and {param} "
-            f"asks for {asked or 'some'} more."
-        )
-        raise RequestError(400, message, param if room >= 1 else "prompt")
-    return room if asked is None else asked
+    if asked == 0 <= room:
+        return 0
+    if room >= 1 and (asked or 0) <= room:
+        return room if asked is None else asked
+    message = (
+        f"The model reads {model.columns} tokens; the prompt has {len(prompt)}, and {param} "
+        f"asks for {asked or 'some'} more."
+    )
+    wrong = param if room >= 1 else source
+    raise RequestError(400, message, wrong, code="context_length_exceeded")
 
 
 def options_of(
@@ -283,13 +277,8 @@ def _given(value: Any, default: Any) -> Any:
 
 def _bias(model: ServedModel, given: dict[str, float]) -> dict[int, float]:
     """Return the biases by token; JSON has their names as strings."""
-    try:
-        found = {int(token): bias for token, bias in given.items()}
-    except ValueError as error:
-        raise RequestError(
-            400, "logit_bias must name tokens by their ids.", "logit_bias"
-        ) from error
-    if any(not 0 <= token < model.vocab_size for token in found):
+    found = {int(token): bias for token, bias in given.items()}
+    if any(token >= model.vocab_size for token in found):
         raise RequestError(
             400,
             f"logit_bias names a token that is not one of 0 to {model.vocab_size - 1}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from gpt2x.serve.failures import RequestError
 from gpt2x.serve.metrics import Metrics, Watch
 from gpt2x.serve.models import ServedModel
 from gpt2x.serve.pieces import Pieces
+from gpt2x.serve.replies import FinishReason
 
 #: See `Text.allowed`.
 Allowed = Callable[[Sequence[int]], np.ndarray]
@@ -96,10 +97,12 @@ class Writing:
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield what is written, to the end.
 
-        Raises RequestError (500) if it cannot be continued.
+        Raises RequestError if it cannot be continued (500), or the server stops (503).
         """
         while (piece := await self._events.get()) is not None:
             yield piece
+        if self.text.reason == "cancelled":
+            raise _stopping("The server stopped before the text was written.")
         if self.text.reason == "error":
             raise RequestError(500, f"The text could not be written: {self.text.error}")
 
@@ -113,7 +116,7 @@ class Writing:
             self._model.searcher.cancel(self.search)
 
     @property
-    def finish_reason(self) -> str:
+    def finish_reason(self) -> FinishReason:
         """Why the text ended, in OpenAI's words."""
         return "stop" if self.text.reason == "stop" and self.wanted.has_new else "length"
 
@@ -130,8 +133,7 @@ class Writing:
             self._send_prompt(self._prompt)
         if not self.wanted.has_new:
             return False
-        before = 0 if self._prompt is None else self._prompt.length
-        offset = before + self._new.length
+        offset = self._new.read + (0 if self._prompt is None else self._prompt.length)
         self._send(Piece(self._new.add(token), token, probabilities, offset))
         return token not in self._ends and not self._new.is_stopped
 
@@ -139,7 +141,7 @@ class Writing:
         told = [None, *self.text.prompt_probabilities]
         told += [None] * (len(self.text.prompt) - len(told))
         for token, probabilities in zip(self.text.prompt, told, strict=True):
-            offset = pieces.length
+            offset = pieces.read
             self._send(Piece(pieces.add(token), token, probabilities, offset))
         self._send(Piece(pieces.end()))
 
@@ -166,7 +168,7 @@ def start(model: ServedModel, texts: Sequence[Wanted], metrics: Metrics) -> list
     except BusyError as error:
         raise RequestError(429, str(error), headers={"Retry-After": "1"}) from error
     except StoppingError as error:
-        raise RequestError(503, str(error), headers={"Retry-After": "5"}) from error
+        raise _stopping(str(error)) from error
     return found
 
 
@@ -191,6 +193,10 @@ def _searches(writings: Sequence[Writing]) -> list[Search]:
     return found
 
 
+def _stopping(message: str) -> RequestError:
+    return RequestError(503, message, headers={"Retry-After": "5"})
+
+
 async def collected(writing: Writing) -> tuple[str, list[Piece]]:
     """Return the whole text, and the pieces that have tokens."""
     found: list[Piece] = [piece async for piece in writing.pieces()]
@@ -198,7 +204,7 @@ async def collected(writing: Writing) -> tuple[str, list[Piece]]:
     return text, [piece for piece in found if piece.token is not None]
 
 
-async def merged(writings: Sequence[Writing]) -> AsyncIterator[tuple[int, Piece | None]]:
+async def merged(writings: Sequence[Writing]) -> AsyncGenerator[tuple[int, Piece | None]]:
     """Yield the number of a text with its next piece, or None at its end, as they come."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
 
