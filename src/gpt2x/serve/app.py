@@ -264,9 +264,7 @@ class _Api:
 class _Stream(EventSourceResponse):
     """Chunks as server-sent events; texts that are still written when it ends are given up."""
 
-    def __init__(
-        self, writings: Sequence[Writing], chunks: AsyncGenerator[msgspec.Struct]
-    ) -> None:
+    def __init__(self, writings: Sequence[Writing], chunks: AsyncGenerator[msgspec.Struct]) -> None:
         super().__init__(_events(chunks), sep="\n")
         self._writings = writings
 

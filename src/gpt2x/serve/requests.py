@@ -135,13 +135,15 @@ def _texts(
 
     `param` is the field that asks for so many tokens, and `source` the one of the prompts.
     """
-    most = model.runner.max_queue
-    if len(prompts) * count > most:
-        message = f"{len(prompts) * count} texts are asked for; a request gets {most} at most."
-        raise RequestError(400, message, "n" if count > 1 else source)
     is_searched = (body.num_beams or 1) > 1
     if is_searched:
         check_search(body, count, logprobs)
+    # What can never be waited for is not a matter of trying again.
+    waiting = len(prompts) * (1 if is_searched else count)
+    most = model.runner.max_queue
+    if waiting > most:
+        message = f"{waiting} texts are asked for; a request gets {most} at most."
+        raise RequestError(400, message, "n" if count > 1 else source)
     grammar = grammar_of(model, body)
     seed = secrets.randbits(63) if body.seed is None else body.seed
     stop = [body.stop] if isinstance(body.stop, str) else list(body.stop or [])
