@@ -70,6 +70,9 @@ class FakeSlots:
     def copy(self, row: int, other: int, length: int) -> None:
         self._tokens[other, :length] = self._tokens[row, :length]
 
+    def warm_up(self) -> None:
+        pass
+
 
 def greedy(count: int) -> TextOptions:
     """Return the options of a text of the likeliest tokens."""

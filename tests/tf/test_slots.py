@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from support.contract.serving import SlotsContract
+from support.contract.serving import CompiledSlotsContract
 from support.tf_models import BACKEND
 
 
-class TestSlots(SlotsContract):
+class TestSlots(CompiledSlotsContract):
     backend = BACKEND

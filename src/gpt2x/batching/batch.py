@@ -10,13 +10,10 @@ import numpy as np
 
 from gpt2x.batching.choice import LogProbabilities, TextTable, Variant
 from gpt2x.batching.options import TextOptions
-from gpt2x.batching.slots import Slots, common_length
+from gpt2x.batching.slots import PIECE, Slots, common_length
 from gpt2x.errors import InvalidInputError
 
 _NOT_NUMBERS = "The model's logits are not numbers (NaN)."
-
-#: Tokens of a prompt that are run between two steps of the other texts.
-PIECE = 64
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,7 +76,7 @@ class Batch:
 
     Args:
         slots: the model.
-        piece: the most tokens of a prompt that one step runs.
+        piece: the most tokens of a prompt that one step runs, up to `PIECE`.
     """
 
     def __init__(self, slots: Slots, piece: int = PIECE) -> None:

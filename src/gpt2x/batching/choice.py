@@ -9,14 +9,15 @@ R texts, L columns of the token buffer, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2x.batching.options import TextOptions
 from gpt2x.generation.numpy_ops import NUMPY_OPS
-from gpt2x.generation.ops import Array, Ops
+from gpt2x.generation.ops import Array, Ops, Scalar
 from gpt2x.generation.processors import BuiltInProcessor, Context, Processors
 from gpt2x.generation.processors.base import NEG_INF, Static, Values, token_counts
 from gpt2x.generation.processors.history import RepetitionPenaltyLogitsProcessor
@@ -35,7 +36,7 @@ from gpt2x.generation.strategies import Sample, Settings
 LOGPROBS = 20
 
 #: The largest `top_k` that is served by comparing a few candidates.
-_NARROW = 64
+_FEW = 64
 
 
 class AddedBias(BuiltInProcessor):
@@ -73,62 +74,52 @@ class TopK(BuiltInProcessor):
 
 
 class Variant(NamedTuple):
-    """What shapes the computation; hashable. Each part is there if a text of the batch needs it.
+    """Which parts of the computation the texts of a batch need; the others are left out.
+
+    They are bools. A compiler gets them as scalars: what one computation leaves out is decided when
+    it runs, so that it serves all texts.
 
     Attributes:
-        samples: a text draws its tokens.
-        width: the candidates that are enough for all texts that draw; 0 for the vocabulary.
-        top_k: a text has fewer candidates than the vocabulary.
-        top_p, min_p, typical_p: the other filters of sampling.
-        edits: scores are changed by the text, or token by token.
+        wide: a text draws its tokens from the whole vocabulary.
+        narrow: a text draws its tokens from few candidates, the likeliest.
+        top_k: a text that draws from the whole vocabulary has fewer candidates.
+        top_p, min_p, typical_p: a text has one of the other filters of sampling.
+        edits: scores are changed by the text, or token by token. It is read on the host alone: see
+            `TextValues.bias`.
     """
 
-    samples: bool = False
-    width: int = 0
-    top_k: bool = False
-    top_p: bool = False
-    min_p: bool = False
-    typical_p: bool = False
-    edits: bool = False
+    wide: bool | Scalar = False
+    narrow: bool | Scalar = False
+    top_k: bool | Scalar = False
+    top_p: bool | Scalar = False
+    min_p: bool | Scalar = False
+    typical_p: bool | Scalar = False
+    edits: bool | Scalar = False
 
     @classmethod
     def of(cls, options: Sequence[TextOptions]) -> Variant:
-        """Return the cheapest variant that serves all these texts."""
+        """Return what these texts need."""
         drawn = [each for each in options if each.samples]
-        is_narrow = bool(drawn) and all(0 < each.top_k <= _NARROW for each in drawn)
+        ways = {_way(each) for each in drawn}
         return cls(
-            samples=bool(drawn),
-            width=candidate_width(_NARROW) if is_narrow else 0,
-            top_k=any(each.top_k > 0 for each in drawn),
+            wide=_WIDE in ways,
+            narrow=_NARROW in ways,
+            top_k=any(each.top_k > _FEW for each in drawn),
             top_p=any(each.top_p < 1 for each in drawn),
             min_p=any(each.min_p > 0 for each in drawn),
             typical_p=any(each.typical_p < 1 for each in drawn),
             edits=any(each.edits for each in options),
         )
 
-    @property
-    def rounded(self) -> Variant:
-        """The variant for compilers: one of few, which serves these texts too."""
-        if not self.samples:
-            return self
-        return self._replace(top_k=True, top_p=True, min_p=True, typical_p=self.typical_p)
 
-    @property
-    def kinds(self) -> tuple[list[type[BuiltInProcessor]], list[type[BuiltInProcessor]]]:
-        """The processors in their order: those of the whole vocabulary, and those of candidates."""
-        asked: list[tuple[bool, type[BuiltInProcessor]]] = [
-            (self.edits, AddedBias),
-            (self.edits, RepetitionPenaltyLogitsProcessor),
-            (self.edits, NewTextPenalty),
-            (self.samples, TemperatureLogitsWarper),
-        ]
-        filters: list[tuple[bool, type[BuiltInProcessor]]] = [
-            (self.top_k and not self.width, TopK),
-            (self.top_p, TopPLogitsWarper),
-            (self.min_p, MinPLogitsWarper),
-            (self.typical_p, TypicalLogitsWarper),
-        ]
-        return [kind for is_on, kind in asked if is_on], [kind for is_on, kind in filters if is_on]
+#: How a text's next token is found: the likeliest one, or drawn from all or from a few candidates.
+_LIKELIEST, _WIDE, _NARROW = range(3)
+
+
+def _way(options: TextOptions) -> int:
+    if not options.samples:
+        return _LIKELIEST
+    return _NARROW if 0 < options.top_k <= _FEW else _WIDE
 
 
 class TextValues(NamedTuple):
@@ -136,7 +127,7 @@ class TextValues(NamedTuple):
 
     Attributes:
         tokens: int32 [R, L], the texts so far; L is 0 if nothing reads them.
-        counts: int32 [R, 4]: the text's length, that of its prompt, top_k, and whether it is drawn.
+        counts: int32 [R, 4]: the text's length, that of its prompt, top_k, and `_way`.
         numbers: float32 [R, 7], in the order of `_NUMBERS`.
         keys: uint32 [R, 2], of the streams of random numbers.
         bias: float32 [R, V], or () if there are no edits.
@@ -196,7 +187,7 @@ class TextTable:
         values = self._values
         values.tokens[row, : len(prompt)] = prompt
         top_k = min(options.top_k or self._vocab_size, self._vocab_size)
-        values.counts[row] = len(prompt), len(prompt), top_k, options.samples
+        values.counts[row] = len(prompt), len(prompt), top_k, _way(options)
         values.numbers[row] = _numbers(options)
         stream = streams([(options.seed, options.stream)], 1)
         values.keys[row] = np.concatenate(stream.keys(NUMPY_OPS))
@@ -260,6 +251,8 @@ def log_probabilities(ops: Ops, logits: Array, tokens: Array) -> tuple[Array, Ar
 def choose(ops: Ops, logits: Array, values: TextValues, variant: Variant) -> tuple[Array, Array]:
     """Return the next token of each text, int [R], and whether its logits are numbers, bool [R].
 
+    A text's token does not depend on what the others need.
+
     Args:
         ops: the framework's.
         logits: float32 [R, V].
@@ -267,44 +260,45 @@ def choose(ops: Ops, logits: Array, values: TextValues, variant: Variant) -> tup
         variant: of the computation, one that serves all of the texts.
     """
     is_sound = ops.all(logits == logits, axis=-1)
-    length, start, top_k, is_drawn = (values.counts[:, i : i + 1] for i in range(4))
-    strategy, settings = _sampling(values, variant, start, top_k)
     real = ops.full(ops.shape(values.tokens), True, "bool")
-    context = Context(values.tokens, real, length)
-    scores = strategy.processors(ops, logits, context, settings.processors)
+    context = Context(values.tokens, real, values.counts[:, :1])
+    has_edits = not isinstance(values.bias, tuple)
+    static, own = _processors(values, dict.fromkeys(_EDITS, has_edits))
+    scores = static(ops, logits, context, own)
     tokens = ops.argmax(scores)
-    if variant.samples:
-        drawn, _ = strategy.choose(ops, scores, length - start, context, settings)
-        tokens = ops.where(is_drawn[:, 0] > 0, drawn, tokens)
+    draw = partial(_drawn, ops, scores, context, values)
+    wide = {
+        TopK: variant.top_k,
+        TopPLogitsWarper: variant.top_p,
+        MinPLogitsWarper: variant.min_p,
+        TypicalLogitsWarper: variant.typical_p,
+    }
+    narrow = {**wide, TopK: False}  # the candidates are those of top_k
+    tokens = _if_asked(ops, variant.wide, partial(draw, _WIDE, wide), tokens)
+    tokens = _if_asked(ops, variant.narrow, partial(draw, _NARROW, narrow), tokens)
     return tokens, is_sound
 
 
-def _sampling(
-    values: TextValues, variant: Variant, start: Array, top_k: Array
-) -> tuple[Sample, Settings]:
-    """Return the strategy of a variant, and its values of each text.
-
-    Of both, what only the loop of `generate` reads is left empty.
-    """
-    numbers = {name: values.numbers[:, i : i + 1] for i, name in enumerate(_NUMBERS)}
-    penalties = {"presence": numbers["presence_penalty"], "frequency": numbers["frequency_penalty"]}
-    own: dict[type[BuiltInProcessor], Values] = {
-        AddedBias: {"bias": values.bias},
-        RepetitionPenaltyLogitsProcessor: {"penalty": numbers["repetition_penalty"], "ignored": 0},
-        NewTextPenalty: {**penalties, "start": start},
-        TemperatureLogitsWarper: {"temperature": numbers["temperature"]},
-        TopK: {"k": top_k},
-        TopPLogitsWarper: {"cut": numbers["cut"]},
-        MinPLogitsWarper: {"min_p": numbers["min_p"]},
-        TypicalLogitsWarper: {"typical_p": numbers["typical_p"]},
-    }
-    processors, warpers = variant.kinds
+def _drawn(
+    ops: Ops,
+    scores: Array,
+    context: Context,
+    values: TextValues,
+    way: int,
+    asked: Asked,
+    tokens: Array,
+) -> Array:
+    """Return the tokens of texts, int [R], those of one way drawn anew by filters asked for."""
+    length, start, top_k, ways = (values.counts[:, i : i + 1] for i in range(4))
+    processors, own_of_processors = _processors(values, {TemperatureLogitsWarper: True})
+    warpers, own_of_warpers = _processors(values, asked)
+    # What only the loop of `generate` reads is left empty, in both.
     strategy = Sample(
         capacity=0,
         steps=0,
-        processors=_static(processors),
-        warpers=_static(warpers),
-        width=variant.width,
+        processors=processors,
+        warpers=warpers,
+        width=candidate_width(_FEW) if way == _NARROW else 0,
     )
     settings = Settings(
         prompt=(),
@@ -314,17 +308,70 @@ def _sampling(
         eos=(),
         fill=0,
         keys=(values.keys[:, 0], values.keys[:, 1]),
-        processors=[own[kind] for kind in processors],
-        warpers=[own[kind] for kind in warpers],
+        processors=own_of_processors,
+        warpers=own_of_warpers,
         top_k=top_k,
         length_penalty=1.0,
     )
-    return strategy, settings
+    scores = strategy.processors(ops, scores, context, settings.processors)
+    drawn, _ = strategy.choose(ops, scores, length - start, context, settings)
+    return ops.where(ways[:, 0] == way, drawn, tokens)
 
+
+class IfAsked(BuiltInProcessor):
+    """A processor that is left out where no text asks for it.
+
+    static: its class, and its own `static`; values: `is_asked` and its own.
+    """
+
+    @staticmethod
+    def apply(ops: Ops, scores: Array, context: Context, static: Static, values: Values) -> Array:
+        kind, own = static
+
+        def change(scores: Array) -> Array:
+            return kind.apply(ops, scores, context, own, values)
+
+        return _if_asked(ops, values["is_asked"], change, scores)
+
+
+def _if_asked(
+    ops: Ops, is_asked: bool | Scalar, change: Callable[[Array], Array], array: Array
+) -> Array:
+    """Return `change(array)` if it is asked for, else the array.
+
+    Of a scalar it is a loop of one turn or none: the branch that all frameworks have.
+    """
+    if isinstance(is_asked, bool):
+        return change(array) if is_asked else array
+
+    def turn(state: tuple[Array, Scalar]) -> tuple[Array, Scalar]:
+        return change(state[0]), ops.scalar(False, "bool")
+
+    return ops.while_loop(lambda state: state[1], turn, (array, is_asked))[0]
+
+
+#: Kinds of processors, each with whether a text asks for it.
+Asked = Mapping[type[BuiltInProcessor], Any]
+
+_EDITS = (AddedBias, RepetitionPenaltyLogitsProcessor, NewTextPenalty)
 
 #: `static` of the filters: min_tokens_to_keep, filter_value.
 _FILTER = (1, NEG_INF)
 
 
-def _static(kinds: Sequence[type[BuiltInProcessor]]) -> Processors:
-    return Processors(tuple((kind, _FILTER) for kind in kinds))
+def _processors(values: TextValues, asked: Asked) -> tuple[Processors, list[Values]]:
+    """Return processors in their order, and the values of each."""
+    numbers = {name: values.numbers[:, i : i + 1] for i, name in enumerate(_NUMBERS)}
+    penalties = {"presence": numbers["presence_penalty"], "frequency": numbers["frequency_penalty"]}
+    own: dict[type[BuiltInProcessor], Values] = {
+        AddedBias: {"bias": values.bias},
+        RepetitionPenaltyLogitsProcessor: {"penalty": numbers["repetition_penalty"], "ignored": 0},
+        NewTextPenalty: {**penalties, "start": values.counts[:, 1:2]},
+        TemperatureLogitsWarper: {"temperature": numbers["temperature"]},
+        TopK: {"k": values.counts[:, 2:3]},
+        TopPLogitsWarper: {"cut": numbers["cut"]},
+        MinPLogitsWarper: {"min_p": numbers["min_p"]},
+        TypicalLogitsWarper: {"typical_p": numbers["typical_p"]},
+    }
+    kinds = tuple((IfAsked, (kind, _FILTER)) for kind in asked)
+    return Processors(kinds), [{**own[kind], "is_asked": is_on} for kind, is_on in asked.items()]

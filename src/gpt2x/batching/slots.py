@@ -13,6 +13,9 @@ import numpy as np
 from gpt2x.batching.choice import LogProbabilities, TextValues, Variant
 from gpt2x.generation.ops import Array
 
+#: Tokens of a prompt that are run between two steps of the other texts, at most.
+PIECE = 64
+
 
 class Slots(Protocol):
     """R rows of a cache, each with the keys and values of a text of its own.
@@ -34,6 +37,8 @@ class Slots(Protocol):
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> Array:
         """Run more tokens of one text, int32 [n], which stand at `start` and behind it.
+
+        There are `PIECE` of them at most.
 
         Returns the logits after the last of them, float32 [1, V]; with `every` after each, [n, V].
         """
@@ -61,12 +66,18 @@ class Slots(Protocol):
     def copy(self, row: int, other: int, length: int) -> None:
         """Let `other` begin with the first `length` columns of a row."""
 
+    def warm_up(self) -> None:
+        """Prepare all that serving can need: afterwards nothing is compiled.
+
+        It is called before the first text; what the rows hold then is not known.
+        """
+
 
 def sizes(largest: int, smallest: int) -> tuple[int, ...]:
     """Return the sizes for which functions are compiled: fourfold ones up to the largest.
 
-    >>> sizes(16, 1), sizes(1024, 64)
-    ((1, 4, 16), (64, 256, 1024))
+    >>> sizes(16, 1), sizes(1024, 256)
+    ((1, 4, 16), (256, 1024))
     """
     found = [largest]
     while found[0] > smallest:

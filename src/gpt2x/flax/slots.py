@@ -14,13 +14,13 @@ import numpy as np
 from jax import Array, lax
 
 from gpt2x.batching.choice import LogProbabilities, TextValues, Variant, choose, log_probabilities
-from gpt2x.batching.slots import as_log_probabilities, enough, padded, sizes
+from gpt2x.batching.slots import PIECE, as_log_probabilities, enough, padded, sizes
+from gpt2x.batching.warming import warm_up
 from gpt2x.flax.cache import KVCache
 from gpt2x.flax.cpu.products import attention_dtype
 from gpt2x.flax.engine import in_compute_dtype
 from gpt2x.flax.ops import JAX_OPS as OPS
 from gpt2x.generation.engine import Prompt, placed
-from gpt2x.generation.lengths import bucket
 from gpt2x.models.cache import each
 
 # Texts have neither padding nor positions of their own.
@@ -40,13 +40,15 @@ class Slots:
         self.columns = model.config.n_positions
         self.vocab_size = model.config.vocab_size
         self._model = in_compute_dtype(model)
-        self._row_sizes, self._column_sizes = sizes(rows, 1), sizes(self.columns, 64)
+        self._row_sizes, self._column_sizes = sizes(rows, 1), sizes(self.columns, 256)
+        self._widths = sizes(min(PIECE, self.columns), 16)
         # Of each row its own cache; None if it is in the one that is shared.
         self._own: list[KVCache | None] = [self._empty(1, self.columns) for _ in range(rows)]
         self._shared = self._empty(1, self._column_sizes[0])
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> Array:
-        last, width = len(tokens) - 1, bucket(len(tokens), self.columns)
+        last = len(tokens) - 1
+        width = self._widths[-1] if every else enough(self._widths, len(tokens))
         ids = padded(tokens, width)[None, :]
         cache = self._alone(row)
         logits, cache = run_piece(self._model, cache, ids, np.int32(start), last, every=every)
@@ -78,7 +80,7 @@ class Slots:
     ) -> tuple[np.ndarray, np.ndarray]:
         count, rows = len(values.counts), logits.shape[0]
         values = jax.tree.map(lambda array: padded(array, rows), values)
-        found = jax.device_get(run_choice(logits, values, variant=variant.rounded))
+        found = jax.device_get(run_choice(logits, values, variant))
         return found[0][:count], found[1][:count]
 
     def log_probabilities(self, logits: Array, tokens: np.ndarray) -> list[LogProbabilities]:
@@ -91,6 +93,9 @@ class Slots:
     def copy(self, row: int, other: int, length: int) -> None:
         cache = self._own[row]
         self._own[other] = self._alone(row) if cache is None else jax.tree.map(jnp.copy, cache)
+
+    def warm_up(self) -> None:
+        warm_up(self, self._widths, self._row_sizes, self._column_sizes)
 
     def _alone(self, row: int) -> KVCache:
         """Return a row in a cache of its own; a row that is shared is copied."""
@@ -141,8 +146,8 @@ def _run(
     return outputs.logits.astype(jnp.float32), outputs.past_key_values.at(0)
 
 
-@partial(jax.jit, static_argnames="variant")
-def run_choice(logits: Array, values: TextValues, *, variant: Variant) -> tuple[Array, Array]:
+@jax.jit
+def run_choice(logits: Array, values: TextValues, variant: Variant) -> tuple[Array, Array]:
     """Run `choice.choose`."""
     return choose(OPS, logits, values, variant)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gpt2x.batching.choice import LogProbabilities, TextValues, Variant, choose, log_probabilities
-from gpt2x.batching.slots import as_log_probabilities
+from gpt2x.batching.slots import PIECE, as_log_probabilities
+from gpt2x.batching.warming import warm_up
 from gpt2x.generation.engine import Prompt
 from gpt2x.generation.strategies import Needs
 from gpt2x.pt.cache import KVCache
@@ -85,6 +86,10 @@ class Slots:
     def copy(self, row: int, other: int, length: int) -> None:
         for buffer in self._buffers():
             buffer[other, :, :length] = buffer[row, :, :length]
+
+    def warm_up(self) -> None:
+        # Weights are copied to the layout that products read quickest when they are first used.
+        warm_up(self, (min(PIECE, self.columns),), (1, self.rows), (1,))
 
     def _buffers(self) -> list[Tensor]:
         return [*self._cache.keys, *self._cache.values]

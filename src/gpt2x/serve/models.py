@@ -160,6 +160,7 @@ def load_served(
     tokenizer = GPT2TokenizerFast.from_pretrained(source, **hub)
     model = load()
     slots = backends.load(backend, module="slots").Slots(model, max_batch)
+    slots.warm_up()
     inference = backends.load(backend, module="inference")
     return ServedModel(
         name=name,

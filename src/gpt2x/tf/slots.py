@@ -6,16 +6,15 @@ B the texts that run, N the rows that are run, S the columns, H heads, D head_di
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from gpt2x.batching.choice import LogProbabilities, TextValues, Variant, choose, log_probabilities
-from gpt2x.batching.slots import as_log_probabilities, enough, padded, sizes
+from gpt2x.batching.slots import PIECE, as_log_probabilities, enough, padded, sizes
+from gpt2x.batching.warming import warm_up
 from gpt2x.generation.engine import Prompt, placed
-from gpt2x.generation.lengths import bucket
 from gpt2x.tf.cache import KVCache
 from gpt2x.tf.ops import TENSORFLOW_OPS as OPS
 
@@ -36,17 +35,19 @@ class Slots:
         self.columns = model.config.n_positions
         self.vocab_size = model.config.vocab_size
         self._model = model
-        self._row_sizes, self._column_sizes = sizes(rows, 1), sizes(self.columns, 64)
+        self._row_sizes, self._column_sizes = sizes(rows, 1), sizes(self.columns, 256)
+        self._widths = sizes(min(PIECE, self.columns), 16)
         # Of each row its own cache; None if it is in the one that is shared.
         self._own: list[KVCache | None] = [self._empty(1, self.columns)] * rows
         self._made: dict[tuple[int, int], _Shared] = {}
         self._shared = self._of_size(1, self._column_sizes[0])
         self._piece = compiled(self._run_piece)
-        self._choices: dict[Variant, Any] = {}
-        self._log_probabilities = compiled(partial(log_probabilities, OPS))
+        self._choose = compiled(run_choice)
+        self._log_probabilities = compiled(run_log_probabilities)
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> tf.Tensor:
-        last, width = len(tokens) - 1, bucket(len(tokens), self.columns)
+        last = len(tokens) - 1
+        width = self._widths[-1] if every else enough(self._widths, len(tokens))
         ids = tf.constant(padded(tokens, width)[None, :])
         cache = self._alone(row)
         place = tf.constant([start], tf.int32), tf.constant(last, tf.int32)
@@ -76,10 +77,7 @@ class Slots:
     ) -> tuple[np.ndarray, np.ndarray]:
         count, rows = len(values.counts), logits.shape[0]
         values = tf.nest.map_structure(lambda array: tf.constant(padded(array, rows)), values)
-        variant = variant.rounded
-        if variant not in self._choices:
-            self._choices[variant] = compiled(partial(choose, OPS, variant=variant))
-        tokens, is_sound = self._choices[variant](logits, values)
+        tokens, is_sound = self._choose(logits, values, tf.nest.map_structure(tf.constant, variant))
         return tokens.numpy()[:count], is_sound.numpy()[:count]
 
     def log_probabilities(self, logits: tf.Tensor, tokens: np.ndarray) -> list[LogProbabilities]:
@@ -91,6 +89,9 @@ class Slots:
 
     def copy(self, row: int, other: int, length: int) -> None:
         self._own[other] = self._alone(row)
+
+    def warm_up(self) -> None:
+        warm_up(self, self._widths, self._row_sizes, self._column_sizes)
 
     def _alone(self, row: int) -> KVCache:
         """Return a row in a cache of its own; a row that is shared is copied."""
@@ -169,6 +170,20 @@ def _run(
         **options,
     )
     return tf.cast(outputs.logits, tf.float32), outputs.past_key_values.at(0)
+
+
+def run_choice(
+    logits: tf.Tensor, values: TextValues, variant: Variant
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Run `choice.choose`."""
+    return choose(OPS, logits, values, variant)
+
+
+def run_log_probabilities(
+    logits: tf.Tensor, tokens: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Run `choice.log_probabilities`."""
+    return log_probabilities(OPS, logits, tokens)
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -23,6 +23,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"temperature": 1.3, "repetition_penalty": 1.4, "logit_bias": {7: 3.0, 9: -50.0}},
 ]
 
+COLUMNS = 280
+
 
 def text(prompt: Any, **options: Any) -> Text:
     """Return a text that goes on until it is as long as it may be."""
@@ -41,6 +43,29 @@ def write(batch: Batch, texts: list[Text], seed: int = 0) -> None:
         assert each.reason == "length"
 
 
+def drawn_texts(count: int, columns: int) -> list[Text]:
+    """Return texts of all lengths and options."""
+    rng = random.Random(0)
+    found = []
+    for _ in range(count):
+        prompt = [rng.randrange(60) for _ in range(rng.choice((1, 5, 30, 70, 260, columns)))]
+        options = {
+            "max_new_tokens": min(rng.randrange(1, 12), columns + 1 - len(prompt)),
+            "temperature": rng.choice((0.0, 0.7, 1.3)),
+            "top_k": rng.choice((0, 5, 50)),
+            "top_p": rng.choice((1.0, 0.9)),
+            "min_p": rng.choice((0.0, 0.05)),
+            "typical_p": rng.choice((1.0, 0.8)),
+            "repetition_penalty": rng.choice((1.0, 1.0, 1.3)),
+            "presence_penalty": rng.choice((0.0, 0.0, 0.5)),
+            "logit_bias": rng.choice(({}, {3: 2.0})),
+            "logprobs": rng.choice((None, None, 3)),
+            "scores_prompt": rng.random() < 0.2,
+        }
+        found.append(text(prompt, **options))
+    return found
+
+
 class SlotsContract:
     """Texts of a batch are those that `generate` writes, each alone."""
 
@@ -50,7 +75,14 @@ class SlotsContract:
     @classmethod
     def slots(cls) -> Any:
         module = importlib.import_module(f"{cls.backend.module.__name__}.slots")
-        return module.Slots(cls.backend.model(), rows=4)
+        # Columns of two sizes.
+        slots = module.Slots(cls.backend.model(n_positions=COLUMNS), rows=4)
+        slots.warm_up()
+        return slots
+
+    @property
+    def model(self) -> Any:
+        return self.backend.model(n_positions=COLUMNS)
 
     def alone(self, text: Text) -> list[int]:
         """Return the new tokens that `generate` writes."""
@@ -64,7 +96,7 @@ class SlotsContract:
         }
         bias = {(token,): value for token, value in options.logit_bias.items()}
         prompt = np.array([text.prompt])
-        output = self.backend.model().generate(
+        output = self.model.generate(
             self.backend.tensor(prompt),
             attention_mask=self.backend.tensor(np.ones_like(prompt)),
             max_new_tokens=options.max_new_tokens,
@@ -144,7 +176,7 @@ class SlotsContract:
         write(batch, [text(prompt, max_new_tokens=1)])  # which has been run before
         scored = text(prompt, max_new_tokens=3, temperature=0, scores_prompt=True)
         write(batch, [scored])
-        logits = self.backend.logits(self.backend.model(), prompt[None, :])[0].astype(np.float64)
+        logits = self.backend.logits(self.model, prompt[None, :])[0].astype(np.float64)
         expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         found = [each.chosen for each in scored.prompt_probabilities]
         assert_close(np.array(found), expected[np.arange(10), prompt[1:]])
@@ -161,9 +193,17 @@ class SlotsContract:
         options = TextOptions(max_new_tokens=1, temperature=0.7, logprobs=3, logit_bias={5: 2.0})
         write(Batch(slots), [Text(prompt=prompt.tolist(), options=options, receive=receive)])
         ((token, probabilities),) = found
-        logits = self.backend.logits(self.backend.model(), prompt[None, :])[0, -1]
+        logits = self.backend.logits(self.model, prompt[None, :])[0, -1]
         expected = logits - np.log(np.exp(logits.astype(np.float64)).sum())
         assert_close(np.array(probabilities.chosen), expected[token])
         ids, values = zip(*probabilities.likeliest, strict=True)
         assert list(ids) == np.argsort(-expected, kind="stable")[: len(ids)].tolist()
         assert_close(np.array(values), expected[list(ids)])
+
+
+class CompiledSlotsContract(SlotsContract):
+    """The same of a framework that compiles; the fixture `compiled` has what XLA compiles."""
+
+    def test_nothing_is_compiled_while_texts_are_written(self, slots, compiled):
+        write(Batch(slots), drawn_texts(16, COLUMNS))
+        assert len(compiled) == 0
