@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gpt2x.errors import InvalidInputError
-from gpt2x.serve import answers, embeddings, requests
+from gpt2x.serve import answers, embeddings, page, requests
 from gpt2x.serve.answers import ChatForm, CompletionForm, Form
 from gpt2x.serve.failures import RequestError, of_decoding
 from gpt2x.serve.messages import (
@@ -96,7 +96,7 @@ def make_app(
         api.app = None
         await models.stop(grace)
 
-    routes = [Route("/openapi.json", api.openapi, methods=["GET"])]
+    routes = [*page.routes(), Route("/openapi.json", api.openapi, methods=["GET"])]
     for each in OPERATIONS:
         endpoint = getattr(api, each.name)
         path = each.path.replace("{name}", "{name:path}")

@@ -1,0 +1,96 @@
+/** How continuations are written; remembered by the browser. */
+
+const KEY = "gpt2x.settings";
+
+/** The settings that are numbers: what they are at first, and what they may be. */
+export const NUMBERS = {
+  temperature: { first: 0.8, min: 0, max: 2, step: 0.05 },
+  topP: { first: 0.95, min: 0.05, max: 1, step: 0.01 },
+  topK: { first: 0, min: 0, max: 1000, step: 1 }, // 0 for all
+  length: { first: 24, min: 1, max: 200, step: 1 }, // tokens
+  time: { first: 10, min: 1, max: 120, step: 1 }, // seconds
+  seed: { first: 1, min: 0, max: Number.MAX_SAFE_INTEGER - 10_000, step: 1 },
+};
+
+/** Return settings in their limits; what is missing or not a number is as at first. */
+export function valid(given) {
+  const found = { model: typeof given?.model === "string" ? given.model : "" };
+  for (const [name, { first, min, max, step }] of Object.entries(NUMBERS)) {
+    const value = Number.isFinite(given?.[name]) ? given[name] : first;
+    const limited = Math.min(max, Math.max(min, value));
+    found[name] = step === 1 ? Math.round(limited) : limited;
+  }
+  return found;
+}
+
+/** The settings, and the form that changes them. Sends `change`. */
+export class Settings extends EventTarget {
+  #form;
+  #storage;
+
+  /**
+   * @param form whose fields have the settings' names.
+   * @param storage that remembers them.
+   */
+  constructor(form, storage) {
+    super();
+    this.#form = form;
+    this.#storage = storage;
+    for (const [name, { min, max, step }] of Object.entries(NUMBERS)) {
+      Object.assign(form.elements.namedItem(name), { min, max, step });
+    }
+    form.addEventListener("input", () => this.#read());
+    form.addEventListener("change", () => this.#show());
+    this.values = valid(remembered(storage));
+    this.#show();
+  }
+
+  /** Take other settings. */
+  set(values) {
+    this.values = valid(values);
+    this.#storage.setItem(KEY, JSON.stringify(this.values));
+    this.#show();
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Offer models; the first is taken if the one that was chosen is not among them. */
+  offer(models) {
+    const { model } = this.#form.elements;
+    model.replaceChildren(...models.map((name) => new Option(name, name)));
+    if (models.includes(this.values.model)) model.value = this.values.model;
+    else this.set({ ...this.values, model: models[0] });
+  }
+
+  #read() {
+    const values = { model: this.#form.elements.model.value };
+    for (const name of Object.keys(NUMBERS)) {
+      const text = this.#form.elements.namedItem(name).value;
+      values[name] = text === "" ? this.values[name] : Number(text);
+    }
+    this.values = valid(values);
+    this.#storage.setItem(KEY, JSON.stringify(this.values));
+    this.#showOutputs();
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #show() {
+    for (const [name, value] of Object.entries(this.values)) {
+      this.#form.elements.namedItem(name).value = value;
+    }
+    this.#showOutputs();
+  }
+
+  #showOutputs() {
+    for (const output of this.#form.querySelectorAll("output")) {
+      output.value = this.values[output.htmlFor[0]];
+    }
+  }
+}
+
+function remembered(storage) {
+  try {
+    return JSON.parse(storage.getItem(KEY));
+  } catch {
+    return null;
+  }
+}
