@@ -34,7 +34,7 @@ def session(monkeypatch) -> _session.Session:
     monkeypatch.setattr(
         _session, "stream", lambda writer, prompt, number: Continuation(tokens=[number])
     )
-    return _session.Session(writer)
+    return _session.Session(writer, lambda writer, options: options)
 
 
 def test_each_line_is_added_to_the_text_so_far(session):
@@ -63,6 +63,41 @@ def test_undo_takes_turns_back_one_by_one(session, capsys):
     session.undo()
     assert session.text == ""
     assert "There is no turn yet." in capsys.readouterr().err
+
+
+def test_redo_gives_back_what_undo_took(session, capsys):
+    session.add("Once")
+    session.add("Then")
+    session.undo()
+    session.redo()
+    assert session.text == "Once <0>\nThen <1>"
+    session.redo()
+    assert "No turn was taken back." in capsys.readouterr().err
+    session.undo()
+    session.add("Or")
+    session.redo()  # not what belonged to another text
+    assert session.text == "Once <0>\nOr <2>"
+
+
+def test_a_continuation_that_fails_leaves_the_text(session, monkeypatch):
+    session.add("Once")
+
+    def fail(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(_session, "stream", fail)
+    for command in (session.retry, lambda: session.add("Then")):
+        with pytest.raises(RuntimeError):
+            command()
+        assert session.text == "Once <0>"
+
+
+def test_the_text_is_saved_but_over_no_file(session, tmp_path):
+    session.add("Once")
+    session.save(str(tmp_path / "text.txt"))
+    assert (tmp_path / "text.txt").read_text("utf-8") == "Once <0>\n"
+    with pytest.raises(FileExistsError):
+        session.save(str(tmp_path / "text.txt"))
 
 
 def test_a_text_that_outgrows_the_model_loses_its_beginning():
@@ -104,3 +139,39 @@ def test_what_does_not_go_with_turns_is_named(option):
     result = run(*option, stdin="")
     assert result.exit_code == 1
     assert f"leave out {option[0]}." in result.stderr
+
+
+@pytest.mark.skipif(not backends.installed(), reason="no framework is installed")
+def test_options_are_changed_as_the_command_reads_them():
+    lines = [
+        ":set temperature=0.5 -n 2",
+        "And",
+        ":set greedy",
+        ":set seed 7",
+        ":options",
+        ":set warmth=1",
+        ":set model=gpt2",
+        ":set top-k=many",
+        ":set seed='1",
+        ":set top-p=2",
+        "Or",  # cannot be written
+        ":set top-p=1",
+        ":text",
+    ]
+    result = run("ROMEO.", "-n", "4", "--seed", "5", stdin="\n".join(lines))
+    assert result.exit_code == 0, result.output
+    told = result.stderr
+    assert told.startswith("seed=5\nmax-new-tokens=2\ndo-sample=True\ntemperature=0.5\n")
+    greedy = told.index("seed=7\nmax-new-tokens=2\n")
+    assert "do-sample" not in told[greedy : told.index("warmth")]
+    for said in (
+        "No such option: --warmth",
+        "model cannot be changed during a session.",
+        "'--top-k'",
+        "No closing quotation",
+        "top_p` must be",
+    ):
+        assert said in told
+    text = result.stdout.rpartition("ROMEO.")[2]
+    assert "\nAnd" in text
+    assert "Or" not in text

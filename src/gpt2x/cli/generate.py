@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,30 @@ from gpt2x.cli import _options as options
 from gpt2x.cli._printing import Result, print_texts, results
 from gpt2x.cli._session import converse
 from gpt2x.cli._writer import Writer, load_model, load_writer
+from gpt2x.config.generation_fields import DEFAULTS
 from gpt2x.errors import InvalidInputError, check_count
 
 app = typer.Typer(add_completion=False)
+
+#: Parameters that say what is continued, by which model and where to: not how.
+_FIXED = {
+    "prompt",
+    "prompts_file",
+    "model",
+    "revision",
+    "local_files_only",
+    "backend",
+    "dtype",
+    "device",
+    "max_length",
+    "negative_prompt",
+    "assistant",
+    "num_return_sequences",
+    "batch_size",
+    "as_json",
+    "logprobs",
+    "interactive",
+}
 
 
 @app.command()
@@ -92,20 +114,13 @@ def generate(
     if interactive:
         _check_interactive(context.params)
     prompts = [] if interactive else list(_prompts(prompt, prompts_file))
-    settings = decoding.decoding_fields(context.params)
-    arguments = decoding.grammar_arguments(context.params)
-
     hub = {"revision": revision, "local_files_only": local_files_only}
     writer = load_writer(model, backend, dtype, device, {k: v for k, v in hub.items() if v})
-    settings |= decoding.word_fields(context.params, writer.ids)
+    _configure(writer, context.params)
     if logprobs is not None:
-        settings |= {"return_dict_in_generate": True, "output_logits": True}
-    if "max_length" in settings and "max_new_tokens" not in settings:
-        writer.config.max_new_tokens = None  # the user's total, not the model's default
-    writer.config.update(**settings)
+        writer.config.update(return_dict_in_generate=True, output_logits=True)
     writer.fits = max_new_tokens is None and max_length is None
     writer.seed = secrets.randbits(32) if seed is None else seed
-    writer.arguments = arguments
     if negative_prompt is not None:
         writer.arguments["negative_prompt_ids"] = writer.batch([writer.prompt(negative_prompt)])[
             "input_ids"
@@ -117,7 +132,7 @@ def generate(
         )
 
     if interactive:
-        converse(writer, prompt)
+        converse(writer, prompt, partial(_set, context))
     elif as_json:
         about = {"model": model or "embedded", "backend": backend, "seed": writer.seed}
         for result in results(writer, prompts, batch_size):
@@ -125,6 +140,50 @@ def generate(
             typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         print_texts(writer, prompts, batch_size)
+
+
+def _configure(writer: Writer, parameters: Mapping[str, Any]) -> None:
+    """Let a writer decode as parameters of the command say, where they are given."""
+    fields = decoding.decoding_fields(parameters) | decoding.word_fields(parameters, writer.ids)
+    arguments = decoding.grammar_arguments(parameters)
+    if "max_length" in fields and "max_new_tokens" not in fields:
+        fields["max_new_tokens"] = None  # the user's total, not the model's default
+    writer.config.update(**fields)
+    writer.arguments |= arguments
+
+
+def _set(context: Any, writer: Writer, words: list[str]) -> list[str]:
+    """Set options during a session, and return all that differ from the defaults.
+
+    Args:
+        context: of the command, which reads them: ``temperature 0.9``, ``top-k=5``, ``--greedy``.
+        writer: is to write by them.
+        words: their parts.
+    """
+    options = [
+        f"--{word}" if word[:1] != "-" and (number == 0 or "=" in word) else word
+        for number, word in enumerate(words)
+    ]
+    try:
+        read = context.command.make_context("generate", options, parent=context.parent)
+    except Exception as error:
+        # Usage errors are click's, which older versions of typer do not bring along.
+        if not hasattr(error, "format_message"):
+            raise
+        raise InvalidInputError(error.format_message()) from error
+    source = read.get_parameter_source
+    given = {n: v for n, v in read.params.items() if source(n).name == "COMMANDLINE"}
+    for name in _FIXED & given.keys():
+        raise InvalidInputError(f"{name.replace('_', '-')} cannot be changed during a session.")
+    _configure(writer, given)
+    writer.fits = writer.fits and "max_new_tokens" not in given
+    writer.seed = given.get("seed", writer.seed)
+    values = {"seed": writer.seed, **writer.arguments}
+    for name, default in DEFAULTS.items():
+        value = getattr(writer.config, name)
+        if value != default and not name.endswith("_token_id"):
+            values[name] = value
+    return [f"{name.replace('_', '-')}={value}" for name, value in values.items()]
 
 
 def _check_interactive(parameters: dict[str, Any]) -> None:
