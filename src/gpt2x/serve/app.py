@@ -188,8 +188,8 @@ class _Api:
             return_offsets_mapping=True,
             verbose=False,
         )
-        tokens = found["input_ids"]
-        return encoded(Tokens(tokens, len(tokens), model.columns, found["offset_mapping"]))
+        tokens, spans = found["input_ids"], [list(pair) for pair in found["offset_mapping"]]
+        return encoded(Tokens(tokens, len(tokens), model.columns, spans))
 
     async def detokenize(self, request: Request) -> Response:
         body = await self._body(request, DetokenizeRequest)

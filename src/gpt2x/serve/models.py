@@ -114,6 +114,7 @@ class Models:
                 404,
                 f"The model {name!r} is not served; there are {', '.join(self.names)}.",
                 "model",
+                code="model_not_found",
             )
         async with self._lock:
             model = self._loaded.pop(name, None)

@@ -194,6 +194,10 @@ class ModelCards(Struct, tag_field="object", tag="list"):
     data: list[ModelCard]
 
 
+#: Where a token begins and ends.
+Span = Annotated[list[int], Meta(min_length=2, max_length=2)]
+
+
 class Tokens(Struct):
     """What POST /tokenize answers."""
 
@@ -201,7 +205,7 @@ class Tokens(Struct):
     count: int
     max_model_len: Annotated[int, Meta(description="Tokens that the model can read.")]
     offsets: Annotated[
-        list[tuple[int, int]],
+        list[Span],
         Meta(description="Start and end of each token in the text, in characters (code points)."),
     ]
 
