@@ -27,9 +27,9 @@ ASKED += [(each, GenerationMode.NEGATIVE) for each in OPERATIONS if each.body is
 
 @pytest.fixture(scope="module")
 def schema():
-    """The document of a server whose texts take a second at most."""
+    """The document of a server whose texts take a short time at most."""
     served = served_model(rows=8, max_queue=64)
-    with serving(served, limits=Limits(max_time=1.0, max_body=1000)) as server:
+    with serving(served, limits=Limits(max_time=0.2)) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         schema = schemathesis.openapi.from_dict(document)
         schema.config.update(base_url=server.url)

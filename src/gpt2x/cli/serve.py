@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ def serve(
         ),
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Texts written at once.", min=1)] = 16,
-    max_queue: Annotated[int, typer.Option(help="Texts that may wait.", min=0)] = 64,
+    max_queue: Annotated[int, typer.Option(help="Texts that may wait.", min=1)] = 64,
     max_time: Annotated[
         float, typer.Option(help="Seconds that a text may take.", min=0.001)
     ] = 120.0,
@@ -56,11 +57,16 @@ def serve(
         list[str] | None,
         typer.Option(help="Origin of a page elsewhere that may use the server (CORS)."),
     ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Log each request to write, prompt and all.")
+    ] = False,
     dtype: options.Dtype = None,
     device: options.Device = None,
     revision: options.Revision = None,
 ) -> None:
     """Serve models by OpenAI's API."""
+    for library in ("starlette", "uvicorn", "sse_starlette", "msgspec", "prometheus_client"):
+        backends.require_library(library, "gpt2x serve", extra="serve")
     from gpt2x.serve.app import Limits, make_app
     from gpt2x.serve.models import Models, load_served
     from gpt2x.serve.server import Server, listen
@@ -71,6 +77,8 @@ def serve(
     for name, source in _named(model or []).items():
         load = partial(load_model, source, backend, dtype, device, hub, wanted_by="gpt2x serve")
         loaders[name] = partial(load_served, name, source, hub, backend, load, max_batch, max_queue)
+    if log_prompts:
+        logging.getLogger("gpt2x.serve").setLevel(logging.INFO)
     console = Console(stderr=True, highlight=False, markup=False)
     if host not in _LOOPBACK and not api_key:
         console.print(
@@ -82,6 +90,7 @@ def serve(
         limits=Limits(max_time=max_time),
         allowed_origins=allow_origin or [],
         grace=grace,
+        log_prompts=log_prompts,
     )
     with listen(host, port) as listening:
         address = f"[{host}]" if ":" in host else host

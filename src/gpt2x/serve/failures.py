@@ -7,7 +7,6 @@ of which no field can be named.
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 
 import msgspec
 
@@ -20,7 +19,8 @@ class RequestError(Exception):
     Attributes:
         status: of the response.
         param: the field of the body that is wrong; None if no single one is.
-        code: a word for programs; by default that of the status.
+        type: a word for programs, that of the status.
+        code: another one; by default that of the status as well.
         headers: further ones of the response.
     """
 
@@ -35,24 +35,26 @@ class RequestError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.headers = status, param, headers or {}
-        self.code = code or HTTPStatus(status).name.lower()
+        kind, word = _WORDS.get(status, _WORDS[400 if status < 500 else 500])
+        self.type, self.code = kind, code or word
 
     @property
     def body(self) -> ErrorReply:
         """The body of the response."""
-        kind = _TYPES.get(self.status, "server_error")
-        return ErrorReply(Error(str(self), kind, self.param, self.code))
+        return ErrorReply(Error(str(self), self.type, self.param, self.code))
 
 
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "not_found_error",
-    405: "invalid_request_error",
-    413: "invalid_request_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "service_unavailable_error",
+#: The type and the code of each status.
+_WORDS = {
+    400: ("invalid_request_error", "bad_request"),
+    401: ("authentication_error", "unauthorized"),
+    404: ("not_found_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    413: ("invalid_request_error", "content_too_large"),
+    422: ("invalid_request_error", "unprocessable_content"),
+    429: ("rate_limit_error", "too_many_requests"),
+    500: ("server_error", "internal_server_error"),
+    503: ("service_unavailable_error", "service_unavailable"),
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -151,7 +150,7 @@ def document(operations: Iterable[Operation] = OPERATIONS) -> Json:
 def _described(operation: Operation) -> Json:
     responses = {"200": _success(operation)}
     for status in operation.errors:
-        responses[str(status)] = _response(HTTPStatus(status).phrase, replies.ErrorReply)
+        responses[str(status)] = _response("An error", replies.ErrorReply)
     if operation.unready is not None:
         responses["503"] = _response("Not ready", operation.unready)
     found: Json = {
