@@ -1,5 +1,7 @@
 /** The server's API, as the page uses it. */
 
+import { toUnits } from "./offsets.js";
+
 /** An answer that is an error; `status` is HTTP's, `wait` the seconds after which to ask again. */
 export class ServerError extends Error {
   constructor(status, message, wait = null) {
@@ -36,9 +38,11 @@ export class Client {
     }
   }
 
-  /** Return `tokens`, the `offsets` at which they start in code points, and `max_model_len`. */
+  /** Return the tokens of a text, the code units at which they start, and how many the model reads. */
   async tokenize(model, text, signal) {
-    return (await this.#ask("tokenize", { model, text }, signal)).json();
+    const answer = await (await this.#ask("tokenize", { model, text }, signal)).json();
+    const starts = toUnits(text, answer.offsets.map(([start]) => start));
+    return { tokens: answer.tokens, starts, longest: answer.max_model_len };
   }
 
   /**

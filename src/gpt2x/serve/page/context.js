@@ -1,6 +1,6 @@
 /** Counts of the text, and the part of it that the model reads. */
 
-import { seenFrom, toUnits } from "./offsets.js";
+import { seenFrom } from "./offsets.js";
 
 const PAUSE = 200; // milliseconds without a change after which the server is asked
 
@@ -69,8 +69,8 @@ export class Context extends EventTarget {
       const isWhole = caret === text.length;
       const before = isWhole ? whole : await this.#tokenize(model, text.slice(0, caret), signal);
       const { read: room } = await this.room(signal);
-      const from = seenFrom(toUnits(text, before.offsets), room);
-      const detail = { tokens: whole.count, before: before.count, room, from };
+      const from = seenFrom(before.starts, room);
+      const detail = { tokens: whole.tokens.length, before: before.tokens.length, room, from };
       this.dispatchEvent(new CustomEvent("change", { detail }));
     } catch (error) {
       if (error.name !== "AbortError") this.#failed(error);
@@ -79,7 +79,7 @@ export class Context extends EventTarget {
 
   async #tokenize(model, text, signal) {
     const found = await this.#client.tokenize(model, text, signal);
-    this.#lengths.set(model, found.max_model_len);
+    this.#lengths.set(model, found.longest);
     return found;
   }
 }

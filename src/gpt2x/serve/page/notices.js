@@ -3,14 +3,17 @@
 export class Notices {
   #notice;
   #live;
+  #home;
 
   /**
    * @param notice the element with the line, a button for what can be done, and one to close it.
    * @param live the live region.
+   * @param home gets the focus when a button that has it goes.
    */
-  constructor(notice, live) {
+  constructor(notice, live, home) {
     this.#notice = notice;
     this.#live = live;
+    this.#home = home;
     notice.querySelector(".close").addEventListener("click", () => this.hide());
   }
 
@@ -31,6 +34,7 @@ export class Notices {
   }
 
   hide() {
+    if (this.#notice.contains(document.activeElement)) this.#home.focus({ preventScroll: true });
     this.#notice.hidden = true;
   }
 

@@ -18,7 +18,7 @@ import { Writing } from "./writing.js";
 
 const $ = (id) => document.getElementById(id);
 
-const notices = new Notices($("notice"), $("live"));
+const notices = new Notices($("notice"), $("live"), $("text"));
 const key = new Key($("ask-key"));
 const client = new Client(() => key.value);
 const connection = new Connection(client);
@@ -97,7 +97,10 @@ context.addEventListener("change", ({ detail }) => {
 });
 editor.addEventListener("change", count);
 editor.addEventListener("move", () => context.update(editor.text, editor.caret));
-settings.addEventListener("change", () => context.update(editor.text, editor.caret));
+settings.addEventListener("change", () => {
+  suggestions.drop(); // they are not of these settings
+  context.update(editor.text, editor.caret);
+});
 
 // ---- the document ---------------------------------------------------------------------------------
 

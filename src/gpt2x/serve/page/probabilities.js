@@ -1,7 +1,5 @@
 /** A view of the text that shades each token by its likelihood and tells what was likelier. */
 
-import { toUnits } from "./offsets.js";
-
 const ALTERNATIVES = 5;
 /** The least likelihoods of the shades, from none to the darkest. */
 const SHADES = [0.5, 0.2, 0.05, 0.01, 0.001];
@@ -79,8 +77,7 @@ export class Probabilities extends EventTarget {
     const { signal } = this.#asked;
     this.#list.setAttribute("aria-busy", "true");
     try {
-      const { tokens, offsets, max_model_len: longest } = await this.#client.tokenize(model, text, signal);
-      const starts = toUnits(text, offsets);
+      const { tokens, starts, longest } = await this.#client.tokenize(model, text, signal);
       this.#tokens = starts.map((start, index) => ({ start, text: text.slice(start, starts[index + 1]) }));
       this.#list.replaceChildren(...this.#tokens.map(item));
       for (const { start, end, from } of windows(tokens.length, longest - 1)) {
@@ -139,7 +136,7 @@ export class Probabilities extends EventTarget {
     this.#list.removeAttribute("aria-activedescendant");
     if (!element) return;
     element.setAttribute("aria-selected", "true");
-    element.setAttribute("aria-label", description(this.#tokens[index]));
+    element.ariaLabel = description(this.#tokens[index]);
     this.#list.setAttribute("aria-activedescendant", element.id);
     this.#tell(this.#tokens[index], element);
   }
@@ -164,6 +161,7 @@ function item({ text }, index) {
   element.role = "option";
   element.setAttribute("aria-selected", "false");
   element.textContent = text;
+  if (text.trim() === "") element.ariaLabel = visible(text); // else it has no name
   return element;
 }
 
