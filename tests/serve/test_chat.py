@@ -126,9 +126,11 @@ def test_either_name_limits_the_tokens(client):
         say(client, max_completion_tokens=1000)
     assert raised.value.param == "max_completion_tokens"
     assert raised.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError) as raised:
-        say(client, [{"role": "user", "content": "word " * 400}])
-    assert raised.value.param == "messages"
+    for count in (400, 20_000):
+        with pytest.raises(openai.BadRequestError) as raised:
+            say(client, [{"role": "user", "content": "word " * count}])
+        assert raised.value.param == "messages"
+        assert raised.value.code == "context_length_exceeded"
 
 
 def test_without_a_limit_a_text_fills_the_model(client):

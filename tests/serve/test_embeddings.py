@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -113,6 +114,19 @@ def test_special_tokens_are_text(http):
     back = http.post("/detokenize", json={"tokens": answer.json()["tokens"]}).json()
     assert back == {"text": "a<|endoftext|>"}
     assert http.post("/tokenize", json={"text": ""}).json()["offsets"] == []
+
+
+def test_a_long_text_leaves_others_be(server, http):
+    # The server answers others while it encodes: their answers come in the meantime.
+    text = "Exit, pursued by a bear. " * 10_000
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(httpx.post, f"{server.url}/tokenize", json={"text": text}, timeout=None)
+        answered = 0
+        while not long.done():
+            assert http.post("/tokenize", json={"text": "Exit"}).status_code == 200
+            answered += 1
+    assert long.result().json()["count"] > 50_000
+    assert answered > 5
 
 
 def test_tokens_that_there_are_not_are_refused(http):

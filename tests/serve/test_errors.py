@@ -32,10 +32,23 @@ def error_of(response, status):
     return error
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b'{"prompt": "\\ud800"}'])
+DEEP = b'{"json_schema": ' + b'{"a":' * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[]", b"3", b'{"prompt": "\\ud800"}', DEEP]
+)
 def test_a_body_that_is_not_a_json_object_is_422(http, content):
     error = error_of(http.post("/v1/completions", content=content), 422)
     assert (error["type"], error["param"]) == ("invalid_request_error", None)
+
+
+def nested(depth):
+    """Return a schema of so many objects in one another."""
+    schema = {}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
 
 
 @pytest.mark.parametrize(
@@ -49,6 +62,8 @@ def test_a_body_that_is_not_a_json_object_is_422(http, content):
         ("/v1/embeddings", {}, "input"),
         ("/tokenize", {"text": 3}, "text"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/v1/completions", {"seed": 10**30}, "seed"),
+        ("/v1/completions", {"json_schema": nested(200)}, "json_schema"),
     ],
 )
 def test_a_wrong_type_names_its_field(http, path, body, param):

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from gpt2x.serve import embeddings
 from gpt2x.serve.app import Limits
 from support.serving import NAME, NAN_TOKEN, RAISING_TOKEN, served_model, serving, until
 
@@ -57,9 +58,9 @@ def test_a_client_that_goes_away_frees_its_row(one, stream):
 
 def test_a_client_that_goes_away_in_the_middle_of_a_stream_frees_its_row(one):
     with one.client() as client:
+        one.slots.goes_on.allow(3)
         stream = client.completions.create(model=NAME, stream=True, **LONG)
         next(stream)
-        one.slots.goes_on.clear()
         stream.close()
         until(lambda: one.model.runner._cancelled)
         one.slots.goes_on.set()
@@ -122,6 +123,18 @@ def test_a_text_that_fails_fails_alone(one, prompt, bias):
         assert answer.usage.completion_tokens == 3
 
 
+def test_a_step_that_raises_ends_the_texts_of_that_step(one):
+    with one.client() as client:
+        failing = {"model": NAME, "prompt": [5], "logit_bias": {str(RAISING_TOKEN): 100}}
+        with pytest.raises(openai.InternalServerError, match="out of memory"):
+            client.completions.create(**failing)
+        with pytest.raises(openai.APIError, match="out of memory"):
+            list(client.completions.create(stream=True, **failing))
+        until(lambda: is_idle(one))
+        answer = client.completions.create(model=NAME, prompt="ROMEO.", max_tokens=3)
+        assert answer.usage.completion_tokens == 3
+
+
 def test_an_error_in_a_stream_is_its_last_event(one):
     body = {"prompt": [5], "logit_bias": {str(NAN_TOKEN): 100}, "stream": True, "logprobs": 0}
     answer = httpx.post(f"{one.url}/v1/completions", json=body)
@@ -159,9 +172,9 @@ def test_a_text_ends_when_its_time_is_over(stream):
         assert server.metrics()["gpt2x_texts_total", NAME, "time"] == 1
 
 
-def test_embeddings_leave_others_be(one, monkeypatch):
-    from gpt2x.serve import embeddings
-
+@pytest.fixture
+def held(monkeypatch):
+    """What lets embeddings go on, which wait for it; others do not."""
     embed, goes_on = embeddings.embed, threading.Event()
 
     def slow(*args):
@@ -169,8 +182,18 @@ def test_embeddings_leave_others_be(one, monkeypatch):
         return embed(*args)
 
     monkeypatch.setattr(embeddings, "embed", slow)
-    with send(one, {"input": "a"}, "/v1/embeddings") as connection, one.client() as client:
+    yield goes_on
+    goes_on.set()
+
+
+def test_embeddings_leave_others_be(one, held):
+    body, path = {"input": ["a", "b"]}, "/v1/embeddings"
+    with send(one, body, path) as first, send(one, body, path) as second, one.client() as client:
+        # As many wait as may.
+        until(lambda: httpx.post(one.url + path, json=body).status_code == 429)
         answer = client.completions.create(model=NAME, prompt="ROMEO.", max_tokens=3)
         assert answer.usage.completion_tokens == 3
-        goes_on.set()
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        held.set()
+        for connection in (first, second):
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert httpx.post(one.url + path, json=body).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -40,17 +41,44 @@ def model() -> Any:
     return GPT2LMHeadModel.from_pretrained(EMBEDDED_MODEL).eval()
 
 
+class Gate:
+    """Lets steps pass: all at first, none after `clear`, all after `set`, some after `allow`."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._left = math.inf
+
+    def wait(self) -> None:
+        """Wait until a step may pass."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left > 0)
+            self._left -= 1
+
+    def allow(self, count: float) -> None:
+        """Let so many more steps pass."""
+        with self._changed:
+            self._left = count
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Let none pass."""
+        self.allow(0)
+
+    def set(self) -> None:
+        """Let all pass."""
+        self.allow(math.inf)
+
+
 class FaultySlots(Slots):
     """Slots that can be stopped, and that stumble over two tokens.
 
     Attributes:
-        goes_on: a step waits while this is not set.
+        goes_on: what steps wait for.
     """
 
     def __init__(self, model: Any, rows: int) -> None:
         super().__init__(model, rows)
-        self.goes_on = threading.Event()
-        self.goes_on.set()
+        self.goes_on = Gate()
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> Any:
         self.goes_on.wait()
@@ -61,6 +89,8 @@ class FaultySlots(Slots):
 
     def decode(self, tokens: np.ndarray, starts: np.ndarray) -> Any:
         self.goes_on.wait()
+        if RAISING_TOKEN in tokens:
+            raise RuntimeError("out of memory")
         logits = super().decode(tokens, starts)
         logits[: len(tokens)][tokens == NAN_TOKEN] = np.nan
         return logits

@@ -133,6 +133,7 @@ class _Api:
         self._limits = limits
         self._metrics = metrics
         self._log_prompts = log_prompts
+        self._embedder = embeddings.Embedder()
         self._document = msgspec.json.encode(document())
         self.app: Starlette | None = None  # while it answers
 
@@ -171,12 +172,8 @@ class _Api:
         body = await self._body(request, EmbeddingRequest)
         model = await self._models.get(body.model)
         texts = await asyncio.to_thread(embeddings.texts_of, model, body)
-
-        async def embed() -> Any:
-            vectors = [await asyncio.to_thread(embeddings.embed, model, each) for each in texts]
-            return embeddings.answer(model, texts, vectors, body.encoding_format)
-
-        return await _while_connected(request, embed())
+        answer = self._embedder.answer(model, texts, body.encoding_format)
+        return await _while_connected(request, answer)
 
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
@@ -257,7 +254,7 @@ class _Api:
                 raise too_large
         try:
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise of_decoding(error) from error
 
 
@@ -275,18 +272,22 @@ class _Stream(EventSourceResponse):
             answers.cancel(self._writings)
 
 
-async def _events(chunks: AsyncGenerator[msgspec.Struct]) -> AsyncIterator[str]:
-    """Yield the data of server-sent events; an error is the last one of a stream."""
+async def _events(chunks: AsyncGenerator[msgspec.Struct]) -> AsyncIterator[bytes]:
+    """Yield server-sent events; an error is the last one of a stream."""
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
-                yield msgspec.json.encode(chunk).decode()
-            yield "[DONE]"
+                yield _event(chunk)
+            yield b"data: [DONE]\n\n"
         except RequestError as error:
-            yield msgspec.json.encode(error.body).decode()
+            yield _event(error.body)
         except Exception:
             _LOG.exception("a stream failed")
-            yield msgspec.json.encode(crash().body).decode()
+            yield _event(crash().body)
+
+
+def _event(data: msgspec.Struct) -> bytes:
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
 async def _while_connected(request: Request, answer: Awaitable[Any]) -> Response:

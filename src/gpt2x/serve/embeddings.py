@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -50,20 +53,40 @@ def embed(model: ServedModel, tokens: Sequence[int]) -> np.ndarray:
     return mean
 
 
-def answer(
-    model: ServedModel,
-    texts: Sequence[Sequence[int]],
-    vectors: Sequence[np.ndarray],
-    encoding: str | None,
-) -> Embeddings:
-    """Return the answer; `encoding` is "float" or "base64", of little-endian float32."""
+class Embedder:
+    """Embeds the texts of requests, one at a time, in a thread of its own.
 
-    def shown(vector: np.ndarray) -> list[float] | str:
-        if encoding == "base64":
-            return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-        numbers: list[float] = vector.tolist()
-        return numbers
+    Texts that are written meanwhile go on, and so does the event loop.
+    """
 
-    count = sum(map(len, texts))
-    data = [Embedding(index, shown(vector)) for index, vector in enumerate(vectors)]
-    return Embeddings(data, model.name, EmbeddingUsage(count, count))
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "gpt2x-embedder")
+        self._waiting = 0
+
+    async def answer(
+        self, model: ServedModel, texts: Sequence[Sequence[int]], encoding: str | None
+    ) -> Embeddings:
+        """Return the answer to a request; `encoding` is "float" or "base64".
+
+        Raises RequestError (429) if as many requests wait as texts may.
+        """
+        if self._waiting >= model.runner.max_queue:
+            message = f"{self._waiting} requests are waiting; try again later."
+            raise RequestError(429, message, headers={"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            run = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+            vectors = [_shown(await run(partial(embed, model, each)), encoding) for each in texts]
+        finally:
+            self._waiting -= 1
+        data = [Embedding(index, vector) for index, vector in enumerate(vectors)]
+        count = sum(map(len, texts))
+        return Embeddings(data, model.name, EmbeddingUsage(count, count))
+
+
+def _shown(vector: np.ndarray, encoding: str | None) -> list[float] | str:
+    """Return a vector as numbers, or as base64 of little-endian float32."""
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2x.errors import InvalidInputError, MissingBackendError
+from gpt2x.errors import MissingBackendError
 from gpt2x.generation.grammar import Grammar
 from gpt2x.generation.plan import eos_tokens
 from gpt2x.generation.processors.guided import GrammarLogitsProcessor
@@ -50,7 +50,7 @@ def grammar_of(model: ServedModel, body: Sampling) -> Callable[[], Allowed] | No
         grammar = Grammar.of(model.tokenizer, **argument)
         assert grammar is not None, "one is given"
         matcher = grammar.matcher(model.vocab_size, eos)
-    except (InvalidInputError, MissingBackendError) as error:
+    except (ValueError, RecursionError, MissingBackendError) as error:
         raise RequestError(400, f"{name}: {error}", name) from error
 
     def start() -> Allowed:

@@ -97,6 +97,7 @@ OPERATIONS = (
         "Return the mean of the last hidden states of texts.",
         messages.EmbeddingRequest,
         replies.Embeddings,
+        statuses=(429,),
     ),
     _post(
         "/tokenize",

@@ -14,6 +14,9 @@ class TokenBytes:
 
     Args:
         tokenizer: a `GPT2Tokenizer` or `GPT2TokenizerFast`.
+
+    Attributes:
+        longest: bytes of the longest token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -23,6 +26,7 @@ class TokenBytes:
             number: token.encode("utf-8") if token in added else token_to_bytes(token)
             for token, number in tokenizer.get_vocab().items()
         }
+        self.longest = max(map(len, self._bytes.values()))
 
     def of(self, token: int) -> bytes:
         """Return the bytes that a token adds to a text: none for one that is special or unknown."""

@@ -55,7 +55,7 @@ def completion(model: ServedModel, body: CompletionRequest, deadline: float | No
     texts = _texts(
         model,
         body,
-        prompts_of(model, body.prompt),
+        prompts_of(model, body.prompt, is_cut=body.truncate_prompt_tokens is not None),
         asked=16 if body.max_tokens is None else body.max_tokens,
         param="max_tokens",
         source="prompt",
@@ -73,6 +73,9 @@ def conversation(model: ServedModel, body: ChatRequest, deadline: float | None) 
     Raises RequestError for what cannot be done.
     """
     name = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
+    if body.truncate_prompt_tokens is None:
+        said = sum(len(_content(message)) for message in body.messages)
+        check_length(model, said, "messages")
     prompt = prompt_of_messages(model, body.messages)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     texts = _texts(
@@ -196,10 +199,13 @@ def search_of(model: ServedModel, body: Sampling) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> list[list[int]]:
+def prompts_of(
+    model: ServedModel, given: Prompts, param: str = "prompt", is_cut: bool = False
+) -> list[list[int]]:
     """Return the tokens of a request's texts: a text, texts, tokens, or lists of tokens.
 
-    An empty text is the beginning of a new document.
+    An empty text is the beginning of a new document. With `is_cut` a text may be longer than the
+    model can read.
     """
     items: Any = [given] if isinstance(given, str) else given
     if not items:
@@ -209,6 +215,9 @@ def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> lis
         raise RequestError(400, message, param)
     if isinstance(items[0], int):
         items = [items]
+    if not is_cut:
+        longest = max(len(each) if isinstance(each, str) else 0 for each in items)
+        check_length(model, longest, param)
     start = model.tokenizer.bos_token or ""
     found = [model.encode(each or start) if isinstance(each, str) else each for each in items]
     for tokens in found:
@@ -216,6 +225,17 @@ def prompts_of(model: ServedModel, given: Prompts, param: str = "prompt") -> lis
             raise RequestError(400, f"{param} has no tokens.", param)
         check_tokens(model, tokens, param)
     return found
+
+
+def check_length(model: ServedModel, characters: int, param: str) -> None:
+    """Raise RequestError for a text that is too long whatever its tokens are.
+
+    Encoding it, to say how many they are, could take seconds.
+    """
+    most = model.columns * model.tokens.longest
+    if characters > most:
+        message = f"The model reads {model.columns} tokens; {param} has {characters} characters."
+        raise RequestError(400, message, param, code="context_length_exceeded")
 
 
 def check_tokens(model: ServedModel, tokens: Sequence[int], param: str) -> None:

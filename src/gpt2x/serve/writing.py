@@ -13,6 +13,7 @@ from gpt2x.batching.batch import Text
 from gpt2x.batching.choice import LogProbabilities
 from gpt2x.batching.options import TextOptions
 from gpt2x.batching.runner import BusyError, StoppingError
+from gpt2x.errors import InvalidInputError
 from gpt2x.generation.plan import eos_tokens
 from gpt2x.serve.beams import Search
 from gpt2x.serve.failures import RequestError
@@ -97,14 +98,16 @@ class Writing:
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield what is written, to the end.
 
-        Raises RequestError if it cannot be continued (500), or the server stops (503).
+        Raises RequestError if it cannot be continued (500), its grammar cannot (400), or the server
+        stops (503).
         """
         while (piece := await self._events.get()) is not None:
             yield piece
         if self.text.reason == "cancelled":
             raise _stopping("The server stopped before the text was written.")
         if self.text.reason == "error":
-            raise RequestError(500, f"The text could not be written: {self.text.error}")
+            status = 400 if isinstance(self.text.error, InvalidInputError) else 500
+            raise RequestError(status, f"The text could not be written: {self.text.error}")
 
     def cancel(self) -> None:
         """Let the text end, since nobody waits for it any more."""

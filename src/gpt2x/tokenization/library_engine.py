@@ -21,6 +21,9 @@ from gpt2x.tokenization.token_table import TokenTable
 #: NUL is the name of no byte.
 _UNKNOWN = "\0unknown"
 
+#: Characters of a text that takes more than a few milliseconds.
+_LONG = 10_000
+
 
 class LibraryEngine(Engine):
     """Encodes by the library. Its sequences know their tokens' words and characters."""
@@ -73,7 +76,9 @@ class LibraryEngine(Engine):
             self._tokenizers[key] = Tokenizer(self.model())
             self._tokenizers[key].pre_tokenizer = pinned_pre_tokenizer(prefix_space)
         tokenizer = self._tokenizers[key]
-        if len(texts) == 1:
+        # `encode` keeps Python's lock, for which a server's other threads wait. `encode_batch`
+        # does not, but takes longer to start.
+        if len(texts) == 1 and len(texts[0]) < _LONG:
             encodings = [tokenizer.encode(texts[0], add_special_tokens=False)]
         else:
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
