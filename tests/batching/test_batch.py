@@ -104,6 +104,34 @@ def test_a_step_that_fails_ends_its_texts_and_no_later_one():
     assert later.new == written([1, 2, 3], 5)
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_step_that_fails_for_one_text_ends_it_alone(failing):
+    class Failing(FakeSlots):
+        def decode(self, tokens, starts):
+            logits = super().decode(tokens, starts)
+            if written([failing], 3)[2] in tokens:
+                raise MemoryError("no room")
+            return logits
+
+    batch = Batch(Failing(4, 40))
+    texts = [make([number]) for number in range(3)]
+    for text in [*texts, make(range(9))]:
+        batch.join(text)
+        batch.step()
+    while batch.size:
+        batch.step()
+    stumbles = written([failing], 3)[2]
+    for number, text in enumerate(texts):
+        expected = written([number], 5)
+        if stumbles in expected[:-1]:
+            expected = expected[: expected.index(stumbles) + 1]
+            assert isinstance(text.error, MemoryError)
+        else:
+            assert text.reason == "length"
+        assert text.new == expected
+    assert texts[failing].reason == "error"
+
+
 @pytest.mark.parametrize(
     ("prompt", "count", "message"),
     [

@@ -192,18 +192,41 @@ class Batch:
         return self._slots.logits_at(logits, count - 1)
 
     def _run_texts(self) -> None:
-        lasts = [text.new[-1] for text in self._texts]
-        starts = [len(row.tokens) for row in self._rows[: len(lasts)]]
+        count = len(self._texts)
         try:
-            logits = self._slots.decode(np.array(lasts, np.int32), np.array(starts, np.int32))
-            choices = self._choices(logits, slice(0, len(lasts)), self._texts)
-        except Exception as error:
-            self.abort(error)
+            choices = self._decoded(count)
+        except Exception:
+            self._run_alone()
             return
         # From the last on: one that leaves changes its place with the last that remains.
-        for number in reversed(range(len(lasts))):
-            self._rows[number].tokens.append(lasts[number])
+        for number in reversed(range(count)):
+            self._rows[number].tokens.append(self._texts[number].new[-1])
             self._receive(number, *choices[number])
+
+    def _run_alone(self) -> None:
+        """Run a token of each text by itself after a step that failed; end those that fail again.
+
+        What the step has written stands behind the known tokens of each row, and is overwritten.
+        """
+        for text in list(self._texts):
+            number = self._texts.index(text)
+            self._texts[0], self._texts[number] = text, self._texts[0]
+            self._swap(number, 0)
+            try:
+                (choice,) = self._decoded(1)
+            except Exception as error:
+                self._rows[0].tokens.clear()
+                self._leave(0, "error", error)
+                continue
+            self._rows[0].tokens.append(text.new[-1])
+            self._receive(0, *choice)
+
+    def _decoded(self, count: int) -> list[tuple[int, bool, LogProbabilities | None]]:
+        """Run the last token of each of the first texts; return their choices."""
+        lasts = [text.new[-1] for text in self._texts[:count]]
+        starts = [len(row.tokens) for row in self._rows[:count]]
+        logits = self._slots.decode(np.array(lasts, np.int32), np.array(starts, np.int32))
+        return self._choices(logits, slice(0, count), self._texts[:count])
 
     def _choices(
         self, logits: Any, rows: slice, texts: Sequence[Text]
