@@ -57,6 +57,7 @@ class KVCache(CacheMixin):
         # None: all positions of the buffers are filled.
         self.length = keys[0].size(2) if length is None else length
         self.starts: Tensor | None = None  # see `at`
+        self._places: Pair | None = None  # of what is written at `starts`, for all layers
         self.cross_keys = cross_keys or [None] * len(keys)
         self.cross_values = cross_values or [None] * len(keys)
 
@@ -97,8 +98,10 @@ class KVCache(CacheMixin):
             self.keys[layer], self.values[layer] = key, value
             return key, value
         if self.starts is not None:
-            keys = self.keys[layer] = _written(keys, key, self.starts, end)
-            values = self.values[layer] = _written(values, value, self.starts, end)
+            if self._places is None:
+                self._places = _places(self.starts, key.size(2))
+            keys = self.keys[layer] = _written(keys, key, self._places, end)
+            values = self.values[layer] = _written(values, value, self._places, end)
             return keys[:, :, :end].to(key.dtype), values[:, :, :end].to(value.dtype)
         if end > keys.size(2) or (torch.is_grad_enabled() and key.requires_grad):
             keys = torch.cat([keys[:, :, :start].to(key.dtype), key], dim=2)
@@ -126,6 +129,7 @@ class KVCache(CacheMixin):
         In the second case `length` is the largest of them, until the next `at`; a mask has to hide
         what lies behind the end of a row.
         """
+        self._places = None
         if isinstance(start, Tensor) and start.dim() > 0:
             self.starts, self.length = start, int(start.max())
         else:
@@ -208,12 +212,17 @@ class KVCache(CacheMixin):
         self.reorder(rows.repeat_interleave(repeats))
 
 
-def _written(buffer: Tensor, new: Tensor, starts: Tensor, end: int) -> Tensor:
-    """Return [B, H, S, D] with `new` [B, H, T, D] at columns starts[b]; larger if S < `end`."""
+def _places(starts: Tensor, count: int) -> Pair:
+    """Return the rows [B, 1] and the columns [B, T] of T tokens at columns starts[b]."""
+    rows = torch.arange(starts.size(0), device=starts.device)[:, None]
+    return rows, starts[:, None] + torch.arange(count, device=starts.device)
+
+
+def _written(buffer: Tensor, new: Tensor, places: Pair, end: int) -> Tensor:
+    """Return [B, H, S, D] with `new` [B, H, T, D] at `places`; larger if S < `end`."""
     if end > buffer.size(2):
         buffer = torch.nn.functional.pad(buffer, (0, 0, 0, end - buffer.size(2)))
-    rows = torch.arange(new.size(0), device=new.device)[:, None]
-    columns = starts[:, None] + torch.arange(new.size(2), device=new.device)
+    rows, columns = places
     buffer[rows, :, columns] = new.transpose(1, 2).to(buffer.dtype)  # [B, T, H, D]
     return buffer
 

@@ -25,6 +25,7 @@ from gpt2x.pt.ops import torch_ops
 
 # Texts have neither padding nor positions of their own.
 _PLAIN = Prompt((), (), 0, 0, {}, {}, ())
+_OPTIONS = {"use_cache": True, "logits_to_keep": 1, "return_dict": True}
 
 
 class Slots:
@@ -45,23 +46,22 @@ class Slots:
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> Tensor:
         cache = self._part(row, row + 1).at(start)
-        kept = len(tokens) if every else 1
+        options = {**_OPTIONS, "logits_to_keep": len(tokens) if every else 1}
         with self._running():
-            output = self._model(
-                input_ids=self._tensor(tokens)[None, :],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=kept,
-                return_dict=True,
-            )
+            ids = self._tensor(tokens)[None, :]
+            output = self._model(input_ids=ids, past_key_values=cache, **options)
         return output.logits[0].float()
 
     def decode(self, tokens: np.ndarray, starts: np.ndarray) -> Tensor:
-        cache = self._part(0, len(tokens)).at(self._tensor(starts))
-        options = {"use_cache": True, "logits_to_keep": 1, "return_dict": True}
-        inputs = {"input_ids": self._tensor(tokens)[:, None]}
+        ids, cache = self._tensor(tokens)[:, None], self._part(0, len(tokens))
+        first = int(starts[0])
         with self._running():
-            outputs, _ = run_placed(self._model, Needs(), options, _PLAIN, inputs, cache)
+            if (starts == first).all():  # no row has to be masked
+                output = self._model(input_ids=ids, past_key_values=cache.at(first), **_OPTIONS)
+                return output.logits[:, 0].float()
+            cache = cache.at(self._tensor(starts))
+            inputs = {"input_ids": ids}
+            outputs, _ = run_placed(self._model, Needs(), _OPTIONS, _PLAIN, inputs, cache)
         return outputs.logits
 
     def logits_at(self, logits: Tensor, number: int) -> Tensor:
