@@ -22,7 +22,7 @@ def offsets(text):
 
 
 def test_words_and_tokens_are_counted(writer):
-    expect(writer.counts).to_have_text("0 words · 0 tokens · the model sees all before the caret")
+    expect(writer.counts).to_have_text("0 words · 0 tokens · the model sees all")
     writer.type("It's one, two\u2014three. 私は")
     count = len(offsets("It's one, two\u2014three. 私は"))
     # Words are those of the browser's dictionary: 私 and は are two.
@@ -45,11 +45,25 @@ def test_what_the_model_no_longer_sees_is_dimmed(writer):
     # Earlier in the text it sees all, and longer continuations leave less room.
     writer.press("Control+Home")
     expect(writer.page.locator("#mirror .unseen")).to_have_count(0)
-    expect(writer.counts).to_contain_text("the model sees all before the caret")
+    expect(writer.counts).to_contain_text("the model sees all")
     writer.press("Control+End")
     writer.click("Settings")
     writer.page.locator("#length").fill("100")
     expect(writer.page.locator("#mirror .unseen")).to_have_text(LONG[: starts[-156]])
+
+
+def test_the_caret_stays_in_sight(writer):
+    def is_seen():
+        end = writer.page.locator("#mirror span").last.bounding_box()
+        foot = writer.page.get_by_role("contentinfo").bounding_box()
+        return 60 <= end["y"] <= foot["y"] - end["height"]
+
+    writer.type(LONG)
+    assert is_seen()
+    writer.page.evaluate("scrollTo(0, 0)")
+    assert not is_seen()
+    writer.type("x")
+    assert is_seen()
 
 
 def test_the_mirror_has_the_metrics_of_the_text(writer):

@@ -21,7 +21,7 @@ export function countWords(text) {
  * @property {number} from where the part begins that it reads, in code units
  */
 
-/** Counts tokens by the server's tokenizer. Sends `change` with a `Seen` as its detail. */
+/** Counts words, and tokens by the server's tokenizer. Sends `words` and `seen`: a number, a `Seen`. */
 export class Context extends EventTarget {
   #client;
   #settings;
@@ -62,6 +62,7 @@ export class Context extends EventTarget {
     this.#asked = new AbortController();
     const { signal } = this.#asked;
     const { model } = this.#settings.values;
+    this.dispatchEvent(new CustomEvent("words", { detail: countWords(text) }));
     if (!model) return;
     try {
       const whole = await this.#tokenize(model, text, signal);
@@ -71,7 +72,7 @@ export class Context extends EventTarget {
       const { read: room } = await this.room(signal);
       const from = seenFrom(before.starts, room);
       const detail = { tokens: whole.tokens.length, before: before.tokens.length, room, from };
-      this.dispatchEvent(new CustomEvent("change", { detail }));
+      this.dispatchEvent(new CustomEvent("seen", { detail }));
     } catch (error) {
       if (error.name !== "AbortError") this.#failed(error);
     }

@@ -5,6 +5,10 @@
 
 import { Authorship, segments } from "./ranges.js";
 
+/** Pixels of the window above and below the caret where header and footer may be. */
+const ABOVE = 80;
+const BELOW = 140;
+
 const CLASSES = { isModel: "by-model", isUnseen: "unseen" };
 
 /** Sends `change` after the text has changed, and `move` when the caret may have moved. */
@@ -54,6 +58,7 @@ export class Editor extends EventTarget {
     this.#area.value = text;
     this.caret = caret;
     this.#render();
+    this.#reveal();
   }
 
   /** Dim the text before a place. */
@@ -110,7 +115,16 @@ export class Editor extends EventTarget {
     const isUndo = kind.startsWith("history");
     this.#authorship.follow(this.#area.value, this.caret, this.#isInserting, isUndo);
     this.#render();
+    this.#reveal();
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** Scroll so that the caret is seen; by themselves browsers leave it under the footer. */
+  #reveal() {
+    const { top, bottom } = this.caretBox();
+    const over = Math.max(0, bottom + BELOW - innerHeight);
+    const under = Math.min(0, top - ABOVE);
+    if (over || under) scrollBy(0, over || under);
   }
 
   #nodeAt(place) {

@@ -41,7 +41,7 @@ function button(kind, text, act) {
 function facts({ text, changed }) {
   const element = document.createElement("small");
   const count = countWords(text);
-  const when = new Date(changed).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const when = new Date(changed).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });
   element.textContent = `${count} ${count === 1 ? "word" : "words"} · ${when}`;
   return element;
 }

@@ -2,7 +2,7 @@
 
 import { Client, ServerError } from "./client.js";
 import { Connection } from "./connection.js";
-import { Context, countWords } from "./context.js";
+import { Context } from "./context.js";
 import { Desk } from "./desk.js";
 import { Documents, newDocument, titleOf } from "./documents.js";
 import { Editor } from "./editor.js";
@@ -72,34 +72,37 @@ connection.addEventListener("back", () => {
 
 // ---- counts and what the model reads --------------------------------------------------------------
 
+let words = 0;
 let seen = null;
 
 function count() {
   context.update(editor.text, editor.caret);
-  showCounts();
 }
 
 function showCounts() {
-  const words = countWords(editor.text);
   const parts = [`${words} ${words === 1 ? "word" : "words"}`];
   if (seen) {
     parts.push(`${seen.tokens} ${seen.tokens === 1 ? "token" : "tokens"}`);
     const isWhole = seen.before <= seen.room;
-    parts.push(isWhole ? "the model sees all before the caret" : `the model sees the last ${seen.room}`);
+    parts.push(isWhole ? "the model sees all" : `the model sees the last ${seen.room}`);
   }
   $("counts").textContent = parts.join(" · ");
 }
 
-context.addEventListener("change", ({ detail }) => {
+context.addEventListener("words", ({ detail }) => {
+  words = detail;
+  showCounts();
+});
+context.addEventListener("seen", ({ detail }) => {
   seen = detail;
   editor.dim(seen.from);
   showCounts();
 });
 editor.addEventListener("change", count);
-editor.addEventListener("move", () => context.update(editor.text, editor.caret));
+editor.addEventListener("move", count);
 settings.addEventListener("change", () => {
   suggestions.drop(); // they are not of these settings
-  context.update(editor.text, editor.caret);
+  count();
 });
 
 // ---- the document ---------------------------------------------------------------------------------
