@@ -22,7 +22,7 @@ The night is long, my lords, and yet the day"""
 
 def test_the_picture_is_taken(start, tmp_path):
     path = Path(os.environ.get("GPT2X_PICTURE") or tmp_path / "page.png")
-    writer = start(SETTINGS, viewport={"width": 1200, "height": 720}, color_scheme="light")
+    writer = start(SETTINGS, viewport={"width": 1200, "height": 800}, color_scheme="light")
     writer.type(TEXT)
     writer.ask()
     writer.press("1")
@@ -31,5 +31,5 @@ def test_the_picture_is_taken(start, tmp_path):
     writer.page.screenshot(path=path, animations="disabled", caret="initial")
     head = path.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", head[16:]) == (1200, 720)
+    assert struct.unpack(">II", head[16:]) == (1200, 800)
     assert path.stat().st_size < 150_000

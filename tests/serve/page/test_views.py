@@ -54,7 +54,7 @@ def test_what_the_model_no_longer_sees_is_dimmed(writer):
 
 def test_the_caret_stays_in_sight(writer):
     def is_seen():
-        end = writer.page.locator("#mirror span").last.bounding_box()
+        end = writer.page.locator("#mirror span").last.evaluate("e => e.getBoundingClientRect()")
         foot = writer.page.get_by_role("contentinfo").bounding_box()
         return 60 <= end["y"] <= foot["y"] - end["height"]
 
