@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any, ClassVar, Protocol
 
 from msgspec import UNSET, Struct
@@ -30,7 +29,7 @@ from gpt2x.serve.replies import (
     Usage,
 )
 from gpt2x.serve.requests import Job
-from gpt2x.serve.writing import Piece, Writing, collected, merged
+from gpt2x.serve.writing import Piece, Writings
 
 
 class Form(Protocol):
@@ -61,7 +60,7 @@ class Form(Protocol):
 
 
 async def whole(
-    job: Job, form: Form, head: Mapping[str, Any], writings: Sequence[Writing], keep: int
+    job: Job, form: Form, head: Mapping[str, Any], writings: Writings, keep: int
 ) -> Struct:
     """Return the answer with all texts.
 
@@ -72,43 +71,36 @@ async def whole(
         writings: the texts, those of a prompt behind one another.
         keep: of the texts of each prompt, how many are shown: the likeliest by token.
     """
-    texts = [await collected(writing) for writing in writings]
-    each = len(writings) // job.prompt_count
+    texts = await writings.collected()
+    each = len(texts) // job.prompt_count
     choices: list[Struct] = []
-    for start in range(0, len(writings), each):
+    for start in range(0, len(texts), each):
         group = range(start, start + each)
         best = group if keep == each else sorted(group, key=lambda i: -_mean(texts[i][1]))[:keep]
         for number in best:
-            reason = writings[number].finish_reason
+            reason = writings.texts[number].finish_reason
             choices.append(form.choice(len(choices), *texts[number], reason))
     return form.reply(**head, choices=choices, usage=usage(job, writings))
 
 
 async def chunks(
-    job: Job, form: Form, head: Mapping[str, Any], writings: Sequence[Writing], has_usage: bool
+    job: Job, form: Form, head: Mapping[str, Any], writings: Writings, has_usage: bool
 ) -> AsyncGenerator[Struct]:
     """Yield the chunks of texts as they are written; at the end their counts, if asked for."""
 
     def chunk(choice: Struct) -> Struct:
         return form.chunk(**head, choices=[choice], usage=None if has_usage else UNSET)
 
-    for number in range(len(writings)):
+    for number in range(len(writings.texts)):
         if (first := form.begin(number)) is not None:
             yield chunk(first)
-    async with aclosing(merged(writings)) as pieces:
-        async for number, piece in pieces:
-            if piece is None:
-                yield chunk(form.end(number, writings[number].finish_reason))
-            elif piece.text or piece.probabilities is not None:
-                yield chunk(form.part(number, piece))
+    async for number, piece in writings.pieces():
+        if piece is None:
+            yield chunk(form.end(number, writings.texts[number].finish_reason))
+        elif piece.text or piece.probabilities is not None:
+            yield chunk(form.part(number, piece))
     if has_usage:
         yield form.chunk(**head, choices=[], usage=usage(job, writings))
-
-
-def cancel(writings: Sequence[Writing]) -> None:
-    """Let texts end that nobody waits for any more."""
-    for writing in writings:
-        writing.cancel()
 
 
 def new_head(form: Form, model: str) -> dict[str, Any]:
@@ -120,12 +112,12 @@ def new_head(form: Form, model: str) -> dict[str, Any]:
     }
 
 
-def usage(job: Job, writings: Sequence[Writing]) -> Usage:
+def usage(job: Job, writings: Writings) -> Usage:
     """Return the counts of tokens: each prompt once, and all that was written."""
-    each = len(writings) // job.prompt_count
-    firsts = [writing.text for writing in writings[::each]]
+    texts = writings.texts
+    firsts = [writing.text for writing in texts[:: len(texts) // job.prompt_count]]
     prompts = sum(len(text.prompt) for text in firsts)
-    written = sum(writing.count for writing in writings)
+    written = sum(writing.count for writing in texts)
     cached = sum(text.cached_tokens for text in firsts)
     return Usage(prompts, written, prompts + written, PromptTokens(cached))
 

@@ -43,7 +43,7 @@ from gpt2x.serve.models import Models
 from gpt2x.serve.openapi import OPERATIONS, document
 from gpt2x.serve.replies import Detokenized, Health, ModelCard, ModelCards, Tokens
 from gpt2x.serve.requests import Job
-from gpt2x.serve.writing import Writing, start
+from gpt2x.serve.writing import Writings
 
 _LOG = logging.getLogger("gpt2x.serve")
 
@@ -225,7 +225,7 @@ class _Api:
             _LOG.info("%s %s %s", request.state.request_id, request.url.path, line)
         head = answers.new_head(form, job.model.name)
         # What is refused is refused before a stream begins.
-        writings = start(job.model, job.texts, self._metrics)
+        writings = Writings(job.model, job.texts, self._metrics)
         if body.stream:
             has_usage = body.stream_options is not None and body.stream_options.include_usage
             return _Stream(writings, answers.chunks(job, form, head, writings, has_usage))
@@ -233,7 +233,7 @@ class _Api:
             answer = answers.whole(job, form, head, writings, keep)
             return await _while_connected(request, answer)
         finally:
-            answers.cancel(writings)
+            writings.cancel()
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         """Return the body of a request.
@@ -261,7 +261,7 @@ class _Api:
 class _Stream(EventSourceResponse):
     """Chunks as server-sent events; texts that are still written when it ends are given up."""
 
-    def __init__(self, writings: Sequence[Writing], chunks: AsyncGenerator[msgspec.Struct]) -> None:
+    def __init__(self, writings: Writings, chunks: AsyncGenerator[msgspec.Struct]) -> None:
         super().__init__(_events(chunks), sep="\n")
         self._writings = writings
 
@@ -269,7 +269,7 @@ class _Stream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            answers.cancel(self._writings)
+            self._writings.cancel()
 
 
 async def _events(chunks: AsyncGenerator[msgspec.Struct]) -> AsyncIterator[bytes]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -68,7 +69,13 @@ class Piece(NamedTuple):
 
 
 class Writing:
-    """A text that is written for a request; to be iterated over once, in its event loop.
+    """A text that is written for a request.
+
+    Args:
+        model: that writes.
+        wanted: what is asked for.
+        watch: measures it.
+        send: takes its pieces, and None at its end; called in the runner's thread.
 
     Attributes:
         text: the text as the batch sees it.
@@ -78,11 +85,15 @@ class Writing:
 
     search: Search | None = None
 
-    def __init__(self, model: ServedModel, wanted: Wanted, watch: Watch) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        wanted: Wanted,
+        watch: Watch,
+        send: Callable[[Piece | None], None],
+    ) -> None:
         self.wanted, self._watch = wanted, watch
-        self._model = model
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._model, self._send = model, send
         self._prompt = Pieces(model.tokens, shows_special=True) if wanted.echo else None
         self._new = Pieces(model.tokens, wanted.stop)
         self._ends = frozenset(eos_tokens(model.model.generation_config))
@@ -95,14 +106,11 @@ class Writing:
             deadline=wanted.deadline,
         )
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield what is written, to the end.
+    def check(self) -> None:
+        """Raise RequestError for a text that has ended before it was written.
 
-        Raises RequestError if it cannot be continued (500), its grammar cannot (400), or the server
-        stops (503).
+        It could not be continued (500), its grammar could not (400), or the server stops (503).
         """
-        while (piece := await self._events.get()) is not None:
-            yield piece
         if self.text.reason == "cancelled":
             raise _stopping("The server stopped before the text was written.")
         if self.text.reason == "error":
@@ -153,26 +161,71 @@ class Writing:
         self._send(Piece(self._new.end()))
         self._send(None)
 
-    def _send(self, piece: Piece | None) -> None:
-        self._loop.call_soon_threadsafe(self._events.put_nowait, piece)
 
+class Writings:
+    """The texts of a request, all of which are written or none; to be iterated over once.
 
-def start(model: ServedModel, texts: Sequence[Wanted], metrics: Metrics) -> list[Writing]:
-    """Begin to write texts, all or none of them.
+    Args:
+        model: that writes.
+        texts: what is asked for.
+        metrics: of the server.
 
-    Raises RequestError if the queue is full, or the server stops.
+    Attributes:
+        texts: the texts, in the same order.
+
+    Raises:
+        RequestError: if the queue is full (429), or the server stops (503).
     """
-    found = [Writing(model, wanted, metrics.watch(model.name)) for wanted in texts]
-    try:
-        if texts[0].search is None:
-            model.runner.submit([writing.text for writing in found])
-        else:
-            model.searcher.submit(_searches(found))
-    except BusyError as error:
-        raise RequestError(429, str(error), headers={"Retry-After": "1"}) from error
-    except StoppingError as error:
-        raise _stopping(str(error)) from error
-    return found
+
+    def __init__(self, model: ServedModel, texts: Sequence[Wanted], metrics: Metrics) -> None:
+        self._events: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self.texts = [
+            Writing(model, wanted, metrics.watch(model.name), partial(self._send, number))
+            for number, wanted in enumerate(texts)
+        ]
+        try:
+            if texts[0].search is None:
+                model.runner.submit([writing.text for writing in self.texts])
+            else:
+                model.searcher.submit(_searches(self.texts))
+        except BusyError as error:
+            raise RequestError(429, str(error), headers={"Retry-After": "1"}) from error
+        except StoppingError as error:
+            raise _stopping(str(error)) from error
+
+    def _send(self, number: int, piece: Piece | None) -> None:
+        """Take a piece of a text, in the runner's thread."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, (number, piece))
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece | None]]:
+        """Yield the number of a text with its next piece, or None at its end, as they come.
+
+        Raises what `Writing.check` does.
+        """
+        left = len(self.texts)
+        while left:
+            number, piece = await self._events.get()
+            if piece is None:
+                self.texts[number].check()
+                left -= 1
+            yield number, piece
+
+    async def collected(self) -> list[tuple[str, list[Piece]]]:
+        """Return of each text the whole of it, and the pieces that have tokens."""
+        found: list[list[Piece]] = [[] for _ in self.texts]
+        async for number, piece in self.pieces():
+            if piece is not None:
+                found[number].append(piece)
+        return [
+            ("".join(each.text for each in pieces), [p for p in pieces if p.token is not None])
+            for pieces in found
+        ]
+
+    def cancel(self) -> None:
+        """Let the texts end, since nobody waits for them any more."""
+        for writing in self.texts:
+            writing.cancel()
 
 
 def _searches(writings: Sequence[Writing]) -> list[Search]:
@@ -198,36 +251,3 @@ def _searches(writings: Sequence[Writing]) -> list[Search]:
 
 def _stopping(message: str) -> RequestError:
     return RequestError(503, message, headers={"Retry-After": "5"})
-
-
-async def collected(writing: Writing) -> tuple[str, list[Piece]]:
-    """Return the whole text, and the pieces that have tokens."""
-    found: list[Piece] = [piece async for piece in writing.pieces()]
-    text = "".join(piece.text for piece in found)
-    return text, [piece for piece in found if piece.token is not None]
-
-
-async def merged(writings: Sequence[Writing]) -> AsyncGenerator[tuple[int, Piece | None]]:
-    """Yield the number of a text with its next piece, or None at its end, as they come."""
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def forward(number: int, writing: Writing) -> None:
-        try:
-            async for piece in writing.pieces():
-                queue.put_nowait((number, piece))
-            queue.put_nowait((number, None))
-        except RequestError as error:
-            queue.put_nowait(error)
-
-    tasks = [asyncio.create_task(forward(*pair)) for pair in enumerate(writings)]
-    try:
-        left = len(tasks)
-        while left:
-            event = await queue.get()
-            if isinstance(event, RequestError):
-                raise event
-            left -= event[1] is None
-            yield event
-    finally:
-        for task in tasks:
-            task.cancel()
