@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 from tokenizers import AddedToken
 
+from gpt2x import EMBEDDED_MODEL, GPT2Tokenizer, GPT2TokenizerFast
 from gpt2x.errors import InvalidInputError
 from gpt2x.tokenization.bpe import byte_to_unicode
 from gpt2x.tokenization.engine import RegexEngine
@@ -42,6 +46,20 @@ def test_encode_and_decode(engine):
     assert engine.decode([256, 257, 0xC3, 0xA9], "strict") == "ab abé"
     assert engine.decode([0xC3, 999], "replace") == "\ufffd"
     assert engine.decode_tokens(["ab", "<s>", "Ġab"], "strict") == "ab<s> ab"
+
+
+@pytest.mark.parametrize("kind", [GPT2Tokenizer, GPT2TokenizerFast])
+def test_threads_share_a_tokenizer_from_its_first_text_on(kind):
+    expected = kind.from_pretrained(EMBEDDED_MODEL)("And the king said")["input_ids"]
+    for _ in range(5):
+        tokenizer, barrier = kind.from_pretrained(EMBEDDED_MODEL), Barrier(8)
+
+        def encode(_, tokenizer=tokenizer, barrier=barrier):
+            barrier.wait()
+            return tokenizer("And the king said")["input_ids"]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(encode, range(8))) == [expected] * 8
 
 
 def test_added_tokens_are_found_whole(engine):

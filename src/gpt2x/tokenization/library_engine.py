@@ -73,8 +73,9 @@ class LibraryEngine(Engine):
         unknown_id = self._unknown_id()
         key = (prefix_space, unknown_id)
         if key not in self._tokenizers:
-            self._tokenizers[key] = Tokenizer(self.model())
-            self._tokenizers[key].pre_tokenizer = pinned_pre_tokenizer(prefix_space)
+            made = Tokenizer(self.model())
+            made.pre_tokenizer = pinned_pre_tokenizer(prefix_space)
+            self._tokenizers[key] = made  # only now: other threads may use it at once
         tokenizer = self._tokenizers[key]
         # `encode` keeps Python's lock, for which a server's other threads wait. `encode_batch`
         # does not, but takes longer to start.
@@ -93,8 +94,8 @@ class LibraryEngine(Engine):
         """Return the library's form of the vocabulary, with the unknown token of now."""
         tokens, merges = self.table.vocabulary.tokens, self.table.vocabulary.merges
         if self._is_byte_complete:
-            known = next(iter(self._tokenizers.values()), None)
-            return models.BPE(tokens, merges) if known is None else known.model  # not copied
+            made = list(self._tokenizers.values())
+            return made[0].model if made else models.BPE(tokens, merges)  # not copied
         # The library drops what it does not know, unless there is a token for that.
         unknown, unknown_id = _UNKNOWN, self._unknown_id()
         if unknown_id is None:
