@@ -60,3 +60,27 @@ def test_what_may_begin_a_stop_string_is_held_back():
 def test_special_and_unknown_tokens_add_no_text(token, shown):
     assert TOKENS.of(token) == b""
     assert TOKENS.shown(token) == shown
+
+
+def test_a_token_that_is_not_whole_characters_is_named_by_its_bytes():
+    first, *_ = TOKENIZER.encode("🎭")
+    assert TOKENS.named(first) == r"bytes:\xf0"
+    assert TOKENS.shown(first) == "�"
+    assert TOKENS.named(TOKENIZER.eos_token_id) == "<|endoftext|>"
+    # So that alternatives do not fall together.
+    names = {TOKENS.named(token) for token in range(len(TOKENIZER))}
+    assert len(names) == len(TOKENIZER)
+
+
+@given(st.lists(st.integers(0, 4095), max_size=20), STOPS)
+def test_what_is_held_back_counts_as_read(tokens, stop):
+    text = Pieces(TOKENS, stop)
+    for token in tokens:
+        before = text.read
+        text.add(token)
+        if text.is_stopped:
+            break
+        assert text.read >= before
+        assert text.read >= text.length
+    text.end()
+    assert text.read == text.length
