@@ -242,6 +242,12 @@ def test_a_regex_and_a_schema_constrain_the_text(client):
         assert 0 <= json.loads(choice.text)["age"] <= 99
 
 
+def test_a_regex_that_proves_too_large_is_the_clients_mistake(client):
+    own = {"regex": "(((a{1,99}){1,99}){1,99}){1,99}"}
+    with pytest.raises(openai.BadRequestError, match="grammar"):
+        complete(client, max_tokens=30, extra_body=own)
+
+
 def streamed(client, **options):
     """Return the chunks of a stream."""
     return list(complete(client, stream=True, **options))
