@@ -73,6 +73,22 @@ def test_a_screen_reader_follows_the_continuations(writer):
     expect(writer.text).to_be_focused()
 
 
+def test_a_continuation_without_a_word_has_a_name(writer):
+    writer.page.route(
+        "**/v1/completions",
+        lambda route: route.fulfill(
+            headers={"Content-Type": "text/event-stream"},
+            body='data: {"choices": [{"index": 0, "text": "\\n", "finish_reason": "stop"}]}\n\n'
+            "data: [DONE]\n\n",
+        ),
+    )
+    writer.type(BEGINNING)
+    writer.ask()
+    expect(writer.options.nth(0)).to_have_accessible_name("Continuation 1")
+    expect(writer.options.nth(1)).to_have_accessible_name("The text ends here.")
+    assert violations(writer) == []
+
+
 def test_every_control_is_reached_by_keys(writer):
     writer.press("Shift+Tab")
     reached = []

@@ -9,10 +9,11 @@ import pytest
 LETTERS = "ab \n\U0001f600é"
 
 
-@pytest.fixture
-def run(start):
+@pytest.fixture(scope="module")
+def run(browser, server):
     """Runs the body of a function in the page, where `module` imports one of its files."""
-    page = start().page
+    page = browser.new_page(service_workers="block")
+    page.goto(server.url)
 
     def run(code, given=None):
         return page.evaluate(
@@ -20,7 +21,8 @@ def run(start):
             given,
         )
 
-    return run
+    yield run
+    page.close()
 
 
 def units(text):
@@ -185,6 +187,19 @@ def test_events_come_whole_however_their_bytes_are_cut(run):
         text,
     )
     assert found == [['{"text":"é"}', "second", "third"]] * 5
+
+
+def test_a_prompt_is_the_end_of_a_long_text_and_leaves_out_one_space(run):
+    found = run(
+        """
+        const { promptOf } = await module("suggestions");
+        const long = "\\u{1f600}" + "x".repeat(127);
+        return ["", " ", "a", "a ", "a  ", "a\\n ", long, long + " ", "b".repeat(200)].map(
+            (text) => Object.values(promptOf(text, 2)));
+        """
+    )
+    short = [["", False], [" ", False], ["a", False], ["a", True], ["a  ", False], ["a\n ", False]]
+    assert found == [*short, ["x" * 127, False], ["x" * 127, True], ["b" * 128, False]]
 
 
 def test_markdown_shows_the_text_as_it_is(run):

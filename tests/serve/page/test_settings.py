@@ -67,7 +67,7 @@ def other():
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_server_that_asks_for_a_key_gets_it(start, other, keeps):
+def test_a_server_that_asks_for_a_key_gets_it(start, server, other, keeps):
     writer = start({"length": 4}, url=other.url)
     dialog = writer.page.get_by_role("dialog", name="API key")
     expect(dialog).to_be_visible()
@@ -85,6 +85,12 @@ def test_a_server_that_asks_for_a_key_gets_it(start, other, keeps):
     writer.type(BEGINNING)
     writer.ask()
     assert writer.requests[-1]["model"] == "two"
+    # A text that was shared with another model's settings says so.
+    writer.press("Escape")
+    link = writer.link().replace(other.url, server.url)
+    reader = start(url=link)
+    expect(reader.notice).to_contain_text("Its model two is not served here")
+    expect(reader.page.locator("#model")).to_have_value("bard")
     # A new window of the same person has the key if it was to be kept.
     again = Writer(writer.page.context.new_page(), other.url)
     if keeps:

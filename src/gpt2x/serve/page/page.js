@@ -124,6 +124,7 @@ function showTitle() {
 
 editor.addEventListener("change", showTitle);
 $("title").addEventListener("input", () => desk.entitle($("title").value));
+$("title").addEventListener("keydown", ({ key }) => key === "Enter" && editor.focus());
 $("undo").addEventListener("click", () => editor.undo());
 $("redo").addEventListener("click", () => editor.redo());
 
@@ -193,7 +194,10 @@ async function openLink() {
   const doc = documents.save(newDocument(shared.text, shared.ranges, shared.title));
   desk.open(doc, shared.caret);
   const back = { label: "Use my settings", act: () => settings.set(own) };
-  notices.show("This is your copy of a text that was shared, with its settings.", back);
+  const { model } = shared.settings;
+  const isServed = model === settings.values.model;
+  const others = isServed ? "" : ` Its model ${model} is not served here: continuations differ.`;
+  notices.show(`This is your copy of a text that was shared, with its settings.${others}`, back);
   if (shared.attempt !== null) suggestions.ask(shared.attempt);
   return true;
 }

@@ -28,11 +28,9 @@ async function keepAll() {
 
 async function answer(request) {
   const cache = await caches.open(CACHE);
-  try {
-    const found = await fetch(request);
-    if (found.ok) await cache.put(request, found.clone());
-    return found;
-  } catch {
-    return (await cache.match(request, { ignoreSearch: true })) ?? Response.error();
-  }
+  const name = new URL(request.url).pathname; // a query changes nothing
+  const found = await fetch(request).catch(() => Response.error());
+  if (found.ok) await cache.put(name, found.clone());
+  const isAway = found.type === "error" || found.status >= 500; // a proxy may answer for it
+  return isAway ? ((await cache.match(name)) ?? found) : found;
 }

@@ -27,6 +27,7 @@ export function valid(given) {
 export class Settings extends EventTarget {
   #form;
   #storage;
+  #models = [];
 
   /**
    * @param form whose fields have the settings' names.
@@ -45,9 +46,10 @@ export class Settings extends EventTarget {
     this.#show();
   }
 
-  /** Take other settings. */
+  /** Take other settings; a model that is not served becomes the first one. */
   set(values) {
     this.values = valid(values);
+    if (!this.#models.includes(this.values.model)) this.values.model = this.#models[0] ?? "";
     this.#storage.setItem(KEY, JSON.stringify(this.values));
     this.#show();
     this.dispatchEvent(new Event("change"));
@@ -56,9 +58,10 @@ export class Settings extends EventTarget {
   /** Offer models; the first is taken if the one that was chosen is not among them. */
   offer(models) {
     const { model } = this.#form.elements;
+    this.#models = models;
     model.replaceChildren(...models.map((name) => new Option(name, name)));
     if (models.includes(this.values.model)) model.value = this.values.model;
-    else this.set({ ...this.values, model: models[0] });
+    else this.set(this.values);
   }
 
   #read() {

@@ -1,14 +1,20 @@
 /** Three continuations of the text before the caret, in a listbox that fills while they are written. */
 
 const COUNT = 3;
+/** Code units of the prompt that are sent for each token that the model reads: more than enough. */
+const UNITS = 64;
 
 /**
- * Return the prompt of a text, and whether a space behind it was left out: a token of GPT-2 begins
- * with the space before its word, so that after a space it would write a second one.
+ * Return the prompt of a text, its end if it is very long, and whether a space behind it was left out:
+ * a token of GPT-2 begins with the space before its word, so that after one it would write a second.
+ *
+ * @param read tokens that the model reads.
  */
-export function promptOf(text) {
-  const hasSpace = /\S $/.test(text);
-  return { prompt: hasSpace ? text.slice(0, -1) : text, hasSpace };
+export function promptOf(text, read) {
+  const hasSpace = /\S $/.test(text.slice(-2));
+  const end = hasSpace ? text.length - 1 : text.length;
+  const prompt = text.slice(Math.max(0, end - UNITS * read), end);
+  return { prompt: prompt.replace(/^[\udc00-\udfff]/, ""), hasSpace }; // no half of a pair
 }
 
 /** Asks for continuations and shows them. Sends `open`, `ready` and `close`. */
@@ -90,10 +96,10 @@ export class Suggestions extends EventTarget {
 
   async #write(text, attempt, asked) {
     const { temperature, topP, topK, time, seed, model } = this.#settings.values;
-    const { prompt, hasSpace } = promptOf(text);
     const clock = setTimeout(() => asked.abort("late"), 1000 * time);
     try {
       const { written, read } = await this.#context.room(asked.signal);
+      const { prompt, hasSpace } = promptOf(text, read);
       const body = {
         model,
         // A text that is empty begins as the texts did that the model learnt from.
@@ -139,7 +145,9 @@ export class Suggestions extends EventTarget {
   #show(index, ifEmpty = "") {
     const { text, isDone } = this.#entries[index];
     const item = this.#list.children[index];
-    item.querySelector(".text").textContent = text || ifEmpty;
+    const shown = text || ifEmpty;
+    item.querySelector(".text").textContent = shown;
+    item.ariaLabel = shown.trim() ? null : nameOf(index); // its text is its name, if there is one
     item.classList.toggle("done", isDone);
     item.classList.toggle("empty", isDone && !text);
   }
@@ -164,8 +172,11 @@ export class Suggestions extends EventTarget {
   }
 }
 
+const nameOf = (index) => `Continuation ${index + 1}`;
+
 function option(index) {
   const item = document.createElement("li");
+  item.ariaLabel = nameOf(index);
   item.id = `suggestion-${index + 1}`;
   item.setAttribute("role", "option");
   const number = document.createElement("kbd");
