@@ -234,6 +234,14 @@ def load_writer(
     )
 
 
+def check_model_options(backend: str, dtype: str | None, device: str | None) -> None:
+    """Raise InvalidInputError for options of `load_model` that a backend does not take."""
+    if dtype is not None:
+        check_choice("--dtype", dtype, _DTYPES)
+    if device is not None and backend != "pt":
+        raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
+
+
 def load_model(
     folder: str,
     backend: str,
@@ -243,12 +251,8 @@ def load_model(
     wanted_by: str = "gpt2x generate",
 ) -> Any:
     """Load a language model."""
-    options = dict(hub)
-    if dtype is not None:
-        check_choice("--dtype", dtype, _DTYPES)
-        options["dtype"] = dtype
-    if device is not None and backend != "pt":
-        raise InvalidInputError(f"--device is for the backend pt; {backend} chooses by itself.")
+    check_model_options(backend, dtype, device)
+    options = dict(hub) if dtype is None else {**hub, "dtype": dtype}
     if backend == "flax":
         keep_compiled()
     with quiet_imports():

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import warnings
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from gpt2x import backends
 from gpt2x.cli import _options as options
-from gpt2x.cli._writer import load_model
+from gpt2x.cli._writer import check_model_options, load_model
 from gpt2x.errors import InvalidInputError
 
 app = typer.Typer(add_completion=False)
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @app.command(name="serve")
@@ -51,7 +50,8 @@ def serve(
         typer.Option(help="Models that stay loaded.", min=1, show_default="all"),
     ] = None,
     grace: Annotated[
-        float, typer.Option(help="Seconds that requests have to end after SIGTERM.", min=0)
+        float,
+        typer.Option(help="Seconds that requests have to end after SIGTERM or Ctrl-C.", min=0),
     ] = 10.0,
     allow_origin: Annotated[
         list[str] | None,
@@ -69,9 +69,11 @@ def serve(
         backends.require_library(library, "gpt2x serve", extra="serve")
     from gpt2x.serve.app import Limits, make_app
     from gpt2x.serve.models import Models, load_served
-    from gpt2x.serve.server import Server, listen
+    from gpt2x.serve.server import Server, listen, url
 
     backend = backend or backends.default()
+    backends.get(backend)
+    check_model_options(backend, dtype, device)
     hub = {"revision": revision} if revision else {}
     loaders = {}
     for name, source in _named(model or []).items():
@@ -79,36 +81,36 @@ def serve(
         loaders[name] = partial(load_served, name, source, hub, backend, load, max_batch, max_queue)
     if log_prompts:
         logging.getLogger("gpt2x.serve").setLevel(logging.INFO)
-    console = Console(stderr=True, highlight=False, markup=False)
-    if host not in _LOOPBACK and not api_key:
-        console.print(
-            f"warning: {host} can be reached from other machines, and no --api-key is asked for."
+    if not (api_key or _is_loopback(host)):
+        warnings.warn(
+            f"{host} can be reached from other machines, and no --api-key is asked for.",
+            UserWarning,
         )
+    served = Models(loaders, max_models)
     application = make_app(
-        Models(loaders, max_models),
+        served,
         keys=api_key or [],
         limits=Limits(max_time=max_time),
         allowed_origins=allow_origin or [],
-        grace=grace,
         log_prompts=log_prompts,
     )
     with listen(host, port) as listening:
-        address = f"[{host}]" if ":" in host else host
-        where = f"http://{address}:{listening.getsockname()[1]}"
+        where = url(host, listening.getsockname()[1])
 
         def ready() -> None:
             typer.echo(f"Serving {', '.join(loaders)} on {where}")
 
-        def stopping() -> None:
-            application.state.is_stopping = True
-
-        server = Server(application, grace, ready, stopping)
-        server.run([listening])
-    if not server.started:
-        raise typer.Exit(1)
+        Server(application, served, grace, ready).run([listening])
 
 
-def _named(models: list[str]) -> dict[str, Any]:
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _named(models: list[str]) -> dict[str, str]:
     """Return the models by their names; a folder's is its last part."""
     from gpt2x import EMBEDDED_MODEL
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +18,8 @@ from gpt2x.serve.beams import Searches
 from gpt2x.serve.failures import RequestError
 from gpt2x.serve.pieces import TokenBytes
 from gpt2x.tokenization import GPT2TokenizerFast
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -77,21 +82,29 @@ class ServedModel:
 class Models:
     """Models by name, of which at most some are loaded at once.
 
-    Its methods belong to one event loop.
+    Its methods belong to one event loop. A model that `get` returned is unloaded as soon as it is
+    idle, so texts must be given to it before its caller awaits anything.
 
     Args:
         loaders: for each name a function that loads the model; the first name is the default.
         max_models: how many stay loaded; beyond, the one that was asked for longest ago is unloaded
             as soon as it is idle.
+        patience: seconds that a request waits for that.
     """
 
     def __init__(
-        self, loaders: Mapping[str, Callable[[], ServedModel]], max_models: int | None = None
+        self,
+        loaders: Mapping[str, Callable[[], ServedModel]],
+        max_models: int | None = None,
+        patience: float = 30.0,
     ) -> None:
         self._loaders = dict(loaders)
         self._max_models = max_models or len(loaders)
+        self._patience = patience
         self._loaded: dict[str, ServedModel] = {}  # the one asked for longest ago comes first
-        self._lock = asyncio.Lock()
+        self._loading: dict[str, asyncio.Task[ServedModel]] = {}
+        self._waiting: Counter[str] = Counter()  # requests for each that is being loaded
+        self._turn = asyncio.Lock()  # one is loaded after another: each may take all memory
 
     @property
     def names(self) -> list[str]:
@@ -103,10 +116,20 @@ class Models:
         """The models that are loaded."""
         return list(self._loaded.values())
 
-    async def get(self, name: str | None) -> ServedModel:
-        """Return a model, loaded if it was not.
+    @property
+    def is_idle(self) -> bool:
+        """Whether no model writes."""
+        return all(model.is_idle for model in self._loaded.values())
 
-        Raises RequestError (404) for a name that is not served.
+    async def prepare(self) -> None:
+        """Load the default; raises what its loader raises."""
+        await self._get(self.names[0])
+
+    async def get(self, name: str | None) -> ServedModel:
+        """Return a model, loaded if it was not; requests for loaded ones never wait.
+
+        Raises RequestError for a name that is not served (404), a model that cannot be loaded
+        (500), and if all that may be loaded stay in use (503).
         """
         name = name or self.names[0]
         if name not in self._loaders:
@@ -116,22 +139,62 @@ class Models:
                 "model",
                 code="model_not_found",
             )
-        async with self._lock:
-            model = self._loaded.pop(name, None)
-            if model is None:
+        try:
+            return await self._get(name)
+        except RequestError:
+            raise
+        except Exception as error:  # of which a client learns no path
+            _LOG.error("The model %r could not be loaded: %s", name, error)
+            message = f"The model {name!r} could not be loaded; the server's log says why."
+            raise RequestError(500, message, "model") from error
+
+    async def _get(self, name: str) -> ServedModel:
+        model = self._loaded.pop(name, None)
+        if model is None:
+            return await self._wait(name)
+        self._loaded[name] = model
+        return model
+
+    async def _wait(self, name: str) -> ServedModel:
+        """Wait for a model that is loaded once, however many ask for it."""
+        if name not in self._loading:
+            self._loading[name] = asyncio.create_task(self._load(name))
+        self._waiting[name] += 1
+        try:
+            # A client that goes away does not end what others may wait for.
+            return await asyncio.shield(self._loading[name])
+        finally:
+            self._waiting[name] -= 1
+
+    async def _load(self, name: str) -> ServedModel:
+        try:
+            async with self._turn:
                 await self._make_room()
-                model = await asyncio.to_thread(self._loaders[name])
-            self._loaded[name] = model
+                model = self._loaded[name] = await asyncio.to_thread(self._loaders[name])
+        finally:
+            del self._loading[name]
         return model
 
     async def _make_room(self) -> None:
+        until = time.monotonic() + self._patience
         while len(self._loaded) >= self._max_models:
-            idle = next((model for model in self._loaded.values() if model.is_idle), None)
-            if idle is None:
-                await asyncio.sleep(0.01)
+            if await self._unload_one():
                 continue
-            del self._loaded[idle.name]
-            await asyncio.to_thread(idle.stop)
+            if time.monotonic() >= until:
+                message = "The models that are loaded are all in use; try again later."
+                raise RequestError(503, message, "model", headers={"Retry-After": "5"})
+            await asyncio.sleep(0.01)
+
+    async def _unload_one(self) -> bool:
+        """Unload the idle model that was asked for longest ago; return whether there is one."""
+        for name, model in self._loaded.items():
+            if model.is_idle and not self._waiting[name]:
+                del self._loaded[name]
+                await asyncio.to_thread(model.stop)
+                del model
+                gc.collect()  # its memory is wanted now
+                return True
+        return False
 
     async def stop(self, grace: float) -> None:
         """Let what is written end, for so many seconds at most."""
