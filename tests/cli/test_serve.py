@@ -12,8 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -186,3 +188,56 @@ def test_what_cannot_be_served_is_one_error(arguments, error):
     assert error in said
     assert said.count("error:") == 1
     assert "Traceback" not in said
+
+
+def test_workers_answer_together_and_one_that_dies_is_replaced():
+    pytest.importorskip("torch")
+    with serving("--workers", "2") as (process, url):
+        body = {"prompt": PROMPT, "max_tokens": 2, "seed": 1}
+        with ThreadPoolExecutor(8) as pool:
+            texts = [pool.submit(ask, url, "/v1/completions", body) for _ in range(8)]
+            answers = [text.result() for text in texts]
+        assert {status for status, _ in answers} == {200}
+        assert len({answer["choices"][0]["text"] for _, answer in answers}) == 1
+        assert 'gpt2x_texts_total{model="bard",reason="length"} 8.0' in metrics(url)
+
+        first = workers_of(process)
+        os.kill(first[0], signal.SIGKILL)
+        assert "ended (exit code -9); another one takes its place" in process.stderr.readline()
+        while len(workers_of(process)) < 2:
+            assert ask(url, "/v1/completions", body)[0] == 200  # by the one that is left
+        second = workers_of(process)
+        assert first[1] in second
+        assert first[0] not in second
+
+        with started(url) as stream:
+            process.send_signal(signal.SIGTERM)
+            assert stream.read().rstrip().endswith(b"data: [DONE]")
+        assert process.wait() == 0
+        assert not any(map(is_running, {*first, *second}))
+
+
+def test_workers_that_cannot_start_are_one_error(tmp_path):
+    pytest.importorskip("torch")
+    said = serve("--workers", "2", "--port", "0", "--model", str(tmp_path))
+    assert said == ""  # the worker has said it
+
+
+def metrics(url: str) -> str:
+    with opened(url, "/metrics") as response:
+        return response.read().decode()
+
+
+def workers_of(process) -> list[int]:
+    """Return the ids of the workers, not that of what tracks their resources."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    return [int(child) for child, command in commands.items() if "spawn_main" in command]
+
+
+def is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -77,10 +77,7 @@ class _Commands(TyperGroup):
         except Exception as error:
             if ctx.meta["debug"] or type(error).__module__.startswith(_TYPER):
                 raise
-            if isinstance(error, _EXPECTED):
-                _say("error", error)
-            else:
-                _say("error", f"{type(error).__name__}: {error} (--debug shows where)")
+            tell(error)
             raise typer.Exit(1) from None
 
 
@@ -106,12 +103,25 @@ def _gpt2x(
     ] = False,
 ) -> None:
     """GPT-2 in PyTorch, TensorFlow and Flax."""
+    set_up_messages()
+
+
+def set_up_messages() -> None:
+    """Let warnings and logs of this process be lines of standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not every terminal has every character
             stream.reconfigure(errors="replace")
     warnings.showwarning = lambda message, *_, **__: _say("warning", message)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     logging.getLogger("huggingface_hub").propagate = False  # it prints its own
+
+
+def tell(error: Exception) -> None:
+    """Print an error as one line to standard error."""
+    if isinstance(error, _EXPECTED):
+        _say("error", error)
+    else:
+        _say("error", f"{type(error).__name__}: {error} (--debug shows where)")
 
 
 def _say(kind: str, message: object) -> None:

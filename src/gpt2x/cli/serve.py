@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import warnings
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from gpt2x import backends
 from gpt2x.cli import _options as options
-from gpt2x.cli._writer import check_model_options, load_model
+from gpt2x.cli._writer import check_model_options
 from gpt2x.errors import InvalidInputError
 
 app = typer.Typer(add_completion=False)
@@ -40,6 +38,14 @@ def serve(
             envvar="GPT2X_API_KEY",
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Processes, each with a batch of its own. In PyTorch on the CPU they share the "
+            "memory of the weights; otherwise each takes its own.",
+            min=1,
+        ),
+    ] = 1,
     max_batch: Annotated[int, typer.Option(help="Texts written at once.", min=1)] = 16,
     max_queue: Annotated[int, typer.Option(help="Texts that may wait.", min=1)] = 64,
     max_time: Annotated[
@@ -67,40 +73,42 @@ def serve(
     """Serve models by OpenAI's API."""
     for library in ("starlette", "uvicorn", "sse_starlette", "msgspec", "prometheus_client"):
         backends.require_library(library, "gpt2x serve", extra="serve")
-    from gpt2x.serve.app import Limits, make_app
-    from gpt2x.serve.models import Models, load_served
-    from gpt2x.serve.server import Server, listen, url
+    from gpt2x.cli._serving import Settings, serve_alone, serve_with_workers
+    from gpt2x.serve.server import listen, url
 
     backend = backend or backends.default()
     backends.get(backend)
     check_model_options(backend, dtype, device)
-    hub = {"revision": revision} if revision else {}
-    loaders = {}
-    for name, source in _named(model or []).items():
-        load = partial(load_model, source, backend, dtype, device, hub, wanted_by="gpt2x serve")
-        loaders[name] = partial(load_served, name, source, hub, backend, load, max_batch, max_queue)
-    if log_prompts:
-        logging.getLogger("gpt2x.serve").setLevel(logging.INFO)
+    settings = Settings(
+        models=_named(model or []),
+        backend=backend,
+        dtype=dtype,
+        device=device,
+        hub={"revision": revision} if revision else {},
+        max_batch=max_batch,
+        max_queue=max_queue,
+        max_time=max_time,
+        max_models=max_models,
+        keys=tuple(api_key or ()),
+        origins=tuple(allow_origin or ()),
+        grace=grace,
+        log_prompts=log_prompts,
+    )
     if not (api_key or _is_loopback(host)):
         warnings.warn(
             f"{host} can be reached from other machines, and no --api-key is asked for.",
             UserWarning,
         )
-    served = Models(loaders, max_models)
-    application = make_app(
-        served,
-        keys=api_key or [],
-        limits=Limits(max_time=max_time),
-        allowed_origins=allow_origin or [],
-        log_prompts=log_prompts,
-    )
     with listen(host, port) as listening:
         where = url(host, listening.getsockname()[1])
 
         def ready() -> None:
-            typer.echo(f"Serving {', '.join(loaders)} on {where}")
+            typer.echo(f"Serving {', '.join(settings.models)} on {where}")
 
-        Server(application, served, grace, ready).run([listening])
+        if workers == 1:
+            serve_alone(settings, listening, ready)
+        else:
+            serve_with_workers(settings, listening, workers, ready)
 
 
 def _is_loopback(host: str) -> bool:

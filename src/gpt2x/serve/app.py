@@ -92,7 +92,9 @@ def make_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await models.get(None)  # the default is ready when requests are answered
         api.app = app
+        looking = asyncio.create_task(metrics.keep_current(models))
         yield
+        looking.cancel()
         api.app = None
         await models.stop(grace)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from gpt2x.batching.batch import Text
-from gpt2x.serve.models import ServedModel
+from gpt2x.serve.models import Models, ServedModel
 
 #: The type of the text that `Metrics.render` returns.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -17,14 +21,26 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+#: The variable that makes prometheus_client keep metrics in files of this folder.
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
+_REFRESH = 1.0  # seconds between the looks of a worker at its own models
+
+
 class Metrics:
-    """The metrics of a process, in a registry of their own."""
+    """The metrics of a process, in a registry of their own.
+
+    Where the variable `SHARED` names a folder, they are those of all processes that share it.
+    """
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-        labels = {"labelnames": ["model"], "registry": registry}
-        self._running = Gauge("gpt2x_texts_running", "Texts in the batch.", **labels)
-        self._waiting = Gauge("gpt2x_texts_waiting", "Texts in the queue.", **labels)
+        labels: dict[str, Any] = {"labelnames": ["model"], "registry": registry}
+        summed = {**labels, "multiprocess_mode": "livesum"}
+        self._running = Gauge("gpt2x_texts_running", "Texts in the batch.", **summed)
+        self._waiting = Gauge("gpt2x_texts_waiting", "Texts in the queue.", **summed)
+        self._seen: set[str] = set()
+        self._is_shared = SHARED in os.environ
         self._prompt = Counter("gpt2x_prompt_tokens", "Tokens of prompts.", **labels)
         self._cached = Counter("gpt2x_cached_tokens", "Those that were not run again.", **labels)
         self._written = Counter("gpt2x_written_tokens", "Tokens that were written.", **labels)
@@ -54,12 +70,31 @@ class Metrics:
 
     def render(self, models: Iterable[ServedModel]) -> bytes:
         """Return all metrics in Prometheus's text format."""
-        for gauge in (self._running, self._waiting):
-            gauge.clear()  # of models that are not loaded any more
-        for model in models:
-            self._running.labels(model.name).set(model.running)
-            self._waiting.labels(model.name).set(model.waiting)
-        return generate_latest(self._registry)
+        self._look(models)
+        if not self._is_shared:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
+
+    async def keep_current(self, models: Models) -> None:
+        """Let other processes know, for ever, how much this one writes."""
+        while self._is_shared:
+            self._look(models.loaded)
+            await asyncio.sleep(_REFRESH)
+
+    def _look(self, models: Iterable[ServedModel]) -> None:
+        """Count the texts of each model now."""
+        counts = dict.fromkeys(self._seen, (0, 0))
+        if not self._is_shared:  # files keep the labels of models that are not loaded any more
+            counts = {}
+            self._running.clear()
+            self._waiting.clear()
+        counts |= {model.name: (model.running, model.waiting) for model in models}
+        for name, (running, waiting) in counts.items():
+            self._running.labels(name).set(running)
+            self._waiting.labels(name).set(waiting)
+        self._seen |= counts.keys()
 
 
 class Watch:

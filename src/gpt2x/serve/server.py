@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from types import FrameType
 
 import uvicorn
@@ -55,10 +57,16 @@ class Server(uvicorn.Server):
         models: what it serves; the default one is loaded before requests are answered.
         grace: seconds that requests have to end.
         ready: called when requests are answered.
+        told: what can be read of it, or its end, is like a first signal; None for nothing.
     """
 
     def __init__(
-        self, app: Starlette, models: Models, grace: float, ready: Callable[[], None]
+        self,
+        app: Starlette,
+        models: Models,
+        grace: float,
+        ready: Callable[[], None],
+        told: Connection | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -70,6 +78,7 @@ class Server(uvicorn.Server):
             )
         )
         self._app, self._models, self._grace, self._ready = app, models, grace, ready
+        self._told = told
         self._until: float | None = None  # when what runs has to end
 
     def stop(self) -> None:
@@ -82,8 +91,16 @@ class Server(uvicorn.Server):
         """Load the default model and begin to answer; raises what loading raises."""
         await self._models.prepare()
         await super().startup(sockets)
-        if self.started:
-            self._ready()
+        if not self.started:
+            return
+        if self._told is not None:
+            asyncio.get_running_loop().add_reader(self._told.fileno(), self._hear)
+        self._ready()
+
+    def _hear(self) -> None:
+        assert self._told is not None, "it is read"
+        asyncio.get_running_loop().remove_reader(self._told.fileno())
+        self.stop()
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to end."""
