@@ -219,8 +219,11 @@ def test_workers_answer_together_and_one_that_dies_is_replaced():
 
 def test_workers_that_cannot_start_are_one_error(tmp_path):
     pytest.importorskip("torch")
-    said = serve("--workers", "2", "--port", "0", "--model", str(tmp_path))
-    assert said == ""  # the worker has said it
+    command = [sys.executable, "-m", "gpt2x", "serve", "--workers", "2", "--port", "0"]
+    run = subprocess.run([*command, "-m", str(tmp_path)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
 
 
 def metrics(url: str) -> str:

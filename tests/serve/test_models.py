@@ -34,7 +34,9 @@ def served(name: str) -> ServedModel:
     return ServedModel(
         name=name,
         model=Weights(),
-        tokenizer=SimpleNamespace(all_special_ids=[], get_vocab=dict, get_added_vocab=dict),
+        tokenizer=SimpleNamespace(
+            all_special_ids=[], get_vocab=lambda: {"a": 0}, get_added_vocab=dict
+        ),
         runner=Idle(),
         searcher=Idle(),
         columns=8,
@@ -132,7 +134,10 @@ async def test_a_model_in_use_stays_and_one_that_waits_gets_its_place():
     await turns()
     assert not waits.done()
     assert loads.counts["c"] == 0
-    b.searcher.waiting = 0
+    async with models.using("b"):  # a request that prepares its texts
+        b.searcher.waiting = 0
+        await turns()
+        assert not waits.done()
     assert (await waits).name == "c"
     assert models.loaded[0] is a
 

@@ -41,8 +41,7 @@ def serve(
     workers: Annotated[
         int,
         typer.Option(
-            help="Processes, each with a batch of its own. In PyTorch on the CPU they share the "
-            "memory of the weights; otherwise each takes its own.",
+            help="Processes behind the port, each with a batch and weights of its own.",
             min=1,
         ),
     ] = 1,

@@ -158,37 +158,37 @@ class _Api:
 
     async def completions(self, request: Request) -> Response:
         body = await self._body(request, CompletionRequest)
-        model = await self._models.get(body.model)
-        job = await asyncio.to_thread(requests.completion, model, body, self._deadline())
-        form = CompletionForm(model.tokens, body.logprobs)
-        return await self._write(request, body, job, form, keep=body.n or 1)
+        async with self._models.using(body.model) as model:
+            job = await asyncio.to_thread(requests.completion, model, body, self._deadline())
+            form = CompletionForm(model.tokens, body.logprobs)
+            return await self._write(request, body, job, form, keep=body.n or 1)
 
     async def chat(self, request: Request) -> Response:
         body = await self._body(request, ChatRequest)
-        model = await self._models.get(body.model)
-        job = await asyncio.to_thread(requests.conversation, model, body, self._deadline())
-        form = ChatForm(model.tokens, (body.top_logprobs or 0) if body.logprobs else None)
-        return await self._write(request, body, job, form, keep=body.n or 1)
+        async with self._models.using(body.model) as model:
+            job = await asyncio.to_thread(requests.conversation, model, body, self._deadline())
+            form = ChatForm(model.tokens, (body.top_logprobs or 0) if body.logprobs else None)
+            return await self._write(request, body, job, form, keep=body.n or 1)
 
     async def embeddings(self, request: Request) -> Response:
         body = await self._body(request, EmbeddingRequest)
-        model = await self._models.get(body.model)
-        texts = await asyncio.to_thread(embeddings.texts_of, model, body)
-        answer = self._embedder.answer(model, texts, body.encoding_format)
-        return await _while_connected(request, answer)
+        async with self._models.using(body.model) as model:
+            texts = await asyncio.to_thread(embeddings.texts_of, model, body)
+            answer = self._embedder.answer(model, texts, body.encoding_format)
+            return await _while_connected(request, answer)
 
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
-        model = await self._models.get(body.model)
-        found = await asyncio.to_thread(
-            model.tokenizer,
-            body.text,
-            add_special_tokens=body.add_special_tokens,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        tokens, spans = found["input_ids"], [list(pair) for pair in found["offset_mapping"]]
-        return encoded(Tokens(tokens, len(tokens), model.columns, spans))
+        async with self._models.using(body.model) as model:
+            found = await asyncio.to_thread(
+                model.tokenizer,
+                body.text,
+                add_special_tokens=body.add_special_tokens,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+            tokens, spans = found["input_ids"], [list(pair) for pair in found["offset_mapping"]]
+            return encoded(Tokens(tokens, len(tokens), model.columns, spans))
 
     async def detokenize(self, request: Request) -> Response:
         body = await self._body(request, DetokenizeRequest)

@@ -7,7 +7,8 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class ServedModel:
         inference: the module of its backend that runs it.
         tokens: the bytes of its tokens.
         created: seconds since 1970 at which it was loaded.
+        users: requests that keep it loaded.
     """
 
     name: str
@@ -49,14 +51,15 @@ class ServedModel:
     inference: Any
     tokens: TokenBytes = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
+    users: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = TokenBytes(self.tokenizer)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no text is written or waits."""
-        return not (self.running or self.waiting)
+        """Whether no text is written or waits, and no request prepares one."""
+        return not (self.running or self.waiting or self.users)
 
     @property
     def running(self) -> int:
@@ -83,7 +86,7 @@ class Models:
     """Models by name, of which at most some are loaded at once.
 
     Its methods belong to one event loop. A model that `get` returned is unloaded as soon as it is
-    idle, so texts must be given to it before its caller awaits anything.
+    idle and its caller awaits anything; `using` keeps it.
 
     Args:
         loaders: for each name a function that loads the model; the first name is the default.
@@ -147,6 +150,16 @@ class Models:
             _LOG.error("The model %r could not be loaded: %s", name, error)
             message = f"The model {name!r} could not be loaded; the server's log says why."
             raise RequestError(500, message, "model") from error
+
+    @asynccontextmanager
+    async def using(self, name: str | None) -> AsyncIterator[ServedModel]:
+        """Return a model as `get` does, which stays loaded until the end of the block."""
+        model = await self.get(name)
+        model.users += 1
+        try:
+            yield model
+        finally:
+            model.users -= 1
 
     async def _get(self, name: str) -> ServedModel:
         model = self._loaded.pop(name, None)
