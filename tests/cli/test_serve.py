@@ -95,7 +95,8 @@ def test_it_writes_what_generate_writes_and_ends_in_order(backend):
     drawn = ("--sample", "--temperature", "1", "--top-k", "0", "--top-p", "1", "--seed", "3")
     command = ["generate", PROMPT, "-b", backend, "-n", "8", "--json", *drawn]
     expected = json.loads(CliRunner().invoke(cli.app, command).stdout)["continuation"]
-    with serving("-b", backend, "--grace", "600", GPT2X_API_KEY="one two") as (process, url):
+    options = ("-b", backend, "--grace", "600", "--max-batch", "1")  # less to compile
+    with serving(*options, GPT2X_API_KEY="one two") as (process, url):
         body = {"prompt": PROMPT, "max_tokens": 8, "seed": 3}
         status, answer = ask(url, "/v1/completions", body, "two")
         assert (status, answer["choices"][0]["text"]) == (200, expected)
