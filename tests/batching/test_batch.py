@@ -57,6 +57,48 @@ def test_a_long_prompt_does_not_stop_the_other_texts():
     assert len(quick.new) == before + 10
 
 
+def test_short_prompts_are_run_in_one_step():
+    slots = FakeSlots(5, 40)
+    batch = Batch(slots, piece=8)
+    texts = [make([number, 1, 2]) for number in range(5)]
+    for text in texts:
+        batch.join(text)
+    assert not batch.has_room
+    batch.step()
+    assert [len(text.new) for text in texts] == [2, 2, 2, 0, 0]
+    batch.step()
+    assert [len(text.new) for text in texts] == [3, 3, 3, 2, 2]
+
+
+def test_a_text_that_waits_in_the_batch_can_be_removed():
+    batch = Batch(FakeSlots(3, 40), piece=1)
+    texts = [make([1, 2]), make([3, 4]), make([5, 6], 2)]
+    for text in texts:
+        batch.join(text)
+    batch.step()
+    batch.remove(texts[1], "cancelled")
+    while batch.size:
+        batch.step()
+    assert [text.reason for text in texts] == ["length", "cancelled", "length"]
+    assert texts[2].new == written([5, 6], 2)
+
+
+def test_a_text_that_nothing_may_begin_ends_alone():
+    def allowed(new):
+        raise ValueError("nothing may follow")
+
+    batch = Batch(FakeSlots(2, 40))
+    options = TextOptions(max_new_tokens=6, temperature=0)
+    text = Text(prompt=[1], options=options, receive=lambda *_: True, allowed=allowed)
+    other = make([3])
+    for each in (other, text):
+        batch.join(each)
+    while batch.size:
+        batch.step()
+    assert text.reason == "error"
+    assert other.new == written([3], 5)
+
+
 def test_the_beginning_of_a_prompt_is_run_once():
     slots = FakeSlots(4, 60)
     batch, stem = Batch(slots), list(range(20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,22 +87,24 @@ class Batch:
         self._rows = [_Row() for _ in range(slots.rows)]
         self._texts: list[Text] = []
         self._joining: Text | None = None
+        self._arrived: deque[Text] = deque()  # their prompts are run when it is their turn
         self._steps = 0
 
     @property
     def size(self) -> int:
-        """Texts that are written, or whose prompt is being run."""
-        return len(self._texts) + (self._joining is not None)
+        """Texts that are written, or whose prompt is to be run."""
+        return len(self._texts) + (self._joining is not None) + len(self._arrived)
 
     @property
     def texts(self) -> list[Text]:
         """The texts in it."""
-        return [*self._texts, *([] if self._joining is None else [self._joining])]
+        joining = [] if self._joining is None else [self._joining]
+        return [*self._texts, *joining, *self._arrived]
 
     @property
     def has_room(self) -> bool:
         """Whether a text can join."""
-        return self._joining is None and len(self._texts) < self._slots.rows
+        return self.size < self._slots.rows
 
     def join(self, text: Text) -> None:
         """Let a text join; there must be room.
@@ -110,17 +113,7 @@ class Batch:
             InvalidInputError: if it does not fit into the model.
         """
         self.check(text)
-        row = len(self._texts)
-        try:
-            # What has been run before is not told again: its logits are gone.
-            known = [] if text.options.scores_prompt else text.prompt[:-1]
-            text.cached_tokens = self._prepare_row(row, known)
-        except Exception as error:
-            self.abort(error)
-            raise
-        self._table.put(row, text.prompt, text.options)
-        self._restrict(row, text)
-        self._joining = text
+        self._arrived.append(text)
 
     def check(self, text: Text) -> None:
         """Raise InvalidInputError if a text does not fit into the model."""
@@ -138,10 +131,17 @@ class Batch:
                 )
 
     def step(self) -> None:
-        """Run a piece of the prompt of the text that joins, and a token of each of the others."""
+        """Run pieces of the prompts of texts that join, and a token of each of the others.
+
+        The pieces have `piece` tokens together, or more by less than one of them.
+        """
         self._steps += 1
-        if self._joining is not None:
-            self._run_prompt(self._joining)
+        left = self._piece
+        while left > 0 and (self._joining is not None or self._arrived):
+            if self._joining is None:
+                self._begin()
+            if self._joining is not None:
+                left -= self._run_prompt(self._joining)
         if self._texts:
             self._run_texts()
 
@@ -150,19 +150,41 @@ class Batch:
         if text is self._joining:
             self._joining = None
             text.end(reason, error)
+        elif text in self._arrived:
+            self._arrived.remove(text)
+            text.end(reason, error)
         elif text in self._texts:
             self._leave(self._texts.index(text), reason, error)
 
     def abort(self, error: Exception) -> None:
         """Let all texts end for an error, after which it is not known what the rows hold."""
         texts, self._texts, self._joining = self.texts, [], None
+        self._arrived.clear()
         self._rows = [_Row() for _ in self._rows]
         for text in texts:
             text.end("error", error)
 
     # ---- the model ----------------------------------------------------------------------------
 
-    def _run_prompt(self, text: Text) -> None:
+    def _begin(self) -> None:
+        """Let the prompt of the text that arrived first be run next, in the first free row."""
+        text, row = self._arrived[0], len(self._texts)
+        try:
+            # What has been run before is not told again: its logits are gone.
+            known = [] if text.options.scores_prompt else text.prompt[:-1]
+            text.cached_tokens = self._prepare_row(row, known)
+        except Exception as error:
+            self.abort(error)
+            return
+        self._table.put(row, text.prompt, text.options)
+        self._joining = self._arrived.popleft()
+        try:
+            self._restrict(row, text)
+        except Exception as error:
+            self.remove(text, "error", error)
+
+    def _run_prompt(self, text: Text) -> int:
+        """Run a piece of the prompt of the text that joins; return its length."""
         row = len(self._texts)
         filled = self._rows[row].tokens
         piece = text.prompt[len(filled) : len(filled) + self._piece]
@@ -173,15 +195,16 @@ class Batch:
             if scores:
                 logits = self._score(text, logits, len(filled) - len(piece))
             if len(filled) < len(text.prompt):
-                return
+                return len(piece)
             choices = self._choices(logits, slice(row, row + 1), [text])
         except Exception as error:
             filled.clear()  # what the row holds is not known
             self.remove(text, "error", error)
-            return
+            return len(piece)
         self._joining = None
         self._texts.append(text)
         self._receive(row, *choices[0])
+        return len(piece)
 
     def _score(self, text: Text, logits: Any, start: int) -> Any:
         """Keep the probabilities of the tokens behind those of a piece; return the last logits."""

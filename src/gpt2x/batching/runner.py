@@ -124,7 +124,7 @@ class Runner:
     def _run(self) -> None:
         while self._wait():
             self._remove()
-            if self._batch.has_room and self._waiting:
+            while self._batch.has_room and self._waiting:
                 self._join()
             if self._batch.size:
                 self._step()
