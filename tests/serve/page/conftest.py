@@ -6,9 +6,11 @@ import json
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from support.page import Served, Writer
+
+expect.set_options(timeout=60_000)  # milliseconds; a busy machine does not reach it
 
 _FLAGS = [
     "--headless",
@@ -52,7 +54,7 @@ def contexts(browser):
         # A service worker asks for all files again, which takes a while.
         options = {"service_workers": "block", "locale": "en-GB", **options}
         context = browser.new_context(**options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         made.append(context)
         return context
 
