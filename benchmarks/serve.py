@@ -178,11 +178,12 @@ def turn(server: Server, prompts: Sequence[str], new: int) -> Turn:
     seconds = time.perf_counter() - start
     if len(found) < len(prompts):
         raise SystemExit(f"{server.name} failed.")
-    tokens = sum(len(each) - 1 for each in found)
+    tokens = len(prompts) * new  # nothing ends a text before
     return Turn(
         tokens / seconds,
         tokens / max(server.processor_seconds() - processor, 0.01),
-        [each[1] - each[0] for each in found],
+        # A text of random weights may have no whole character, and so no piece.
+        [each[1] - each[0] for each in found if len(each) > 1],
         [b - a for each in found for a, b in pairwise(each[1:])],
     )
 
