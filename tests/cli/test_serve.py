@@ -203,6 +203,8 @@ def test_workers_answer_together_and_one_that_dies_is_replaced():
         assert 'gpt2x_texts_total{model="bard",reason="length"} 8.0' in metrics(url)
 
         first = workers_of(process)
+        for worker in first:  # the weights are there once
+            assert "/model-0/weights" in Path(f"/proc/{worker}/maps").read_text()
         os.kill(first[0], signal.SIGKILL)
         assert "ended (exit code -9); another one takes its place" in process.stderr.readline()
         while len(workers_of(process)) < 2:

@@ -20,10 +20,13 @@ PIECE = 64
 class Slots(Protocol):
     """R rows of a cache, each with the keys and values of a text of its own.
 
-    It is the class `Slots` of a backend's module `slots`, made by ``Slots(model, rows)``. Text of a
-    row begins at column 0; what stands behind its end is never seen, and is overwritten. Logits
-    are arrays of the framework; they may have more rows than were asked for. All calls come from
-    one thread.
+    It is the class `Slots` of a backend's module `slots`, made by ``Slots(model, rows, shared)``.
+    Processes that have the same model give the same folder `shared`, in which PyTorch keeps weights
+    that they have once; other frameworks keep arrays of their own. Without one nothing is shared.
+
+    Text of a row begins at column 0; what stands behind its end is never seen, and is overwritten.
+    Logits are arrays of the framework; they may have more rows than were asked for. All calls come
+    from one thread.
 
     Attributes:
         rows: R.

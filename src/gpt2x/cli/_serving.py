@@ -7,9 +7,10 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,6 +32,7 @@ class Settings:
     Attributes:
         models: where each is, by name.
         hub: arguments of loading from the hub.
+        shared: a folder for what processes share; None for one alone.
     """
 
     models: Mapping[str, str]
@@ -46,6 +48,7 @@ class Settings:
     origins: Sequence[str]
     grace: float
     log_prompts: bool
+    shared: Path | None = None
 
 
 def serve_alone(
@@ -74,10 +77,11 @@ def serve_alone(
 def serve_with_workers(
     settings: Settings, listening: socket.socket, count: int, ready: Callable[[], None]
 ) -> None:
-    """Serve in several processes, whose metrics are added up in a folder of their own."""
+    """Serve in several processes, which share metrics and weights in a folder."""
     with TemporaryDirectory(prefix="gpt2x-serve-") as folder:
         os.environ[SHARED] = folder
         try:
+            settings = replace(settings, shared=Path(folder))
             Workers(partial(_work, settings), listening, count, ready).run()
         except StartError:
             raise typer.Exit(1) from None
@@ -105,4 +109,9 @@ def _load(settings: Settings, name: str, source: str) -> Any:
         hub,
         wanted_by="gpt2x serve",
     )
-    return load_served(name, source, hub, backend, load, settings.max_batch, settings.max_queue)
+    shared = settings.shared
+    if shared is not None:
+        shared = shared / f"model-{list(settings.models).index(name)}"
+        shared.mkdir(exist_ok=True)
+    limits = settings.max_batch, settings.max_queue
+    return load_served(name, source, hub, backend, load, *limits, shared)

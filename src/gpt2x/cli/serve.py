@@ -41,7 +41,8 @@ def serve(
     workers: Annotated[
         int,
         typer.Option(
-            help="Processes behind the port, each with a batch and weights of its own.",
+            help="Processes behind the port, each with a batch of its own. Those of PyTorch share "
+            "their weights.",
             min=1,
         ),
     ] = 1,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from gpt2x.pt.cache import KVCache
 from gpt2x.pt.cpu.copies import Copies, copied_weights
 from gpt2x.pt.engine import run_placed
 from gpt2x.pt.ops import torch_ops
+from gpt2x.pt.shared_weights import share
 
 # Texts have neither padding nor positions of their own.
 _PLAIN = Prompt((), (), 0, 0, {}, {}, ())
@@ -34,7 +36,7 @@ class Slots:
     No shape is compiled: a step runs the rows that are in use, as far as the longest text.
     """
 
-    def __init__(self, model: Any, rows: int) -> None:
+    def __init__(self, model: Any, rows: int, shared: Path | None = None) -> None:
         self.rows = rows
         self.columns = model.config.n_positions
         self.vocab_size = model.config.vocab_size
@@ -43,6 +45,9 @@ class Slots:
         weight = model.get_input_embeddings().weight
         self._cache = KVCache.create(model.config, rows, self.columns, weight.dtype, weight.device)
         self._copies: Copies = {}
+        self._folder = shared if weight.device.type == "cpu" else None
+        if self._folder is not None:
+            share(model.parameters(), self._folder / "weights")
 
     def prefill(self, row: int, tokens: np.ndarray, start: int, every: bool = False) -> Tensor:
         cache = self._part(row, row + 1).at(start)
@@ -90,6 +95,8 @@ class Slots:
     def warm_up(self) -> None:
         # Weights are copied to the layout that products read quickest when they are first used.
         warm_up(self, (min(PIECE, self.columns),), (1, self.rows), (1,))
+        if self._folder is not None:
+            share((copy for _, _, copy in self._copies.values()), self._folder / "copies")
 
     def _buffers(self) -> list[Tensor]:
         return [*self._cache.keys, *self._cache.values]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gpt2x import backends
@@ -222,6 +223,7 @@ def load_served(
     load: Callable[[], Any],
     max_batch: int,
     max_queue: int,
+    shared: Path | None = None,
 ) -> ServedModel:
     """Return a model, loaded and ready to write.
 
@@ -233,10 +235,11 @@ def load_served(
         load: loads the model.
         max_batch: the most texts that are written at once.
         max_queue: the most that wait.
+        shared: a folder for the weights, if other processes serve the model too; see `Slots`.
     """
     tokenizer = GPT2TokenizerFast.from_pretrained(source, **hub)
     model = load()
-    slots = backends.load(backend, module="slots").Slots(model, max_batch)
+    slots = backends.load(backend, module="slots").Slots(model, max_batch, shared)
     slots.warm_up()
     inference = backends.load(backend, module="inference")
     return ServedModel(

@@ -6,6 +6,7 @@ B the texts that run, N the rows that are run, S the columns, H heads, D head_di
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Slots:
     its own, and so is the one whose prompt is run.
     """
 
-    def __init__(self, model: Any, rows: int) -> None:
+    def __init__(self, model: Any, rows: int, shared: Path | None = None) -> None:
         self.rows = rows
         self.columns = model.config.n_positions
         self.vocab_size = model.config.vocab_size
