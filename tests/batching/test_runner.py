@@ -138,9 +138,10 @@ def test_a_text_that_does_not_fit_is_refused_before_it_waits(runner):
 @pytest.mark.parametrize("name", ["swap", "prefill", "choose"])
 def test_an_error_of_the_slots_ends_texts_and_not_the_runner(runner, name):
     setattr(runner._batch._slots, name, None)  # which cannot be called
-    texts = [submitted(runner, (number, 2), 3) for number in range(4)]
+    texts = [submitted(runner, (number, 2), 3 + number) for number in range(4)]
     for _, done in texts:
         assert done.wait(20)
+    assert "error" in {text.reason for text, _ in texts}
     delattr(runner._batch._slots, name)
     text, done = submitted(runner, (7,))
     assert done.wait(20)

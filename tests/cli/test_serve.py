@@ -178,6 +178,7 @@ def test_a_port_that_is_taken_is_an_error_and_an_open_door_a_warning():
         ),
         (("--host", "192.0.2.1", "--api-key", "k"), "the address is not this machine's"),
         (("--model", "a/x", "--model", "b/x"), "Two models are called 'x'; give NAME=MODEL."),
+        (("--api-key", ""), "--api-key is empty"),
         (("--dtype", "int3"), "--dtype is 'int3'; allowed are"),
         (("--backend", "mxnet"), "backend is 'mxnet'; allowed are"),
         (("--backend", "tf", "--device", "cpu"), "--device is for the backend pt"),

@@ -11,7 +11,9 @@ import httpx
 import openai
 import pytest
 
-from gpt2x.serve.app import Limits
+from gpt2x.errors import InvalidInputError
+from gpt2x.serve.app import Limits, make_app
+from gpt2x.serve.models import Models
 from support.serving import NAME, served_model, serving
 
 
@@ -140,6 +142,11 @@ def test_health_and_the_document_need_no_key(guarded):
         assert httpx.get(guarded.url + path).status_code == 200
 
 
+def test_an_empty_key_is_no_key(server):
+    with pytest.raises(InvalidInputError, match="An API key is empty"):
+        make_app(Models({NAME: lambda: server.model}), keys=["first", " "])
+
+
 def test_all_keys_are_compared_in_constant_time(guarded, monkeypatch):
     compared = []
 
@@ -191,7 +198,7 @@ def asked_from(url, origin):
     headers = {"Origin": origin}
     before = {
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
     }
     return (
         httpx.options(f"{url}/v1/completions", headers={**headers, **before}),
@@ -235,8 +242,7 @@ def ask_all(server, bodies):
 
 
 def test_nothing_of_a_prompt_is_logged(server, caplog, capfd):
-    caplog.set_level(logging.DEBUG, "gpt2x")
-    caplog.set_level(logging.DEBUG, "uvicorn")
+    caplog.set_level(logging.DEBUG)
     ask_all(server, BODIES)
     assert "secret" not in caplog.text
     assert "secret" not in "".join(capfd.readouterr())

@@ -194,3 +194,11 @@ def test_embeddings_leave_others_be(one, held):
         for connection in (first, second):
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert httpx.post(one.url + path, json=body).status_code == 200
+
+
+def test_a_text_whose_time_is_over_at_once_still_shows_its_prompt():
+    with serving(limits=Limits(max_time=0.0)) as server:
+        body = {"prompt": "ROMEO.", "echo": True}
+        (choice,) = httpx.post(f"{server.url}/v1/completions", json=body).json()["choices"]
+        assert choice["text"] == "ROMEO."
+        assert choice["finish_reason"] == "length"

@@ -21,6 +21,10 @@ class Idle:
         self.running = self.waiting = 0
         self.is_stopped = False
 
+    @property
+    def is_idle(self) -> bool:
+        return not (self.running or self.waiting)
+
     def stop(self, grace: float = 0.0) -> None:
         self.is_stopped = True
 

@@ -41,7 +41,8 @@ def test_what_runs_ends_while_more_is_refused():
     with serving(grace=1000) as (server, model, client, thread), ThreadPoolExecutor() as pool:
         model.slots.goes_on.clear()
         answer = pool.submit(client.post, "/v1/completions", json=BODY)
-        until(lambda: model.running)
+        stream = pool.submit(client.post, "/v1/completions", json={**BODY, "stream": True})
+        until(lambda: model.running + model.waiting == 2)
         server.stop()
         refused = client.post("/v1/completions", json=BODY)
         assert refused.status_code == 503
@@ -49,6 +50,7 @@ def test_what_runs_ends_while_more_is_refused():
         assert not answer.done()
         model.slots.goes_on.set()
         assert answer.result().json()["usage"]["completion_tokens"] == 3
+        assert stream.result().text.rstrip().endswith("data: [DONE]")
         thread.join()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from gpt2x.batching.choice import LogProbabilities, TextTable, Variant
 from gpt2x.batching.options import TextOptions
 from gpt2x.batching.slots import PIECE, Slots, common_length
 from gpt2x.errors import InvalidInputError
+
+_LOG = logging.getLogger(__name__)
 
 _NOT_NUMBERS = "The model's logits are not numbers (NaN)."
 
@@ -57,7 +60,10 @@ class Text:
         """Let it end here."""
         if self.reason is None:
             self.reason, self.error = reason, error
-            self.ended()
+            try:
+                self.ended()
+            except Exception:  # the other texts go on
+                _LOG.exception("The end of a text could not be told.")
 
 
 @dataclass(eq=False)
@@ -170,7 +176,7 @@ class Batch:
         """Let the prompt of the text that arrived first be run next, in the first free row."""
         text, row = self._arrived[0], len(self._texts)
         try:
-            # What has been run before is not told again: its logits are gone.
+            # A prompt that is scored is run anew: the logits of what was run before are gone.
             known = [] if text.options.scores_prompt else text.prompt[:-1]
             text.cached_tokens = self._prepare_row(row, known)
         except Exception as error:

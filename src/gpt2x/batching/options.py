@@ -84,8 +84,8 @@ class TextOptions:
 
     @property
     def samples(self) -> bool:
-        """Whether tokens are drawn."""
-        return self.temperature > 0
+        """Whether tokens are drawn; as cold as this, only the likeliest one would be."""
+        return self.temperature >= 1e-6
 
     @property
     def edits(self) -> bool:

@@ -68,6 +68,7 @@ class Runner:
         self._batch = batch
         self.max_queue = max_queue
         self._waiting: deque[Text] = deque()
+        self._unfinished: set[Text] = set()  # that wait or are in the batch
         self._cancelled: list[Text] = []
         self._is_stopping = False
         self._changed = threading.Condition()
@@ -84,6 +85,11 @@ class Runner:
         """Texts in the batch."""
         return self._batch.size
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no text waits or is written."""
+        return not self._unfinished
+
     def submit(self, texts: Sequence[Text]) -> None:
         """Take texts, all or none of them.
 
@@ -99,6 +105,7 @@ class Runner:
                 raise StoppingError("The server is stopping.")
             if len(self._waiting) + len(texts) > self.max_queue:
                 raise BusyError(f"{len(self._waiting)} texts are waiting; try again later.")
+            self._unfinished.update(texts)
             self._waiting.extend(texts)
             self._changed.notify()
 
@@ -115,7 +122,9 @@ class Runner:
             self._is_stopping = True
             self._changed.notify()
         self._thread.join(grace)
-        for text in (*self._waiting, *self._batch.texts):
+        with self._changed:
+            left = list(self._unfinished)
+        for text in left:
             self.cancel(text)
         self._thread.join()
 
@@ -128,6 +137,8 @@ class Runner:
                 self._join()
             if self._batch.size:
                 self._step()
+            with self._changed:
+                self._unfinished = {text for text in self._unfinished if text.reason is None}
 
     def _wait(self) -> bool:
         """Wait until there is something to do; return False if there never will be."""
@@ -142,12 +153,9 @@ class Runner:
         """Let texts end that were cancelled, or whose time is over."""
         with self._changed:
             cancelled, self._cancelled = self._cancelled, []
+            unfinished = list(self._unfinished)
         now = time.monotonic()
-        late = [
-            text
-            for text in (*self._waiting, *self._batch.texts)
-            if text.deadline is not None and text.deadline <= now
-        ]
+        late = [text for text in unfinished if text.deadline is not None and text.deadline <= now]
         for reason, texts in (("cancelled", cancelled), ("time", late)):
             for text in texts:
                 with self._changed:

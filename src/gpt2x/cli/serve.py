@@ -94,6 +94,8 @@ def serve(
         grace=grace,
         log_prompts=log_prompts,
     )
+    if not all(key.strip() for key in settings.keys):
+        raise InvalidInputError("--api-key is empty; give a key, or none at all.")
     if not (api_key or _is_loopback(host)):
         warnings.warn(
             f"{host} can be reached from other machines, and no --api-key is asked for.",

@@ -39,7 +39,7 @@ from gpt2x.serve.messages import (
 )
 from gpt2x.serve.metrics import CONTENT_TYPE, Metrics
 from gpt2x.serve.middleware import Observed, crash, encoded, reply_to
-from gpt2x.serve.models import Models
+from gpt2x.serve.models import Models, ServedModel
 from gpt2x.serve.openapi import OPERATIONS, document
 from gpt2x.serve.replies import Detokenized, Health, ModelCard, ModelCards, Tokens
 from gpt2x.serve.requests import Job
@@ -69,7 +69,6 @@ def make_app(
     keys: Sequence[str] = (),
     limits: Limits | None = None,
     allowed_origins: Sequence[str] = (),
-    grace: float = 0.0,
     log_prompts: bool = False,
 ) -> Starlette:
     """Return the application.
@@ -79,10 +78,15 @@ def make_app(
         keys: one of which a request has to bring as a bearer token; none asks for nothing.
         limits: of requests.
         allowed_origins: of pages elsewhere that may use it (CORS); none by default.
-        grace: seconds that texts have to end when it stops.
         log_prompts: whether the bodies of requests to write are logged, a line each, by the logger
             "gpt2x.serve"; otherwise nothing of them is.
+
+    Raises:
+        InvalidInputError: for an empty key, which whoever brings none would have.
     """
+    if not all(key.strip() for key in keys):
+        raise InvalidInputError("An API key is empty; give one that is not, or none at all.")
+    logging.getLogger("sse_starlette").setLevel(logging.INFO)  # below, it logs what it sends
     limits = limits or Limits()
     metrics = Metrics()
     api = _Api(models, limits, metrics, log_prompts)
@@ -96,7 +100,7 @@ def make_app(
         yield
         looking.cancel()
         api.app = None
-        await models.stop(grace)
+        await models.stop(0.0)  # of a `Server` they have ended by now
 
     routes = [*page.routes(), Route("/openapi.json", api.openapi, methods=["GET"])]
     for each in OPERATIONS:
@@ -106,15 +110,14 @@ def make_app(
         routes.append(Route(path, guarded, methods=[each.method]))
     middleware = [Middleware(Observed, metrics=metrics)]
     if allowed_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=list(allowed_origins),
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
-                expose_headers=["x-request-id", "retry-after"],
-            )
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # clients send headers of their own
+            expose_headers=["x-request-id", "retry-after"],
         )
+        middleware.insert(0, cors)  # around answers of `Observed` too
     return Starlette(
         routes=routes,
         middleware=middleware,
@@ -180,22 +183,12 @@ class _Api:
     async def tokenize(self, request: Request) -> Response:
         body = await self._body(request, TokenizeRequest)
         async with self._models.using(body.model) as model:
-            found = await asyncio.to_thread(
-                model.tokenizer,
-                body.text,
-                add_special_tokens=body.add_special_tokens,
-                return_offsets_mapping=True,
-                verbose=False,
-            )
-            tokens, spans = found["input_ids"], [list(pair) for pair in found["offset_mapping"]]
-            return encoded(Tokens(tokens, len(tokens), model.columns, spans))
+            return await asyncio.to_thread(_tokenized, model, body)
 
     async def detokenize(self, request: Request) -> Response:
         body = await self._body(request, DetokenizeRequest)
-        model = await self._models.get(body.model)
-        requests.check_tokens(model, body.tokens, "tokens")
-        text = b"".join(map(model.tokens.all_of, body.tokens)).decode("utf-8", "replace")
-        return encoded(Detokenized(text))
+        async with self._models.using(body.model) as model:
+            return await asyncio.to_thread(_detokenized, model, body)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(self._models.loaded), media_type=CONTENT_TYPE)
@@ -258,6 +251,26 @@ class _Api:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise of_decoding(error) from error
+
+
+# Of a large body these take a while, and so are run in a thread.
+
+
+def _tokenized(model: ServedModel, body: TokenizeRequest) -> Response:
+    found = model.tokenizer(
+        body.text,
+        add_special_tokens=body.add_special_tokens,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    tokens, spans = found["input_ids"], [list(pair) for pair in found["offset_mapping"]]
+    return encoded(Tokens(tokens, len(tokens), model.columns, spans))
+
+
+def _detokenized(model: ServedModel, body: DetokenizeRequest) -> Response:
+    requests.check_tokens(model, body.tokens, "tokens")
+    text = b"".join(map(model.tokens.all_of, body.tokens)).decode("utf-8", "replace")
+    return encoded(Detokenized(text))
 
 
 class _Stream(EventSourceResponse):

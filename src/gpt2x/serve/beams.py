@@ -112,14 +112,14 @@ class Searches:
             num_return_sequences=len(search.found),
             max_new_tokens=search.options.max_new_tokens,
             tokenizer=self._tokenizer,
-            stopping_criteria=[_Given(search)],
+            stopping_criteria=[_GivenUp(search)],
             **search.arguments,
         )
         sequences = self._inference.to_host(getattr(output, "sequences", output))
         return sequences[:, prompt.shape[1] :].tolist()
 
 
-class _Given(StoppingCriteria):
+class _GivenUp(StoppingCriteria):
     """Ends a search that nobody waits for, or whose time is over."""
 
     def __init__(self, search: Search) -> None:

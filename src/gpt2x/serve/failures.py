@@ -61,7 +61,7 @@ _WORDS = {
 def of_decoding(error: Exception) -> RequestError:
     """Return the error of a body that msgspec refuses."""
     if not isinstance(error, msgspec.ValidationError):
-        return RequestError(422, f"The body is not JSON: {error}.")
+        return RequestError(422, f"The body cannot be read: {error}.")
     found = re.fullmatch(
         r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<place>[^`]*)`)?", str(error), re.DOTALL
     )

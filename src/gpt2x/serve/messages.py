@@ -58,7 +58,7 @@ class Sampling(Struct, kw_only=True, omit_defaults=True):
     top_k: Annotated[int, Meta(ge=0)] | None = 0
     min_p: Share | None = 0.0
     typical_p: Annotated[float, Meta(gt=0, le=1)] | None = 1.0
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = 1.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = 1.0
     truncate_prompt_tokens: Annotated[
         Count | None, Meta(description="Of a longer prompt only the last tokens are read.")
     ] = None

@@ -60,7 +60,7 @@ class ServedModel:
     @property
     def is_idle(self) -> bool:
         """Whether no text is written or waits, and no request prepares one."""
-        return not (self.running or self.waiting or self.users)
+        return self.runner.is_idle and self.searcher.is_idle and not self.users
 
     @property
     def running(self) -> int:
@@ -86,8 +86,8 @@ class ServedModel:
 class Models:
     """Models by name, of which at most some are loaded at once.
 
-    Its methods belong to one event loop. A model that `get` returned is unloaded as soon as it is
-    idle and its caller awaits anything; `using` keeps it.
+    Its methods belong to one event loop. A model that `get` returned may be unloaded as
+    soon as its caller awaits anything; `using` keeps it.
 
     Args:
         loaders: for each name a function that loads the model; the first name is the default.
@@ -119,11 +119,6 @@ class Models:
     def loaded(self) -> list[ServedModel]:
         """The models that are loaded."""
         return list(self._loaded.values())
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no model writes."""
-        return all(model.is_idle for model in self._loaded.values())
 
     async def prepare(self) -> None:
         """Load the default; raises what its loader raises."""

@@ -101,13 +101,13 @@ class Pieces:
 
     def _possible_stop(self) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""
-        lengths = (
-            length
-            for stop in self._stop
-            for length in range(min(len(stop) - 1, len(self._held)), 0, -1)
-            if self._held.endswith(stop[:length])
-        )
-        return max(lengths, default=0)
+        return max(map(self._begun, self._stop), default=0)
+
+    def _begun(self, stop: str) -> int:
+        """Return how much of a stop string the end may be the beginning of."""
+        longest = min(len(stop) - 1, len(self._held))
+        found = (n for n in range(longest, 0, -1) if self._held.endswith(stop[:n]))
+        return next(found, 0)
 
     def _released(self, count: int) -> str:
         piece, self._held = self._held[:count], self._held[count:]

@@ -92,6 +92,8 @@ class Workers:
             self._spawn(process)
             theirs.close()
             self._workers.append(_Worker(process, ours))
+            if self._is_stopping:  # the signal came before the worker was in the list
+                ours.send("stop")
 
     def _spawn(self, process: SpawnProcess) -> None:
         """Start a process, which leaves Ctrl-C to others until it takes it itself."""

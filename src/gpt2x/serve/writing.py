@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -22,6 +23,8 @@ from gpt2x.serve.metrics import Metrics, Watch
 from gpt2x.serve.models import ServedModel
 from gpt2x.serve.pieces import Pieces
 from gpt2x.serve.replies import FinishReason
+
+_LOG = logging.getLogger("gpt2x.serve")
 
 #: See `Text.allowed`.
 Allowed = Callable[[Sequence[int]], np.ndarray]
@@ -95,6 +98,7 @@ class Writing:
         self.wanted, self._watch = wanted, watch
         self._model, self._send = model, send
         self._prompt = Pieces(model.tokens, shows_special=True) if wanted.echo else None
+        self._has_sent_prompt = False
         self._new = Pieces(model.tokens, wanted.stop)
         self._ends = frozenset(eos_tokens(model.model.generation_config))
         self.text = Text(
@@ -109,13 +113,17 @@ class Writing:
     def check(self) -> None:
         """Raise RequestError for a text that has ended before it was written.
 
-        It could not be continued (500), its grammar could not (400), or the server stops (503).
+        It could not be continued (500, and the log says why), its grammar could not (400), or the
+        server stops (503).
         """
         if self.text.reason == "cancelled":
             raise _stopping("The server stopped before the text was written.")
-        if self.text.reason == "error":
-            status = 400 if isinstance(self.text.error, InvalidInputError) else 500
-            raise RequestError(status, f"The text could not be written: {self.text.error}")
+        if self.text.reason != "error":
+            return
+        if isinstance(self.text.error, InvalidInputError):
+            raise RequestError(400, f"The text could not be written: {self.text.error}")
+        _LOG.error("A text could not be written.", exc_info=self.text.error)
+        raise RequestError(500, "The text could not be written; the server's log says why.")
 
     def cancel(self) -> None:
         """Let the text end, since nobody waits for it any more."""
@@ -139,16 +147,21 @@ class Writing:
     # ---- in the runner's thread ---------------------------------------------------------------
 
     def _receive(self, token: int, probabilities: LogProbabilities | None) -> bool:
-        self._watch.token()
-        if self._prompt is not None and self._prompt.length == 0:
-            self._send_prompt(self._prompt)
+        if self.search is None:  # the tokens of a search come at once
+            self._watch.token()
+        self._send_prompt()
         if not self.wanted.has_new:
             return False
         offset = self._new.read + (0 if self._prompt is None else self._prompt.length)
         self._send(Piece(self._new.add(token), token, probabilities, offset))
         return token not in self._ends and not self._new.is_stopped
 
-    def _send_prompt(self, pieces: Pieces) -> None:
+    def _send_prompt(self) -> None:
+        """Send the prompt, once, if it is to be shown."""
+        pieces = self._prompt
+        if pieces is None or self._has_sent_prompt:
+            return
+        self._has_sent_prompt = True
         told = [None, *self.text.prompt_probabilities]
         told += [None] * (len(self.text.prompt) - len(told))
         for token, probabilities in zip(self.text.prompt, told, strict=True):
@@ -158,6 +171,7 @@ class Writing:
 
     def _ended(self) -> None:
         self._watch.end(self.text)
+        self._send_prompt()
         self._send(Piece(self._new.end()))
         self._send(None)
 
