@@ -202,3 +202,20 @@ def test_a_damaged_link_is_told(writer, server):
     writer.open(server.url + "?again#d=abc")
     expect(writer.notice).to_contain_text("The link is damaged")
     writer.has_text("Mine")
+
+
+def test_a_link_larger_than_the_storage_is_told_and_changes_nothing(start, writer):
+    writer.type("x" * 2000)
+    link = writer.link()
+    reader = start({"length": 30})
+    reader.type("Mine")
+    reader.save()
+    reader.page.evaluate(
+        """() => {
+            Storage.prototype.setItem = () => { throw new DOMException("", "QuotaExceededError"); };
+        }"""
+    )
+    reader.page.evaluate("hash => { location.hash = hash; }", link[link.index("#") :])
+    expect(reader.notice).to_contain_text("storage is too full for this text")
+    reader.has_text("Mine")
+    assert reader.page.locator("#length").input_value() == "30"

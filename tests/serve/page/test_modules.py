@@ -147,7 +147,7 @@ def test_places_in_code_points_become_code_units(run):
 
 
 def test_every_token_of_a_long_text_is_scored_once_behind_half_a_window(run):
-    cases = [[count, size] for count in range(40) for size in (2, 3, 8, 255)]
+    cases = [[count, size] for count in range(40) for size in (1, 2, 3, 8, 255)]
     found = run(
         """
         const { windows } = await module("probabilities");
@@ -241,7 +241,11 @@ def test_links_fold_any_document_and_refuse_what_is_damaged(run):
         const shared = {title: "É", text: given, ranges: [[1, 3]], caret: 2, attempt: 4,
                         settings: valid({seed: 12})};
         const hash = await fold(shared);
-        const bomb = await fold({...shared, text: " ".repeat(9_000_000)});
+        const json = new Blob([JSON.stringify({...shared, text: " ".repeat(9_000_000)})]);
+        const stream = json.stream().pipeThrough(new CompressionStream("deflate-raw"));
+        const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+        const letters = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+        const bomb = "#d=" + btoa(letters).replaceAll("+", "-").replaceAll("/", "_");
         return {
             isSame: JSON.stringify(await unfold(hash)) === JSON.stringify(shared),
             isFit: /^#d=[\\w-]+$/.test(hash),
@@ -254,6 +258,8 @@ def test_links_fold_any_document_and_refuse_what_is_damaged(run):
                 await refused(await fold({...shared, attempt: -1})),
             ],
             isShort: bomb.length < 20_000,
+            isTooLong: await fold({...shared, text: " ".repeat(9_000_000)}).then(
+                () => false, () => true),
         };
         """,
         "a\U0001f600bé" * 3,
@@ -264,4 +270,30 @@ def test_links_fold_any_document_and_refuse_what_is_damaged(run):
         "other": None,
         "refused": [True] * 7,
         "isShort": True,
+        "isTooLong": True,
     }
+
+
+def test_a_model_stays_chosen_until_the_server_tells_which_there_are(run):
+    found = run(
+        """
+        const { Settings } = await module("settings");
+        const form = document.getElementById("options").cloneNode(true);
+        form.elements.namedItem("model").replaceChildren();
+        const stored = new Map([["gpt2x.settings", JSON.stringify({ model: "two" })]]);
+        const storage = { getItem: (key) => stored.get(key) ?? null,
+                          setItem: (key, value) => stored.set(key, value) };
+        const settings = new Settings(form, storage);
+        const remembered = () => JSON.parse(stored.get("gpt2x.settings")).model;
+        const models = () => [settings.values.model, remembered()];
+        settings.set({ model: settings.values.model });
+        const kept = models();
+        form.dispatchEvent(new Event("input"));
+        kept.push(...models());
+        settings.offer(["one", "two"]);
+        kept.push(...models());
+        settings.offer(["one"]);
+        return [kept, models()];
+        """
+    )
+    assert found == [["two"] * 6, ["one", "one"]]

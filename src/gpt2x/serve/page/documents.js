@@ -85,7 +85,7 @@ export class Documents {
   }
 }
 
-/** Return the document of a stored text; null if it is none. */
+/** Return the document of a stored text; null if it is not one. */
 function parsed(json) {
   try {
     const doc = JSON.parse(json);

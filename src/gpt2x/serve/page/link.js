@@ -16,9 +16,10 @@ const MOST = 8_000_000; // bytes that a link may unfold to
  * @property {object} settings
  */
 
-/** Return the part of an address that carries something shared. */
+/** Return the part of an address that carries something shared; throws an Error if it is too long. */
 export async function fold(shared) {
   const bytes = new TextEncoder().encode(JSON.stringify(shared));
+  if (bytes.length > MOST) throw new Error("The document is too long for a link.");
   const folded = await through(new CompressionStream("deflate-raw"), bytes);
   const text = Array.from(folded, (byte) => String.fromCharCode(byte)).join("");
   return PREFIX + btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");

@@ -156,7 +156,13 @@ $("show-share").addEventListener("click", async () => {
   const { attempt } = suggestions;
   const { text, ranges, caret } = editor;
   const shared = { title: desk.doc.title, text, ranges, caret, attempt, settings: settings.values };
-  $("link").value = new URL(await fold(shared), document.baseURI).href;
+  let hash;
+  try {
+    hash = await fold(shared);
+  } catch (error) {
+    return notices.show(`${error.message} Export it instead.`);
+  }
+  $("link").value = new URL(hash, document.baseURI).href;
   $("share").showModal();
   $("link").select();
 });
@@ -188,10 +194,16 @@ async function openLink() {
     return false;
   }
   if (shared === null) return false;
+  let doc;
+  try {
+    doc = documents.save(newDocument(shared.text, shared.ranges, shared.title));
+  } catch {
+    notices.show("The browser's storage is too full for this text: delete another, then reload.");
+    return false;
+  }
   history.replaceState(null, "", location.pathname + location.search); // a reload makes no second copy
   const own = settings.values;
   settings.set(shared.settings);
-  const doc = documents.save(newDocument(shared.text, shared.ranges, shared.title));
   desk.open(doc, shared.caret);
   const back = { label: "Use my settings", act: () => settings.set(own) };
   const { model } = shared.settings;
@@ -241,7 +253,7 @@ for (const dialog of document.querySelectorAll("dialog")) {
 }
 
 if ("serviceWorker" in navigator) {
-  navigator.serviceWorker.register("page/service-worker.js", { scope: "./" });
+  navigator.serviceWorker.register("page/service-worker.js", { scope: "./" }).catch(() => {}); // it is a help only
 }
 
 desk.resume();

@@ -11,9 +11,10 @@ export function shadeOf(likelihood) {
 }
 
 /**
- * Return the windows by which a long text is scored: each as long as the model reads, the second half
+ * Return the windows by which a long text is scored: each of at most `size` tokens, the second half
  * of which is new, so that a token always stands behind half a window.
  *
+ * @param {number} size at least 1
  * @returns {{start: number, end: number, from: number}[]} `from` is the first token that is new
  */
 export function windows(count, size) {
@@ -80,7 +81,7 @@ export class Probabilities extends EventTarget {
       const { tokens, starts, longest } = await this.#client.tokenize(model, text, signal);
       this.#tokens = starts.map((start, index) => ({ start, text: text.slice(start, starts[index + 1]) }));
       this.#list.replaceChildren(...this.#tokens.map(item));
-      for (const { start, end, from } of windows(tokens.length, longest - 1)) {
+      for (const { start, end, from } of windows(tokens.length, longest)) {
         const part = tokens.slice(start, end);
         this.#add(start, from, await this.#client.score(model, part, ALTERNATIVES, signal));
       }

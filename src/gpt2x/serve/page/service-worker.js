@@ -30,7 +30,7 @@ async function answer(request) {
   const cache = await caches.open(CACHE);
   const name = new URL(request.url).pathname; // a query changes nothing
   const found = await fetch(request).catch(() => Response.error());
-  if (found.ok) await cache.put(name, found.clone());
+  if (found.ok) await cache.put(name, found.clone()).catch(() => {}); // the storage may be full
   const isAway = found.type === "error" || found.status >= 500; // a proxy may answer for it
   return isAway ? ((await cache.match(name)) ?? found) : found;
 }

@@ -27,7 +27,7 @@ export function valid(given) {
 export class Settings extends EventTarget {
   #form;
   #storage;
-  #models = [];
+  #models = null; // not known before the server tells
 
   /**
    * @param form whose fields have the settings' names.
@@ -46,11 +46,12 @@ export class Settings extends EventTarget {
     this.#show();
   }
 
-  /** Take other settings; a model that is not served becomes the first one. */
+  /** Take other settings; a model that is known not to be served becomes the first one. */
   set(values) {
     this.values = valid(values);
-    if (!this.#models.includes(this.values.model)) this.values.model = this.#models[0] ?? "";
-    this.#storage.setItem(KEY, JSON.stringify(this.values));
+    const isKept = this.#models === null || this.#models.includes(this.values.model);
+    if (!isKept) this.values.model = this.#models[0] ?? "";
+    this.#remember();
     this.#show();
     this.dispatchEvent(new Event("change"));
   }
@@ -65,15 +66,24 @@ export class Settings extends EventTarget {
   }
 
   #read() {
-    const values = { model: this.#form.elements.model.value };
+    const { model } = this.#form.elements;
+    const values = { model: this.#models === null ? this.values.model : model.value };
     for (const name of Object.keys(NUMBERS)) {
       const text = this.#form.elements.namedItem(name).value;
       values[name] = text === "" ? this.values[name] : Number(text);
     }
     this.values = valid(values);
-    this.#storage.setItem(KEY, JSON.stringify(this.values));
+    this.#remember();
     this.#showOutputs();
     this.dispatchEvent(new Event("change"));
+  }
+
+  #remember() {
+    try {
+      this.#storage.setItem(KEY, JSON.stringify(this.values));
+    } catch {
+      // The storage is full: they hold until the page is closed.
+    }
   }
 
   #show() {
