@@ -155,6 +155,7 @@ class Writer:
         """Return the link that shares the text, and close the dialog."""
         self.click("Share")
         expect(self.page.locator("#share")).to_be_visible()
+        expect(self.page.locator("#link")).not_to_have_value("")
         found = self.page.locator("#link").input_value()
         self.press("Escape")
         return found

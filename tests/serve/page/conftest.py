@@ -32,8 +32,8 @@ def server():
     served.stop()
 
 
-# It ends with this folder: Playwright's event loop would stand in the way of other tests' own.
-@pytest.fixture(scope="package")
+# It ends with the module: Playwright's event loop would stand in the way of other tests' own.
+@pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -190,6 +190,7 @@ def test_a_link_is_copied(start):
     writer = start(permissions=["clipboard-read", "clipboard-write"])
     writer.type(BEGINNING)
     writer.click("Share")
+    expect(writer.page.locator("#link")).not_to_have_value("")
     link = writer.page.locator("#link").input_value()
     writer.click("Copy")
     expect(writer.notice).to_contain_text("The link is copied.")
