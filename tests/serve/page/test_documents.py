@@ -95,7 +95,7 @@ def test_windows_do_not_overwrite_one_another(writer, server):
     other.type(" there")
     writer.type(" here")
     other.save()
-    writer.save()
+    # As soon as its window hears of that, the other text is saved too.
     expect(writer.notice).to_contain_text("Another window changed this document too")
     assert {doc["text"] for doc in writer.documents()} == {"Both there", "Both here"}
     writer.has_text("Both here")
