@@ -155,10 +155,11 @@ async def _idle_state(client: httpx.AsyncClient, process: int) -> State:
     while True:
         text = (await client.get("/metrics")).text
         counts = {name: int(float(value)) for name, value in _NOW.findall(text)}
-        state = _state(process)
         if not any(counts.values()):
-            return state
+            break
         await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)  # the server closes the connections that have ended, the last too
+    return _state(process)
 
 
 def _state(process: int) -> State:

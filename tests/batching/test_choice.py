@@ -9,7 +9,7 @@ from gpt2x.batching.choice import TextTable, TextValues, Variant, choose
 from gpt2x.batching.options import TextOptions
 from gpt2x.generation.numpy_ops import NUMPY_OPS
 
-VOCAB, DRAWS = 40, 20_000
+VOCAB, DRAWS = 40, 100_000
 LOGITS = np.random.default_rng(0).normal(0, 2, (1, VOCAB)).astype(np.float32)
 
 

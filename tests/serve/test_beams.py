@@ -25,7 +25,10 @@ PROMPT = "And the king said"
 def served() -> ServedModel:
     """The embedded model."""
     source = str(EMBEDDED_MODEL)
-    load = lambda: GPT2LMHeadModel.from_pretrained(source)  # noqa: E731
+
+    def load() -> GPT2LMHeadModel:
+        return GPT2LMHeadModel.from_pretrained(source)
+
     return load_served("bard", source, {}, "pt", load, max_batch=2, max_queue=3)
 
 

@@ -225,6 +225,7 @@ class Batch:
         try:
             choices = self._decoded(count)
         except Exception:
+            _LOG.warning("A step failed; its texts are run one by one.", exc_info=True)
             self._run_alone()
             return
         # From the last on: one that leaves changes its place with the last that remains.
